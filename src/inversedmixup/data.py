@@ -1,0 +1,335 @@
+"""Rows in and out: CSV, JSON Lines, Parquet, plain text, and the row schema.
+
+Reading streams: nothing here holds a file in memory. What a reader refuses, it refuses by file and row.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inversedmixup.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+MAX_CHARACTERS = 2000  # a longer text is no sentence: it is left out and counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One labelled sentence; ``id`` is its id column or else its row number, counted from 0."""
+
+    id: str
+    text: str
+    label: str
+
+
+@dataclasses.dataclass
+class Row:
+    """One augmented sentence and everything known about it.
+
+    Attributes:
+        id: ``aug-`` and the row's number in the stream of pairs.
+        text: the sentence.
+        label: the chosen label (by the label policy).
+        label_probs: probability of each class under the label policy.
+        parents: ids of the two source rows.
+        lam: mixing ratio λ, the weight of the first parent.
+        lam_realised: λ̂, where the re-read text projects on the segment between the parents, in [0, 1].
+        cycle_similarity: cosine between the re-read text and the mixed embedding.
+        fluency: mean token log-likelihood under the LLM without soft tokens, in nats.
+        labels: what each source says: ``soft``, ``task``, ``llm`` (``None`` if it was not asked).
+        intruded: whether the hard label contradicts interpolation (see ``labels.is_intruded``).
+        seed: the run's seed.
+        kept: whether the gate let it through.
+        reject_reason: why not; ``None`` if kept.
+    """
+
+    id: str
+    text: str
+    label: str
+    label_probs: dict[str, float]
+    parents: list[str]
+    lam: float
+    lam_realised: float
+    cycle_similarity: float
+    fluency: float
+    labels: dict[str, str | None]
+    intruded: bool
+    seed: int
+    kept: bool = True
+    reject_reason: str | None = None
+
+
+# ---- reading -------------------------------------------------------------------------------------------------
+
+
+def iter_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """``(row number, record)`` for each row of a .jsonl, .csv, .parquet or .txt file; .txt gives ``{"text": line}``.
+
+    Row numbers are those an editor shows: lines of a text file from 1, with the header counted.
+
+    Raises:
+        InputError: naming the file, the row and the remedy.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give a file ending in .jsonl, .csv, .parquet or .txt")
+    readers = {".jsonl": _iter_jsonl, ".csv": _iter_csv, ".parquet": _iter_parquet, ".txt": _iter_txt}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path}: cannot tell the format; rename it to end in {', '.join(readers)}")
+    try:
+        yield from reader(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines, decoded one by one so that an error can name its line."""
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}: row {number}: not UTF-8 (byte {error.start + 1} of the row is 0x{raw[error.start]:02x}); "
+                    f"convert the file, e.g. `iconv -f latin1 -t utf-8`"
+                ) from None
+
+
+def _iter_txt(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(path):
+        if line.strip():
+            yield number, {"text": line.strip()}
+
+
+def _iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}: row {number}: not JSON ({error}); each line must be one object") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: row {number}: expected an object, found {type(record).__name__}")
+        yield number, record
+
+
+def _iter_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    def checked() -> Iterator[str]:
+        for number, line in _lines(path):
+            if "\0" in line:
+                raise InputError(f"{path}: row {number}: holds a NUL byte; remove it")
+            yield line
+
+    limit = csv.field_size_limit(2**31 - 1)  # the default of 128 KiB would refuse a long cell without naming it
+    try:
+        reader = csv.DictReader(checked(), strict=True)
+        for record in reader:
+            if None in record:
+                raise InputError(f"{path}: row {reader.line_num}: more cells than the header has; quote the commas")
+            yield reader.line_num, record
+    except csv.Error as error:
+        raise InputError(f"{path}: row {reader.line_num}: not CSV ({error}); check the quotes") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _iter_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: damaged or no Parquet file ({' '.join(str(error).split())[:100]})") from None
+
+
+def iter_texts(paths: Sequence[str | Path], text_column: str = "text") -> Iterator[str]:
+    """The texts of unlabelled files, one after the other; empty and overlong ones are passed over."""
+    for path in paths:
+        for number, record in iter_records(path):
+            value = _column(record, text_column, path, number, "--text-column")
+            if isinstance(value, str) and value.strip() and len(value) <= MAX_CHARACTERS:
+                yield " ".join(value.split())
+
+
+def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag: str) -> Any:  # noqa: ANN401
+    if name not in record:
+        found = ", ".join(map(str, record)) or "none"
+        raise InputError(f"{path}: row {row}: no column {name!r} (found: {found}); choose one with {flag}")
+    return record[name]
+
+
+def label_name(value: Any) -> str | None:  # noqa: ANN401
+    """A label as a string, the same for 1, 1.0 and "1"; ``None`` for a missing one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        value = int(value)
+    return str(value).strip() or None
+
+
+def read_examples(path: str | Path, *, text_column: str = "text", label_column: str = "label") -> list[Example]:
+    """Labelled rows of a file. Empty, overlong or unlabelled rows are left out, counted and logged.
+
+    Raises:
+        InputError: for a file, column or row that cannot be read, or if nothing is left.
+    """
+
+    def triples() -> Iterator[tuple[int, str, Any, Any]]:
+        for index, (number, record) in enumerate(iter_records(path)):
+            text = _column(record, text_column, path, number, "--text-column")
+            label = _column(record, label_column, path, number, "--label-column")
+            yield number, str(record.get("id", index)), text, label
+
+    return collect_examples(triples(), str(path))
+
+
+def collect_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> list[Example]:
+    """Checked examples from ``(row number, id, text, label)``; see :func:`read_examples`."""
+    examples: list[Example] = []
+    left_out: dict[str, list[int]] = {}
+    for number, identity, text, label in rows:
+        name = label_name(label)
+        if text is None or (isinstance(text, float) and math.isnan(text)) or not str(text).strip():
+            left_out.setdefault("empty text", []).append(number)
+        elif not isinstance(text, str):
+            raise InputError(f"{origin}: row {number}: the text is a {type(text).__name__}, not a string")
+        elif len(text) > MAX_CHARACTERS:
+            left_out.setdefault(f"text over {MAX_CHARACTERS} characters", []).append(number)
+        elif name is None:
+            left_out.setdefault("no label", []).append(number)
+        else:
+            examples.append(Example(identity, " ".join(text.split()), name))
+    for reason, numbers in left_out.items():
+        logger.warning("%s: %d row(s) left out, %s: row %s", origin, len(numbers), reason, _short(numbers))
+    if not examples:
+        raise InputError(f"{origin}: no usable row; every row needs a text and a label")
+    return examples
+
+
+def _short(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
+
+
+def check_classes(examples: Sequence[Example], origin: str) -> list[str]:
+    """The sorted class names of a training set.
+
+    Raises:
+        InputError: if there are fewer than two.
+    """
+    classes = sorted({example.label for example in examples})
+    if len(classes) < 2:
+        raise InputError(f"{origin}: every row has the label {classes[0]!r}; mixing needs at least two classes")
+    return classes
+
+
+def check_known_labels(examples: Sequence[Example], classes: Sequence[str], origin: str) -> None:
+    """Refuse a label that the training set does not have.
+
+    Raises:
+        InputError: naming the label.
+    """
+    for number, example in enumerate(examples, start=1):
+        if example.label not in classes:
+            raise InputError(
+                f"{origin}: row {number}: label {example.label!r} does not occur in the training set "
+                f"({', '.join(list(classes)[:8])}{', …' if len(classes) > 8 else ''}); correct it or remove the row"
+            )
+
+
+def take_shots(examples: Sequence[Example], shots: int, *, seed: int) -> list[Example]:
+    """``shots`` examples of each class, drawn by ``seed`` alone, in their original order."""
+    by_class: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        by_class.setdefault(example.label, []).append(index)
+    rng = np.random.default_rng(seed)
+    chosen: list[int] = []
+    for label in sorted(by_class):
+        rows = by_class[label]
+        if len(rows) < shots:
+            logger.warning("class %r has %d rows, fewer than the %d shots asked for", label, len(rows), shots)
+        chosen += rng.permutation(rows)[:shots].tolist()
+    return [examples[index] for index in sorted(chosen)]
+
+
+# ---- writing -------------------------------------------------------------------------------------------------
+
+
+def check_output(path: str | Path) -> Path:
+    """The output path, if its suffix says how to write it and its folder can be made.
+
+    Raises:
+        InputError: otherwise.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"output {path}: cannot tell the format; end it in {', '.join(SUFFIXES)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output {path}: its folder cannot be made ({error.strerror})") from error
+    return path
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows by suffix, whole or not at all. In CSV, nested values are JSON text."""
+    partial = path.with_name(path.name + ".partial")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=_schema(rows)), partial)
+    else:
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            if suffix == ".csv":
+                writer = csv.DictWriter(file, fieldnames=[f.name for f in dataclasses.fields(Row)])
+                writer.writeheader()
+                writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+            else:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    partial.replace(path)
+
+
+def _cell(value: Any) -> Any:  # noqa: ANN401
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+def _schema(rows: Sequence[dict[str, Any]]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
+    """Arrow types of :class:`Row`, so that an empty or all-null column still has its type."""
+    import pyarrow as pa
+
+    classes = sorted({name for row in rows for name in row["label_probs"]})
+    text, real, flag = pa.string(), pa.float64(), pa.bool_()
+    return pa.schema({
+        "id": text, "text": text, "label": text,
+        "label_probs": pa.struct([(name, real) for name in classes]) if classes else pa.map_(text, real),
+        "parents": pa.list_(text), "lam": real, "lam_realised": real, "cycle_similarity": real, "fluency": real,
+        "labels": pa.struct([("soft", text), ("task", text), ("llm", text)]),
+        "intruded": flag, "seed": pa.int64(), "kept": flag, "reject_reason": text,
+    })  # fmt: skip
+
+
+def class_counts(examples: Sequence[Example]) -> dict[str, int]:
+    """Rows per class, largest first."""
+    return dict(Counter(example.label for example in examples).most_common())

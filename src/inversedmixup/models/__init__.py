@@ -1,0 +1,1 @@
+"""The models: task model, adaptor, LLM, and the pair that ties them together."""

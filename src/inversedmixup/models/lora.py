@@ -1,0 +1,50 @@
+"""LoRA weights on the LLM or the encoder, through peft; written as fp16 safetensors + JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def add_lora(model: nn.Module, rank: int, *, seed: int) -> Any:  # noqa: ANN401 (a PeftModel; peft is imported late)
+    """Put trainable LoRA weights on ``model`` in place; returns the peft model around it.
+
+    They go where peft puts them for the architecture (query and value projections, Hu et al. 2021), or on every
+    linear layer of an architecture that peft does not know. On the default LLM the former costs 6 % of a training
+    step, the latter 30 %.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            lora = get_peft_model(model, config)  # type: ignore[arg-type]
+        except ValueError:
+            config.target_modules = "all-linear"
+            lora = get_peft_model(model, config)  # type: ignore[arg-type]
+    return lora.eval()  # eval: the base model's dropout would draw from the global random stream
+
+
+def save_lora(lora: Any, folder: Path, base: str) -> None:  # noqa: ANN401
+    """Write the LoRA weights of a peft model; ``base`` names the model that they belong to."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(lora)
+    halves = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in weights.items()}
+    save_file(halves, folder / "adapter_model.safetensors")
+    config = lora.peft_config["default"]
+    config.inference_mode, config.base_model_name_or_path = True, base
+    config.save_pretrained(str(folder))
+
+
+def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
+    """Put the LoRA weights that :func:`save_lora` wrote on ``model``, in place and frozen; returns the peft model."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder)).eval()  # type: ignore[arg-type]

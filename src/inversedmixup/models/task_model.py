@@ -1,0 +1,199 @@
+"""M_θ: the user's task model, a sentence encoder with a classification head."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inversedmixup.errors import InputError
+from inversedmixup.models.sources import resolve
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """How a task model is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: rows per step.
+        encoder: whether the encoder learns too, or only the head.
+        encoder_learning_rate: peak rate of the encoder (linear warm-up over a tenth, then linear decay).
+        head_learning_rate: peak rate of the head.
+        seed: decides the order of the rows.
+    """
+
+    steps: int
+    batch_size: int = 16
+    encoder: bool = True
+    encoder_learning_rate: float = 5e-5
+    head_learning_rate: float = 5e-3
+    seed: int = 0
+
+
+class TaskModel(nn.Module):
+    """Encoder (a ``SentenceTransformer``: transformer, pooling, normalisation) and a linear head.
+
+    Attributes:
+        encoder: text → embedding h of size ``dim``.
+        head: embedding → logits over ``classes``; ``None`` until :meth:`set_classes`.
+        classes: class names, in the order of the logits.
+    """
+
+    def __init__(self, encoder: nn.Module, name: str) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.name = name
+        self.dim = int(encoder.get_embedding_dimension())  # type: ignore[operator]
+        self.head: nn.Linear | None = None
+        self.classes: list[str] = []
+
+    @classmethod
+    def from_pretrained(cls, name: str, *, device: str | torch.device = "cpu", max_tokens: int = 128) -> TaskModel:
+        """Load a sentence encoder from a known wheel, a local folder or the hub (safetensors only).
+
+        Raises:
+            InputError: if it cannot be loaded.
+        """
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            with quiet_loading():
+                encoder = SentenceTransformer(
+                    resolve(name), device=str(device),
+                    model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+                )  # fmt: skip
+        except InputError:
+            raise
+        except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"
+            raise InputError(f"encoder {name!r} cannot be loaded: {first_line(error)}") from error
+        encoder.max_seq_length = min(encoder.max_seq_length or max_tokens, max_tokens)
+        return cls(encoder.eval(), name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.encoder.parameters()).device
+
+    @property
+    def transformer(self) -> nn.Module:
+        """The transformer inside the encoder, without pooling."""
+        inside: nn.Module = self.encoder.transformers_model  # type: ignore[assignment]
+        return inside
+
+    def set_classes(self, classes: Sequence[str], *, seed: int) -> None:
+        """Give the model a fresh head for these classes, initialised from ``seed`` alone."""
+        self.classes = list(classes)
+        head = nn.Linear(self.dim, len(classes))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            head.weight.normal_(0.0, self.dim**-0.5, generator=generator)
+            head.bias.zero_()
+        self.head = head.to(self.device)
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [n, d] with gradients, as one padded batch."""
+        features = self.encoder.preprocess(list(texts))  # type: ignore[operator]
+        moved = {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in features.items()}
+        embeddings: Tensor = self.encoder(moved)["sentence_embedding"]
+        return embeddings
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """Embeddings [n, d], no gradients, in the order given. Similar lengths share a batch."""
+        was_training = self.training
+        self.eval()
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        out = torch.empty(len(texts), self.dim)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            out[torch.from_numpy(rows)] = self([texts[i] for i in rows]).float().cpu()
+        self.train(was_training)
+        return out
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """Class logits [n, classes] of embeddings [n, d].
+
+        Raises:
+            RuntimeError: before :meth:`set_classes`.
+        """
+        if self.head is None:
+            raise RuntimeError("the task model has no head yet: call set_classes first")
+        # unit-length h and unit-scale weights give flat softmaxes; sqrt(d) brings logits to order one
+        out: Tensor = self.head(embeddings * self.dim**0.5)
+        return out
+
+    def fit(self, texts: Sequence[str], targets: Tensor, weights: Tensor, settings: FitSettings, *,
+            advance: Callable[[float], None] = lambda _: None) -> None:  # fmt: skip
+        """Cross-entropy training of head and encoder against soft or one-hot targets (paper, stage 2: L_CE(θ)).
+
+        Args:
+            texts: n sentences.
+            targets: class probabilities [n, classes].
+            weights: how much each row counts, [n].
+            settings: steps, learning rates, what is trained.
+            advance: told of each finished step.
+        """
+        assert self.head is not None
+        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": settings.head_learning_rate}]
+        if settings.encoder:
+            groups.append({"params": list(self.encoder.parameters()), "lr": settings.encoder_learning_rate})
+        frozen = None if settings.encoder else self.encode(texts)
+        optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+        ramp = max(1, settings.steps // 10)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda s: min((s + 1) / ramp, max(0.0, (settings.steps - s) / max(1, settings.steps - ramp)))
+        )
+        rng = np.random.default_rng([settings.seed, 2])
+        # dropout stays off: few steps on few rows gain nothing from it, and it would draw from the global generator
+        self.eval()
+        queue = np.empty(0, dtype=np.int64)
+        for _ in range(settings.steps):
+            while len(queue) < settings.batch_size:
+                queue = np.concatenate([queue, rng.permutation(len(texts))])
+            rows, queue = queue[: settings.batch_size], queue[settings.batch_size :]
+            at = torch.from_numpy(rows)
+            embeddings = self([texts[i] for i in rows]) if frozen is None else frozen[at].to(self.device)
+            losses = -(targets[at].to(self.device) * self.logits(embeddings).log_softmax(-1)).sum(-1)
+            weight = weights[at].to(self.device)
+            loss = (losses * weight).sum() / weight.sum()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            advance(1)
+
+    @torch.no_grad()
+    def predict_proba(self, embeddings: Tensor) -> np.ndarray:
+        """Class probabilities [n, classes] of embeddings [n, d]."""
+        return np.asarray(self.logits(embeddings.to(self.device)).softmax(-1).cpu().numpy())
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an error's message, for one-line reports."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silence the loaders' progress bars and notices, and put their settings back afterwards."""
+    from transformers.utils import logging as hf
+
+    level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf.set_verbosity(level)
+        if bars:
+            hf.enable_progress_bar()

@@ -1,0 +1,102 @@
+"""One dataclass per command: the same names as flags, YAML keys and keyword arguments.
+
+A field made with :func:`option` carries its help text, so ``--help``, the YAML file and the signature cannot
+drift apart. Precedence: defaults, then ``--config FILE.yaml``, then flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from inversedmixup.errors import InputError
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any:  # noqa: ANN401 (any field type)
+    """A dataclass field with a help text and, if given, the only values it accepts."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def _base_type(annotation: Any) -> Any:  # noqa: ANN401
+    """``int | None`` → ``int``; anything else as it is."""
+    if isinstance(annotation, types.UnionType):
+        return next(a for a in annotation.__args__ if a is not types.NoneType)
+    return annotation
+
+
+def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
+    """Add one flag per :func:`option` field of ``config``; an absent flag stays absent (no default)."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if "help" not in field.metadata:
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        kind, text = _base_type(hints[field.name]), field.metadata["help"].replace("%", "%%")
+        if kind is bool:
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+                help=f"{text} (default: {'yes' if field.default else 'no'})",
+            )  # fmt: skip
+            continue
+        shown = "" if field.default is None else f" (default: {field.default})"
+        parser.add_argument(
+            flag, type=kind, choices=field.metadata["choices"], default=argparse.SUPPRESS,
+            metavar=None if field.metadata["choices"] else kind.__name__.upper(), help=text + shown,
+        )  # fmt: skip
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The keys of a YAML config file, with dashes in names read as underscores."""
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"--config {path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise InputError(f"--config {path}: expected `name: value` lines, found a {type(loaded).__name__}")
+    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+
+
+def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: ANN401
+    if value is None and optional:
+        return None
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # `lam: 0.5` in YAML is the policy "0.5"
+    if type(value) is not kind:
+        raise InputError(f"{name}: expected {kind.__name__}, found {value!r}")
+    return value
+
+
+def build(config: type[T], *sources: dict[str, Any]) -> T:
+    """A validated ``config`` instance; later sources win.
+
+    Raises:
+        InputError: for an unknown name, a value of the wrong type or outside the choices.
+    """
+    merged = {key: value for source in sources for key, value in source.items()}
+    hints = typing.get_type_hints(config)
+    fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    unknown = sorted(set(merged) - set(fields))
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(fields))}")
+    for name, value in merged.items():
+        annotation = hints[name]
+        merged[name] = _coerce(name, value, _base_type(annotation), isinstance(annotation, types.UnionType))
+        choices = fields[name].metadata.get("choices")
+        if choices and merged[name] is not None and merged[name] not in choices:
+            raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+    return config(**merged)

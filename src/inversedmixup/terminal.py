@@ -1,0 +1,55 @@
+"""What a person sees while work goes on: log lines and a progress bar, both on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[float], None]
+console = Console(stderr=True, highlight=False)
+
+
+def show_logs(verbosity: int = 0) -> None:
+    """Send this package's log lines to stderr, and keep the libraries' chatter out."""
+    handler = RichHandler(console=console, show_path=False, show_time=False, show_level=verbosity > 0, markup=False)
+    logger = logging.getLogger("inversedmixup")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbosity else logging.INFO)
+    for name in ("sentence_transformers", "transformers", "datasets", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def progress(title: str, total: float) -> Iterator[Advance]:
+    """A progress bar on a terminal, nothing elsewhere; yields ``advance(amount)``."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let a Ctrl-C that comes in this block take effect at its end, so that an update is whole or absent."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])
