@@ -295,6 +295,9 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows by suffix, whole or not at all. In CSV, nested values are JSON text."""
     partial = path.with_name(path.name + ".partial")
     suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        write_jsonl(rows, path)
+        return
     if suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -302,12 +305,16 @@ def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=_schema(rows)), partial)
     else:
         with partial.open("w", encoding="utf-8", newline="") as file:
-            if suffix == ".csv":
-                writer = csv.DictWriter(file, fieldnames=[f.name for f in dataclasses.fields(Row)])
-                writer.writeheader()
-                writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
-            else:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            writer = csv.DictWriter(file, fieldnames=[f.name for f in dataclasses.fields(Row)])
+            writer.writeheader()
+            writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
+    partial.replace(path)
+
+
+def write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write any records as JSON Lines, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     partial.replace(path)
 
 

@@ -67,7 +67,7 @@ def sample_lambda(policy: LambdaPolicy, row: int, rng: np.random.Generator) -> f
     if policy.kind == "beta":
         return float(rng.beta(policy.values[0], policy.values[0]))  # mixup's Beta(α, α), Zhang et al. 2018
     if policy.kind == "uniform":
-        return float(rng.uniform(*policy.values))
+        return float(rng.uniform(policy.values[0], policy.values[1]))
     return policy.values[row % len(policy.values)]
 
 
@@ -129,7 +129,7 @@ class PairSampler:
         if self.policy == "cross-class":
             return np.flatnonzero(self.labels != self.labels[first])
         if self.policy == "same-class":
-            rows = self.rows_of[self.labels[first]]
+            rows: np.ndarray = self.rows_of[self.labels[first]]
             return rows[rows != first]
         return np.delete(np.arange(len(self.labels)), first)
 
@@ -144,10 +144,10 @@ def interpolate(first: Tensor, second: Tensor, lam: Tensor, how: str = "linear")
     of two unit vectors is shorter than one. ``slerp``: along the great circle (Shoemake 1985), length interpolated.
     """
     weight = lam.to(first.dtype)[:, None]
-    straight = weight * first + (1 - weight) * second
+    straight: Tensor = weight * first + (1 - weight) * second
     if how == "linear":
         return straight
-    length = weight * first.norm(dim=1, keepdim=True) + (1 - weight) * second.norm(dim=1, keepdim=True)
+    length: Tensor = weight * first.norm(dim=1, keepdim=True) + (1 - weight) * second.norm(dim=1, keepdim=True)
     if how == "renormalised":
         return nn.functional.normalize(straight, dim=1) * length
     if how != "slerp":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
-import torch
 from torch import Tensor, nn
 
 
@@ -41,7 +41,7 @@ class Adaptor(nn.Module):
         self.config = config
         widths = [config.embedding_dim] + [config.hidden] * config.layers
         blocks: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             blocks += [nn.Linear(before, after), nn.GELU()]
         self.net = nn.Sequential(*blocks, nn.Linear(widths[-1], config.soft_tokens * config.llm_dim))
 
@@ -49,5 +49,5 @@ class Adaptor(nn.Module):
         """Soft tokens of shape [n, k, D] for embeddings of shape [n, d] of about unit length."""
         # unit-length embeddings have entries of about 1/sqrt(d): bring them to order one first
         raw = self.net(embeddings * self.config.embedding_dim**0.5)
-        soft = raw.view(-1, self.config.soft_tokens, self.config.llm_dim)
+        soft: Tensor = raw.view(-1, self.config.soft_tokens, self.config.llm_dim)
         return soft * (self.config.norm / soft.norm(dim=-1, keepdim=True).clamp_min(1e-6))

@@ -57,9 +57,9 @@ class SoftTokenLLM:
         prompt: text around the soft tokens, with ``{soft}`` where they go; ``{soft}`` alone is no prompt.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str, prompt: str = SOFT) -> None:  # noqa: ANN401
+    def __init__(self, model: Any, tokenizer: Any, name: str, prompt: str = SOFT) -> None:  # noqa: ANN401
         self.model, self.tokenizer, self.name = model, tokenizer, name
-        table = self._causal.get_input_embeddings().weight
+        table = self.causal.get_input_embeddings().weight
         self.dim = int(table.shape[1])
         self.norm = float(table.detach().float().norm(dim=1).mean())
         if tokenizer.eos_token_id is None:
@@ -94,7 +94,8 @@ class SoftTokenLLM:
         return cls(model.to(device).eval(), tokenizer, name, prompt)
 
     @property
-    def _causal(self) -> Any:  # noqa: ANN401 (a PreTrainedModel; peft hides it one level down)
+    def causal(self) -> Any:  # noqa: ANN401 (a PreTrainedModel)
+        """The LLM itself; peft hides it one level down."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     @property
@@ -120,7 +121,7 @@ class SoftTokenLLM:
     def targets(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
         """Token ids of each text, ended by end-of-text; a longer text is cut at ``max_tokens`` and left open."""
         encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [(list(ids) + [self.eos])[:max_tokens] for ids in encoded]
+        return [[*ids, self.eos][:max_tokens] for ids in encoded]
 
     # ---- LoRA ------------------------------------------------------------------------------------------------
 
@@ -144,7 +145,7 @@ class SoftTokenLLM:
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
         """The LLM as it came, without LoRA: for fluency and judging."""
-        with self.model.disable_adapter() if self.has_lora else contextlib.nullcontext():  # type: ignore[operator]
+        with self.model.disable_adapter() if self.has_lora else contextlib.nullcontext():
             yield
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -153,14 +154,14 @@ class SoftTokenLLM:
 
     def compile_layers(self) -> None:
         """Compile the repeated decoder layer rather than the whole model (the layers share their code)."""
-        stacks = [m for m in self._causal.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+        stacks = [m for m in self.causal.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
         for layer in max(stacks, key=len):
             layer.compile()
 
     # ---- loss ------------------------------------------------------------------------------------------------
 
     def _embed(self, ids: Tensor) -> Tensor:
-        out: Tensor = self._causal.get_input_embeddings()(ids)
+        out: Tensor = self.causal.get_input_embeddings()(ids)
         return out
 
     def _prefix(self, soft: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ class SoftTokenLLM:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits in fp32 of hidden states [m, D]; pass only the positions that are needed."""
-        out: Tensor = self._causal.get_output_embeddings()(hidden.contiguous()).float()
+        out: Tensor = self.causal.get_output_embeddings()(hidden.contiguous()).float()
         return out
 
     def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -196,7 +197,7 @@ class SoftTokenLLM:
         ids, mask = self._pad(targets)
         prefix = self._prefix(soft)
         inputs = torch.cat([prefix, self._embed(ids[:, :-1])], dim=1)
-        hidden = self._causal.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        hidden = self.causal.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
         # select the target positions first: projecting a strided [:, a:b] view copies the vocabulary matrix per row
         predictive = hidden[:, prefix.shape[1] - 1 :][mask]
         return nn.functional.cross_entropy(self._logits(predictive), ids[mask])
@@ -218,7 +219,7 @@ class SoftTokenLLM:
         written = np.full((len(soft), sampling.max_tokens), self.eos)
         live = torch.arange(len(soft))  # which text each leading row of the cache is writing
         going = torch.ones(len(soft), dtype=torch.bool)
-        out = self._causal(inputs_embeds=self._prefix(_fill_tile(soft)), use_cache=True, logits_to_keep=1)
+        out = self.causal(inputs_embeds=self._prefix(_fill_tile(soft)), use_cache=True, logits_to_keep=1)
         for step in range(sampling.max_tokens):
             scores = out.logits[: len(live), -1].float().cpu()
             drawn = pick(scores, sampling, None if uniforms is None else uniforms[live, step])
@@ -232,7 +233,7 @@ class SoftTokenLLM:
                 live, drawn, going = live[going], drawn[going], going[going]
             tokens = torch.full((min(len(tile), len(out.logits)), 1), self.eos)
             tokens[: len(drawn), 0] = drawn
-            out = self._causal(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True)
+            out = self.causal(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True)
         return [self._text(ids) for ids in written.tolist()]
 
     def _text(self, ids: list[int]) -> str:
@@ -252,7 +253,7 @@ class SoftTokenLLM:
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
                 ids, mask = self._pad([[self.start, *encoded[i]] for i in rows])
-                hidden = self._causal.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+                hidden = self.causal.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
                 real = mask[:, 1:]
                 taken = nn.functional.cross_entropy(self._logits(hidden[real]), ids[:, 1:][real], reduction="none")
                 sums = torch.zeros(real.shape, device=taken.device).masked_scatter(real, -taken).sum(1)

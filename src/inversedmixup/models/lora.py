@@ -22,10 +22,10 @@ def add_lora(model: nn.Module, rank: int, *, seed: int) -> Any:  # noqa: ANN401 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            lora = get_peft_model(model, config)  # type: ignore[arg-type]
+            lora = get_peft_model(model, config)
         except ValueError:
             config.target_modules = "all-linear"
-            lora = get_peft_model(model, config)  # type: ignore[arg-type]
+            lora = get_peft_model(model, config)
     return lora.eval()  # eval: the base model's dropout would draw from the global random stream
 
 
@@ -47,4 +47,4 @@ def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
     """Put the LoRA weights that :func:`save_lora` wrote on ``model``, in place and frozen; returns the peft model."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(folder)).eval()  # type: ignore[arg-type]
+    return PeftModel.from_pretrained(model, str(folder)).eval()

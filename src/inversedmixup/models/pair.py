@@ -112,14 +112,8 @@ class Pair:
         Raises:
             InputError: if a file is missing or damaged, or the encoder is not the one the adaptor was trained on.
         """
-        where = default_pair_folder() if folder is None else Path(folder).expanduser()
-        config = _read_config(where)
-        own = where / "encoder"
-        task_model = TaskModel.from_pretrained(
-            str(own) if config.encoder == "encoder" else encoder or config.encoder, device=device
-        )
-        if config.encoder_lora_rank and config.encoder != "encoder":
-            load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
+        where, config = _open(folder)
+        task_model = cls.load_task_model(folder, encoder=encoder, device=device)
         model = SoftTokenLLM.from_pretrained(llm or config.llm, device=device, prompt=config.prompt)
         for part, found, expected in (
             ("encoder", task_model.dim, config.adaptor.embedding_dim), ("LLM", model.dim, config.adaptor.llm_dim),
@@ -130,13 +124,27 @@ class Pair:
             model.load_lora(where / "lora")
         adaptor = Adaptor(config.adaptor)
         load_weights(adaptor, where / "adaptor.safetensors")
+        pair = cls(task_model, adaptor.to(device).eval(), model, config)
+        pair.check_fingerprint()
+        return pair
+
+    @staticmethod
+    def load_task_model(
+        folder: str | Path | None = None, *, encoder: str | None = None, device: str = "cpu"
+    ) -> TaskModel:
+        """The task model of a pair alone, with its head if the pair has been through stage 2."""
+        where, config = _open(folder)
+        own = config.encoder == "encoder"
+        task_model = TaskModel.from_pretrained(
+            str(where / "encoder") if own else encoder or config.encoder, device=device
+        )
+        if config.encoder_lora_rank and not own:
+            load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
         if config.classes:
             task_model.set_classes(config.classes, seed=0)
             assert task_model.head is not None
             load_weights(task_model.head, where / "head.safetensors")
-        pair = cls(task_model, adaptor.to(device).eval(), model, config)
-        pair.check_fingerprint()
-        return pair
+        return task_model
 
     def save(self, folder: Path, *, encoder: bool) -> None:
         """Write the pair; ``encoder`` also writes the task model's own weights (after stage 2)."""
@@ -169,7 +177,8 @@ class Pair:
         cosine = torch.nn.functional.cosine_similarity(found, expected, dim=-1).min().item()
         if cosine < FINGERPRINT_COSINE:
             raise InputError(
-                f"encoder {self.task_model.name!r} is not the one this adaptor was trained on ({self.config.encoder!r}): "
+                f"encoder {self.task_model.name!r} is not the one this adaptor was trained on "
+                f"({self.config.encoder!r}): "
                 f"its embeddings of fixed sentences agree to cosine {cosine:.3f} only; "
                 f"use that encoder, or run `inversedmixup align` for yours"
             )
@@ -184,6 +193,16 @@ class Pair:
 def default_pair_folder() -> Path:
     """The adaptor that ships inside the package, trained for the default encoder and LLM."""
     return Path(str(files("inversedmixup") / "default_pair"))
+
+
+def default_pair_record() -> dict[str, Any]:
+    """How the default pair was trained, and its scores."""
+    return _read_config(default_pair_folder()).training
+
+
+def _open(folder: str | Path | None) -> tuple[Path, PairConfig]:
+    where = default_pair_folder() if folder is None else Path(folder).expanduser()
+    return where, _read_config(where)
 
 
 def _read_config(folder: Path) -> PairConfig:

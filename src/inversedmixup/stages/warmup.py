@@ -1,4 +1,4 @@
-"""Stage 2, warm-up: fit the task model to the labels, then let the adaptor follow the moved embeddings (paper, stage 2).
+"""Stage 2, warm-up: fit the task model to the labels, then let the adaptor follow it (paper, stage 2).
 
     L_CE(θ) + L_GEN(φ)
 

@@ -1,0 +1,45 @@
+# `make help` lists the targets. Two do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= demo/augmented.jsonl
+.DEFAULT_GOAL := help
+
+.PHONY: help setup demo test test-fast lint format models clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(BIN)/.done  ## make the virtual environment with pinned versions
+
+$(BIN)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: setup  ## augment the bundled example, show the rows, the counts and the accuracies
+	$(BIN)/inversedmixup augment example -o $(OUT) --n 80 --candidates 3 --downstream-steps 120 --task-steps 100
+
+test: setup  ## lint, types and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## the tests on tiny random models only
+	$(BIN)/python -m pytest -m "not real"
+
+lint: setup  ## lint and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+models: setup  ## fetch and verify the default models
+	$(BIN)/inversedmixup models --fetch
+
+clean:  ## remove what the targets made, but not the model cache
+	rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m inversedmixup``."""
+
+from inversedmixup.cli import main
+
+raise SystemExit(main())

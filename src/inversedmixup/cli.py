@@ -1,0 +1,95 @@
+"""The command line: ``inversedmixup COMMAND``. Thin: it reads arguments, calls the library, prints the result.
+
+Exit codes: 0 done, 2 bad input (one line, no traceback), 130 interrupted. torch is imported by the command that
+needs it, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from inversedmixup import __version__
+from inversedmixup.errors import InputError
+
+COMMANDS = {
+    "augment": "make more labelled sentences from a labelled file (the main job)",
+    "mix": "show what lies between two sentences",
+    "invert": "reconstruct sentences from their embeddings, with scores",
+    "align": "train an adaptor for any encoder and LLM on unlabelled text",
+    "models": "list, fetch and verify the models that the default pair is made of",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    parser = _parser(chosen if chosen in COMMANDS else None)
+    parsed = parser.parse_args(arguments)
+    if parsed.command is None:
+        parser.print_help()
+        return 0
+    options = vars(parsed)
+    command = importlib.import_module(f"inversedmixup.commands.{options.pop('command')}")
+    return _run(command, options)
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    """All commands with their one-line help, and the flags of the chosen one only: the others need torch to know."""
+    parser = argparse.ArgumentParser(
+        prog="inversedmixup", description="Readable new sentences between two of yours, with labels and evidence."
+    )
+    parser.add_argument("--version", action="version", version=f"inversedmixup {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, about in COMMANDS.items():
+        sub = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        if name == chosen:
+            importlib.import_module(f"inversedmixup.commands.{name}").add_arguments(sub)
+            sub.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+            sub.add_argument("--verbose", action="store_true", help="show more of what goes on")
+    return parser
+
+
+def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a module)
+    as_json, verbose = options.pop("json", False), options.pop("verbose", False)
+    _quiet_libraries()
+    from inversedmixup.terminal import console, show_logs
+
+    show_logs(int(verbose))
+    try:
+        result = command.run(options)
+        if as_json:
+            sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+        else:
+            command.show(result)
+        sys.stdout.flush()
+        return 0
+    except InputError as error:
+        console.print(f"inversedmixup: {error}", style="red", markup=False, soft_wrap=True)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        console.print("interrupted: finished work is kept; run the same command again to go on", soft_wrap=True)
+        return 130
+
+
+def _quiet_libraries() -> None:
+    """Settings that must be in the environment before the libraries are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

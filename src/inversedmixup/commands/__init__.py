@@ -1,0 +1,24 @@
+"""One module a command: ``add_arguments``, ``run`` (returns what ``--json`` prints) and ``show``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, TypeVar
+
+from inversedmixup.options import add_arguments as add_options
+from inversedmixup.options import build, read_yaml
+
+T = TypeVar("T")
+
+
+def add_config(parser: argparse.ArgumentParser, config: type) -> None:
+    """The flags of a config, and ``--config`` for a YAML file with the same names."""
+    parser.add_argument("--config", metavar="FILE.yaml", help="settings by the names of the flags; flags win")
+    add_options(parser, config)
+
+
+def resolve(config: type[T], options: dict[str, Any]) -> T:
+    """The config from defaults, the ``--config`` file and flags, in rising order."""
+    options = dict(options)
+    path = options.pop("config", None)
+    return build(config, read_yaml(path) if path else {}, options)

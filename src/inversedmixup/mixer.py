@@ -1,0 +1,278 @@
+"""The Python API: fit a pair to your labelled sentences, then mix, augment or resample."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from inversedmixup.data import MAX_CHARACTERS, Example, check_classes, collect_examples, label_name
+from inversedmixup.errors import InputError
+from inversedmixup.mixing import interpolate, realised_ratio, row_stream
+from inversedmixup.models.pair import Pair
+from inversedmixup.options import build
+from inversedmixup.stages.augment import AugmentConfig, AugmentResult, DecodeConfig, run_augment, write_texts
+from inversedmixup.stages.warmup import WarmupConfig, run_warmup
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class InversedMixup:
+    """Augments labelled sentences with texts that a language model writes between two of them.
+
+    Also a resampler in the manner of imbalanced-learn: :meth:`fit_resample`, ``get_params``, ``set_params``.
+
+    Args:
+        pair: pair folder; default: the pair that ships with the package.
+        encoder: where the pair's encoder lies, if not where the pair says.
+        llm: where the pair's LLM lies, if not where the pair says.
+        device: torch device.
+        seed: decides everything random.
+        options: for :meth:`fit_resample`, options of :meth:`fit` and :meth:`augment` by name.
+
+    Attributes:
+        classes_: class names, after :meth:`fit`.
+        warmup_: what stage 2 measured, after :meth:`fit`.
+        result_: kept and rejected rows and the summary of the last :meth:`augment`.
+    """
+
+    def __init__(
+        self, pair: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
+        device: str = "cpu", seed: int = 0, options: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.pair, self.encoder, self.llm, self.device, self.seed = pair, encoder, llm, device, seed
+        self.options = options
+        self._pair: Pair | None = None
+        self._examples: list[Example] = []
+
+    @classmethod
+    def from_pretrained(
+        cls, pair: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
+        device: str = "cpu", seed: int = 0,
+    ) -> InversedMixup:  # fmt: skip
+        """A mixer with its models loaded: the default pair, or one that ``align`` or :meth:`save_pretrained` wrote.
+
+        Raises:
+            InputError: if a model cannot be loaded, or the encoder is not the one the adaptor was trained on.
+        """
+        mixer = cls(pair, encoder=encoder, llm=llm, device=device, seed=seed)
+        mixer.models_  # noqa: B018 (loads them)
+        return mixer
+
+    @property
+    def models_(self) -> Pair:
+        """The models, loaded when first needed."""
+        if self._pair is None:
+            self._pair = Pair.load(self.pair, encoder=self.encoder, llm=self.llm, device=self.device)
+        return self._pair
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Constructor arguments, for scikit-learn's ``clone``."""
+        return {name: getattr(self, name) for name in ("pair", "encoder", "llm", "device", "seed", "options")}
+
+    def set_params(self, **params: Any) -> InversedMixup:
+        """Change constructor arguments; the models are loaded anew."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise InputError(f"InversedMixup has no parameter {name!r}")
+            setattr(self, name, value)
+        self._pair = None
+        return self
+
+    # ---- the stages ------------------------------------------------------------------------------------------
+
+    def fit(self, texts: Any, labels: Any = None, **options: Any) -> InversedMixup:  # noqa: ANN401
+        """Stage 2: fine-tune the task model on the labels and refine the adaptor (paper, stage 2).
+
+        Args:
+            texts: a sequence of sentences (list, array, pandas Series), or a ``datasets.Dataset`` or pandas
+                DataFrame with columns ``text`` and ``label``.
+            labels: their labels; leave out for a data set.
+            options: fields of :class:`~inversedmixup.stages.warmup.WarmupConfig`, e.g. ``train_encoder="head"``.
+
+        Raises:
+            InputError: for unusable rows or options, fewer than two classes, or spoilt reconstruction.
+        """
+        examples = as_examples(texts, labels)
+        classes = check_classes(examples, "labels")
+        config = build(WarmupConfig, {"seed": self.seed}, options)
+        if self._examples:  # a second fit starts from the pair as it was, not from the first fit
+            self._pair = None
+        self.warmup_ = run_warmup(self.models_, examples, classes, config)
+        self._examples, self.classes_ = examples, classes
+        return self
+
+    def augment(self, n: int = 200, **options: Any) -> Dataset:
+        """Stage 3: ``n`` new rows between the rows given to :meth:`fit` (paper, stage 3).
+
+        Args:
+            n: rows wanted; fewer come back when the gate rejects too many.
+            options: fields of :class:`~inversedmixup.stages.augment.AugmentConfig`, e.g. ``lam="beta:0.4"``,
+                ``labels="llm"``, ``pairs="cross-class"``, ``candidates=8``.
+
+        Returns:
+            The kept rows, with the columns of :class:`~inversedmixup.data.Row`. Rejected rows and the summary are in
+            ``result_``.
+
+        Raises:
+            InputError: before :meth:`fit`, or for options that the rows cannot serve.
+        """
+        self.result_ = self._augment(n, options)
+        from datasets import Dataset
+
+        return Dataset.from_list([dataclasses.asdict(row) for row in self.result_.kept])
+
+    def _augment(self, n: int, options: dict[str, Any]) -> AugmentResult:
+        if not self._examples:
+            raise InputError("augment needs labelled rows: call fit(texts, labels) first")
+        if isinstance(options.get("lam"), int | float):
+            options = {**options, "lam": str(options["lam"])}
+        config = build(AugmentConfig, {"seed": self.seed}, options, {"n": n})
+        return run_augment(self.models_, self._examples, self.classes_, config)
+
+    def mix(
+        self, first: str, second: str, *, steps: int = 7, lams: Sequence[float] | None = None, **options: Any
+    ) -> Dataset:
+        """The λ strip: what lies between two sentences.
+
+        Args:
+            first: the sentence at λ = 1.
+            second: the sentence at λ = 0.
+            steps: how many points, evenly spaced from λ = 1 to λ = 0.
+            lams: the ratios themselves, instead of ``steps``.
+            options: fields of :class:`~inversedmixup.stages.augment.DecodeConfig`.
+
+        Returns:
+            One row per λ: ``lam, text, lam_realised, cycle_similarity, fluency`` and, once fitted, ``label_probs``.
+        """
+        from datasets import Dataset
+
+        return Dataset.from_list(self.strip(first, second, steps=steps, lams=lams, **options))
+
+    def strip(
+        self, first: str, second: str, *, steps: int = 7, lams: Sequence[float] | None = None, **options: Any
+    ) -> list[dict[str, Any]]:
+        """The rows of :meth:`mix` as plain dictionaries."""
+        for name, text in (("first", first), ("second", second)):
+            if not text.strip() or len(text) > MAX_CHARACTERS:
+                raise InputError(f"the {name} sentence has {len(text)} characters; give 1 to {MAX_CHARACTERS}")
+        if lams is None and steps < 2:
+            raise InputError(f"steps {steps}: a strip needs at least 2")
+        ratios = np.linspace(1.0, 0.0, steps).tolist() if lams is None else list(lams)
+        if not all(0 <= lam <= 1 for lam in ratios):
+            raise InputError("lams: λ lies between 0 and 1")
+        config = build(DecodeConfig, {"max_tokens": 48}, options)
+        ends = self.models_.task_model.encode([first, second])
+        a, b = (end.expand(len(ratios), -1) for end in ends)
+        mixed = interpolate(a, b, torch.tensor(ratios), config.interpolation)
+        # the same stream for every λ: neighbours differ by λ, not by luck
+        streams = [row_stream(self.seed, 0) for _ in ratios]
+        texts, reread = write_texts(self.models_, mixed, streams, config)
+        cycle = nn.functional.cosine_similarity(reread, mixed, dim=1)
+        realised = realised_ratio(reread, a, b)
+        fluency = self.models_.llm.log_likelihood(texts)
+        rows = [
+            {
+                "lam": round(lam, 4), "text": texts[at], "lam_realised": round(float(realised[at]), 4),
+                "cycle_similarity": round(float(cycle[at]), 4), "fluency": round(float(fluency[at]), 4),
+            }
+            for at, lam in enumerate(ratios)
+        ]  # fmt: skip
+        if self.models_.task_model.head is not None:
+            for row, probs in zip(rows, self.models_.task_model.predict_proba(reread), strict=True):
+                names = self.models_.task_model.classes
+                row["label_probs"] = {name: round(float(p), 4) for name, p in zip(names, probs, strict=True)}
+        return rows
+
+    def fit_resample(self, X: Any, y: Any) -> tuple[Any, Any]:  # noqa: ANN401, N803 (imbalanced-learn's names)
+        """Balance the classes: every class is filled up towards the size of the largest, as far as the gate allows.
+
+        Args:
+            X: sentences: list, array, Series, or a one-column DataFrame or two-dimensional array.
+            y: their labels.
+
+        Returns:
+            The originals followed by the new rows, in the types that came in.
+        """
+        texts, labels = flatten(X), list(y)
+        options = dict(self.options or {})
+        warmup = {f.name for f in dataclasses.fields(WarmupConfig)}
+        self.fit(texts, labels, **{k: v for k, v in options.items() if k in warmup})
+        missing = dict.fromkeys(self.classes_, 0)
+        largest = max(sum(e.label == name for e in self._examples) for name in missing)
+        for name in missing:
+            missing[name] = largest - sum(e.label == name for e in self._examples)
+        wanted = sum(missing.values())
+        if wanted == 0:
+            return X, y
+        chosen = {"pairs": "balanced", "accept_labels": "agree", "tries": 6.0}
+        chosen |= {k: v for k, v in options.items() if k not in warmup}
+        self.result_ = self._augment(wanted, chosen)
+        original = {label_name(label): label for label in labels}
+        new: list[tuple[str, Any]] = []
+        for row in self.result_.kept:
+            if missing[row.label] > 0:
+                missing[row.label] -= 1
+                new.append((row.text, original[row.label]))
+        return _like(X, texts + [text for text, _ in new]), _like(y, labels + [label for _, label in new])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the pair, fitted encoder and head included, for :meth:`from_pretrained`. It holds no training text."""
+        self.models_.save(Path(folder).expanduser(), encoder=self.models_.task_model.head is not None)
+
+
+def flatten(texts: Any) -> list[Any]:  # noqa: ANN401
+    """A flat list from a list, array, Series, or something with one column."""
+    if hasattr(texts, "columns") and hasattr(texts, "iloc"):
+        if len(texts.columns) != 1:
+            raise InputError(f"X has {len(texts.columns)} columns; give the one that holds the text")
+        texts = texts.iloc[:, 0]
+    if isinstance(texts, np.ndarray) and texts.ndim == 2:
+        if texts.shape[1] != 1:
+            raise InputError(f"X has {texts.shape[1]} columns; give the one that holds the text")
+        texts = texts[:, 0]
+    return list(texts)
+
+
+def _like(template: Any, values: list[Any]) -> Any:  # noqa: ANN401
+    """Values in the type of the template."""
+    if isinstance(template, np.ndarray):
+        out = np.empty(len(values), dtype=object if template.dtype.kind in "OUS" else template.dtype)
+        out[:] = values
+        return out.reshape(-1, 1) if template.ndim == 2 else out
+    if hasattr(template, "iloc"):
+        import pandas as pd
+
+        if hasattr(template, "columns"):
+            return pd.DataFrame({template.columns[0]: values})
+        return pd.Series(values, name=template.name)
+    return values
+
+
+def as_examples(texts: Any, labels: Any = None) -> list[Example]:  # noqa: ANN401
+    """Checked examples from sequences, a ``datasets.Dataset`` or a DataFrame; ``ClassLabel`` numbers become names.
+
+    Raises:
+        InputError: for missing columns, unequal lengths or unusable rows.
+    """
+    if labels is None:
+        columns = getattr(texts, "column_names", None) or list(getattr(texts, "columns", []))
+        for name in ("text", "label"):
+            if name not in columns:
+                raise InputError(f"no column {name!r} (found: {', '.join(map(str, columns)) or 'none'}); rename it")
+        names = getattr(getattr(texts, "features", {}).get("label"), "names", None) if columns else None
+        texts, labels = list(texts["text"]), list(texts["label"])
+        if names:
+            labels = [names[label] if isinstance(label, int) and label >= 0 else None for label in labels]
+    rows, tags = flatten(texts), list(labels)
+    if len(rows) != len(tags):
+        raise InputError(f"{len(rows)} texts but {len(tags)} labels")
+    return collect_examples(
+        ((at, str(at), text, tag) for at, (text, tag) in enumerate(zip(rows, tags, strict=True))), "texts"
+    )

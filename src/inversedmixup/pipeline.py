@@ -1,0 +1,172 @@
+"""The main job: labelled file in, larger labelled file out. Stage 2, stage 3, downstream check, summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from inversedmixup.data import (
+    Example,
+    check_classes,
+    check_known_labels,
+    check_output,
+    class_counts,
+    read_examples,
+    take_shots,
+    write_rows,
+)
+from inversedmixup.errors import InputError
+from inversedmixup.models.pair import Pair
+from inversedmixup.options import option
+from inversedmixup.runs import RunFolder, inputs_digest
+from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
+from inversedmixup.stages.downstream import run_downstream
+from inversedmixup.stages.warmup import WarmupConfig, fit_settings, run_warmup
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# They change speed, memory or where things go, never the rows.
+_NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original")
+
+
+@dataclasses.dataclass(frozen=True)
+class JobConfig(AugmentConfig, WarmupConfig):
+    """Settings of ``augment``."""
+
+    label_column: str = option("label", "column of the label")
+    shots: int | None = option(None, "use only this many rows of each class, drawn by --data-seed")
+    data_seed: int = option(0, "seed of the choice of rows by --shots")
+    test: str | None = option(None, "labelled file: measure accuracy on it with and without augmentation")
+    downstream_steps: int = option(150, "optimiser steps of each downstream task model")
+    augmented_weight: float = option(0.3, "weight of an augmented row in the downstream loss")
+    pair: str | None = option(None, "pair folder (default: the one that ships with the package)")
+    encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
+    llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
+    include_original: bool = option(False, "repeat the original rows at the head of the output")
+    overwrite: bool = option(False, "replace a finished or interrupted run with other settings")
+    device: str = option("cpu", "torch device")
+
+
+@dataclasses.dataclass(frozen=True)
+class JobResult:
+    """What ``augment`` made: the rows, where they are, and the summary that ``--json`` prints."""
+
+    rows: AugmentResult
+    examples: list[Example]
+    output: Path
+    summary: dict[str, Any]
+
+
+def run_job(train: str, output: str, config: JobConfig) -> JobResult:
+    """Augment a labelled file. Finished work in ``OUTPUT.run`` is taken up again, not redone.
+
+    Raises:
+        InputError: for input that cannot be used, or when the disk is full.
+    """
+    out = check_output(output)
+    try:
+        return _Job(train, out, config).run()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise InputError(
+            f"{error.filename or out}: cannot be written ({error.strerror}); make room or choose another output, "
+            f"then run the same command again: finished work is kept"
+        ) from error
+
+
+class _Job:
+    """One run of the main job."""
+
+    def __init__(self, train: str, output: Path, config: JobConfig) -> None:
+        self.config, self.output, self.seconds = config, output, dict[str, float]()
+        columns = {"text_column": config.text_column, "label_column": config.label_column}
+        self.examples = read_examples(train, **columns)
+        if config.shots is not None:
+            self.examples = take_shots(self.examples, config.shots, seed=config.data_seed)
+        self.classes = check_classes(self.examples, train)
+        self.test = read_examples(config.test, **columns) if config.test else []
+        check_known_labels(self.test, self.classes, config.test or "")
+        settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_SETTINGS}
+        settings["inputs_sha256"] = inputs_digest(self.examples, self.test)
+        folder = output.with_name(output.name + ".run")
+        self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
+
+    def run(self) -> JobResult:
+        """Every stage that is not finished yet, then the output files."""
+        config, run = self.config, self.run_folder
+        pair = self._timed("load", lambda: self._warm_pair())
+        rows = self._timed("augmentation", lambda: run_augment(pair, self.examples, self.classes, config, run))
+        rejected = self.output.with_name(f"{self.output.stem}.rejected{self.output.suffix}")
+        write_rows(self._originals() + _dicts(rows.kept), self.output)
+        write_rows(_dicts(rows.rejected), rejected)
+        downstream = self._timed("downstream", lambda: self._downstream(rows)) if self.test else {}
+        summary = {
+            "output": str(self.output), "rejected_output": str(rejected), "originals": class_counts(self.examples),
+            **{k: v for k, v in rows.summary.items() if k != "seconds"},
+            "warmup": run.read("warmup"), **downstream,
+            "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
+        }  # fmt: skip
+        (run.folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
+        return JobResult(rows, self.examples, self.output, summary)
+
+    def _timed(self, name: str, work: Callable[[], T]) -> T:
+        before, started = sum(self.seconds.values()), time.monotonic()
+        result = work()
+        inner = sum(self.seconds.values()) - before
+        self.seconds[name] = time.monotonic() - started - inner
+        return result
+
+    def _warm_pair(self) -> Pair:
+        """The pair after stage 2, from the run folder if it was finished there."""
+        config, run = self.config, self.run_folder
+        model = run.folder / "model"
+        if run.read("warmup") is not None:
+            try:
+                return Pair.load(model, llm=config.llm, device=config.device)
+            except InputError as error:
+                logger.warning("%s; stage 2 is done again", error)
+        pair = Pair.load(config.pair, encoder=config.encoder, llm=config.llm, device=config.device)
+        measured = self._timed("warm-up", lambda: run_warmup(pair, self.examples, self.classes, config))
+        pair.save(model, encoder=True)
+        run.write("warmup", measured)
+        return pair
+
+    def _downstream(self, rows: AugmentResult) -> dict[str, Any]:
+        config, run = self.config, self.run_folder
+        stored = run.read("downstream")
+        if stored is None:
+            stored = run_downstream(
+                lambda: Pair.load_task_model(config.pair, encoder=config.encoder, device=config.device),
+                self.examples, rows.kept, self.test, self.classes, fit_settings(config, config.downstream_steps),
+                weight=config.augmented_weight, soft=config.labels == "soft",
+            )  # fmt: skip
+            run.write("downstream", stored)
+        return dict(stored)
+
+    def _originals(self) -> list[dict[str, Any]]:
+        """Originals as rows of the schema, if they were asked for: λ = 1, their own parents."""
+        if not self.config.include_original:
+            return []
+        return [_original_row(example, self.classes, self.config.seed) for example in self.examples]
+
+
+def _original_row(example: Example, classes: Sequence[str], seed: int) -> dict[str, Any]:
+    return {
+        "id": example.id, "text": example.text, "label": example.label,
+        "label_probs": {name: float(name == example.label) for name in classes},
+        "parents": [example.id, example.id], "lam": 1.0, "lam_realised": 1.0, "cycle_similarity": 1.0,
+        "fluency": None, "labels": {"soft": example.label, "task": None, "llm": None},
+        "intruded": False, "seed": seed, "kept": True, "reject_reason": None,
+    }  # fmt: skip
+
+
+def _dicts(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(row) for row in rows]

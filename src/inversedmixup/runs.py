@@ -1,0 +1,82 @@
+"""A run folder beside the output: the resolved config, finished stages, finished shards. Everything resumes from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inversedmixup.errors import InputError
+from inversedmixup.models.pair import write_json
+
+
+def digest(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+    """sha256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class RunFolder:
+    """Finished work of one run.
+
+    Each record carries the sha256 of its content; a damaged one counts as not done. Records are written whole or not
+    at all, so a run may be killed at any moment.
+
+    Args:
+        folder: where; made if absent.
+        settings: everything that decides the result. A folder with other settings is refused.
+        overwrite: throw the old run away instead of refusing it.
+
+    Raises:
+        InputError: if the folder holds a run with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
+        self.folder = folder
+        path = folder / "config.json"
+        if overwrite and path.exists():
+            shutil.rmtree(folder)
+        settings = json.loads(json.dumps(settings))
+        if path.exists():
+            self._check(path, settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
+
+    def _check(self, path: Path, settings: dict[str, Any]) -> None:
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            before = {}
+        changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
+        if changed:
+            name = changed[0]
+            raise InputError(
+                f"{self.folder} holds a run with other settings ({name}: {before.get(name)!r} there, "
+                f"{settings.get(name)!r} now); choose another output, or add --overwrite to replace it"
+            )
+
+    def read(self, name: str) -> Any | None:  # noqa: ANN401
+        """A finished record, or ``None`` if it is absent or damaged."""
+        try:
+            record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            return record["value"] if record["sha256"] == digest(record["value"]) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, name: str, value: Any) -> None:  # noqa: ANN401
+        """Record finished work."""
+        path = self.folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"sha256": digest(value), "value": value})
+
+
+def shard_name(number: int) -> str:
+    """Name of a shard's record."""
+    return f"shards/{number:06d}"
+
+
+def inputs_digest(*parts: Sequence[Any]) -> str:
+    """sha256 of the input rows, so that a changed file is a changed run."""
+    return digest([[vars(item) if hasattr(item, "__dict__") else str(item) for item in part] for part in parts])

@@ -1,0 +1,170 @@
+"""The main job on tiny random models: same bytes, whatever happens on the way."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import LABELS, SENTENCES, write_jsonl
+
+from inversedmixup.data import Row
+from inversedmixup.errors import InputError
+from inversedmixup.options import build
+from inversedmixup.pipeline import JobConfig, run_job
+
+QUICK = {
+    "n": 40, "tries": 2.0, "candidates": 2, "max_tokens": 8, "task_steps": 3, "follow_steps": 2, "refine_steps": 1,
+    "downstream_steps": 3, "min_cycle": -1.0, "fluency_margin": 99.0, "accept_labels": "any", "tolerance": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(tiny_pair_folder):
+    def make(**options):
+        return build(JobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
+
+    return make
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_row_has_the_schema(train_file, tmp_path, config):
+    out = tmp_path / "out.jsonl"
+    result = run_job(str(train_file), str(out), config(labels="llm", pairs="cross-class"))
+    rows, rejected = rows_of(out), rows_of(tmp_path / "out.rejected.jsonl")
+    assert rows
+    assert len(rows) == result.summary["kept"]
+    assert len(rows) + len(rejected) == result.summary["tried"]
+    names = {field.name for field in dataclasses.fields(Row)}
+    for row in rows + rejected:
+        assert set(row) == names
+        assert set(row["label_probs"]) == set(LABELS)
+        assert sum(row["label_probs"].values()) == pytest.approx(1, abs=1e-3)
+        assert row["label"] == row["labels"]["llm"]
+        assert len(row["parents"]) == 2
+        assert 0 <= row["lam"] <= 1
+        assert 0 <= row["lam_realised"] <= 1
+        assert row["kept"] == (row["reject_reason"] is None)
+    assert all(LABELS[int(a)] != LABELS[int(b)] for a, b in (row["parents"] for row in rows))
+
+
+def test_the_same_command_gives_the_same_bytes(train_file, tmp_path, config):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for path in (first, second):
+        run_job(str(train_file), str(path), config())
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_batch_size_does_not_change_the_texts(train_file, tmp_path, config):
+    outs = []
+    for size in (1, 7, 64):
+        path = tmp_path / f"{size}.jsonl"
+        run_job(str(train_file), str(path), config(batch_size=size))
+        outs.append(path.read_bytes())
+    assert outs[0] == outs[1] == outs[2]
+
+
+def test_another_seed_gives_other_rows(train_file, tmp_path, config):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    run_job(str(train_file), str(first), config(seed=1))
+    run_job(str(train_file), str(second), config(seed=2))
+    assert first.read_bytes() != second.read_bytes()
+
+
+def test_a_lost_or_damaged_shard_is_made_again_and_the_others_are_not(train_file, tmp_path, config, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    run_job(str(train_file), str(out), config())
+    before = out.read_bytes()
+    shards = sorted((tmp_path / "out.jsonl.run" / "shards").iterdir())
+    shards[0].write_text(shards[0].read_text().replace("parents", "parrots", 1))
+    untouched = shards[1].stat().st_mtime_ns
+    run_job(str(train_file), str(out), config())
+    assert out.read_bytes() == before
+    assert shards[1].stat().st_mtime_ns == untouched
+
+
+def test_killed_in_the_middle_it_gives_the_same_bytes_and_redoes_nothing_finished(train_file, tmp_path, config):
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    options = {**dataclasses.asdict(config(n=90, tries=1.0))}
+    run_job(str(train_file), str(whole), build(JobConfig, options))
+    code = (
+        "import sys, json; from inversedmixup.pipeline import *; from inversedmixup.options import build; "
+        "run_job(sys.argv[1], sys.argv[2], build(JobConfig, json.loads(sys.argv[3])))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(train_file), str(killed), json.dumps(options)], env=os.environ.copy()
+    )
+    first_shard = tmp_path / "killed.jsonl.run" / "shards" / "000000.json"
+    deadline = time.monotonic() + 120
+    while not first_shard.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first_shard.exists()
+    finished = first_shard.stat().st_mtime_ns
+    run_job(str(train_file), str(killed), build(JobConfig, options))
+    assert killed.read_bytes() == whole.read_bytes()
+    assert first_shard.stat().st_mtime_ns == finished
+
+
+def test_other_settings_for_the_same_output_are_refused_unless_overwritten(train_file, tmp_path, config):
+    out = tmp_path / "out.jsonl"
+    run_job(str(train_file), str(out), config())
+    with pytest.raises(InputError, match="other settings"):
+        run_job(str(train_file), str(out), config(lam="0.5"))
+    assert run_job(str(train_file), str(out), config(lam="0.5", overwrite=True)).summary["kept"]
+
+
+def test_a_test_file_gives_accuracy_with_and_without_at_equal_steps(train_file, tmp_path, config):
+    summary = run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(train_file))).summary
+    assert 0 <= summary["accuracy_without"] <= 1
+    assert 0 <= summary["accuracy_with"] <= 1
+    assert summary["steps"] == QUICK["downstream_steps"]
+    json.dumps(summary)
+
+
+def test_a_test_label_unseen_in_training_is_refused_by_name(train_file, tmp_path, config):
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "hello there", "label": "martian"}])
+    with pytest.raises(InputError, match="martian"):
+        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(test)))
+
+
+def test_originals_are_repeated_only_when_asked(train_file, tmp_path, config):
+    out = tmp_path / "out.jsonl"
+    run_job(str(train_file), str(out), config())
+    assert not {row["text"] for row in rows_of(out)} & set(SENTENCES)
+    run_job(str(train_file), str(out), config(include_original=True))
+    assert [row["text"] for row in rows_of(out)][: len(SENTENCES)] == SENTENCES
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_output_formats_hold_the_same_rows(train_file, tmp_path, config, suffix):
+    import pandas as pd
+
+    run_job(str(train_file), str(tmp_path / "out.jsonl"), config())
+    run_job(str(train_file), str(tmp_path / f"out.{suffix}"), config())
+    read = pd.read_csv if suffix == "csv" else pd.read_parquet
+    table = read(tmp_path / f"out.{suffix}")
+    assert table["text"].tolist() == [row["text"] for row in rows_of(tmp_path / "out.jsonl")]
+
+
+def test_stage_two_that_spoils_reconstruction_is_an_error_that_says_what_to_change(train_file, tmp_path, config):
+    with pytest.raises(InputError, match=r"token F1 fell .* --encoder-learning-rate"):
+        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(tolerance=-2.0))
+
+
+def test_a_full_disk_is_one_clear_line(train_file, tmp_path, config, monkeypatch):
+    import errno
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "shard")
+
+    monkeypatch.setattr("inversedmixup.runs.RunFolder.write", full)
+    with pytest.raises(InputError, match="No space left on device.*finished work is kept"):
+        run_job(str(train_file), str(tmp_path / "out.jsonl"), config())
