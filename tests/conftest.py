@@ -27,7 +27,9 @@ def save_tokenizer(folder: Path, special: dict[str, str]) -> int:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: index for index, word in enumerate([*special.values(), *WORDS, ":", "/", ".", ",", "Label", "Text"])}
+    vocabulary = {
+        word: index for index, word in enumerate([*special.values(), *WORDS, ":", "/", ".", ",", "Label", "Text"])
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
@@ -69,7 +71,7 @@ def tiny_llm(tmp_path_factory) -> str:
         config = LlamaConfig(
             vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=256, eos_token_id=0, bos_token_id=2, pad_token_id=0,
-            tie_word_embeddings=True,
+            tie_word_embeddings=True, initializer_range=0.3,
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)

@@ -46,7 +46,9 @@ def test_uniform_stays_within_its_bounds():
     assert all(0.2 <= sample_lambda(policy, row, row_stream(0, row)) <= 0.3 for row in range(50))
 
 
-@pytest.mark.parametrize("spec", ["", "1.1", "-0.1", "beta:0", "beta:x", "uniform:0.8,0.2", "uniform:0.1", "grid:", "nan"])
+@pytest.mark.parametrize(
+    "spec", ["", "1.1", "-0.1", "beta:0", "beta:x", "uniform:0.8,0.2", "uniform:0.1", "grid:", "nan"]
+)
 def test_a_bad_lambda_is_refused_and_named(spec):
     with pytest.raises(InputError, match="lam"):
         parse_lambda(spec)

@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
-from conftest import LABELS, SENTENCES, write_jsonl
 
+from conftest import LABELS, SENTENCES, write_jsonl
 from inversedmixup.data import Row
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
@@ -166,5 +166,5 @@ def test_a_full_disk_is_one_clear_line(train_file, tmp_path, config, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device", "shard")
 
     monkeypatch.setattr("inversedmixup.runs.RunFolder.write", full)
-    with pytest.raises(InputError, match="No space left on device.*finished work is kept"):
+    with pytest.raises(InputError, match=r"No space left on device.*finished work is kept"):
         run_job(str(train_file), str(tmp_path / "out.jsonl"), config())

@@ -1,5 +1,14 @@
 """The one exception that users are meant to see."""
 
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR)
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
@@ -7,3 +16,17 @@ class InputError(ValueError):
     The message is one line that says what was found, where, and how to mend it. The command line prints it
     without a traceback and exits with code 2; library callers catch it as a ``ValueError``.
     """
+
+
+@contextlib.contextmanager
+def clear_write_errors(where: Path) -> Iterator[None]:
+    """Turn a full disk or a forbidden folder into an :class:`InputError` that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise InputError(
+            f"{error.filename or where}: cannot be written ({error.strerror}); make room or choose another output, "
+            f"then run the same command again: finished work is kept"
+        ) from error

@@ -101,13 +101,12 @@ class LLMJudge:
         """Log P of a label's tokens after its first, [n]; the cache is as before afterwards."""
         rows, fed = len(mask), len(label) - 1
         ids = torch.tensor(label, device=mask.device).expand(rows, -1)
-        length = cache.get_seq_length()
         logits = self.llm.causal(
             input_ids=ids[:, :-1], past_key_values=cache, use_cache=True,
             attention_mask=torch.cat([mask, mask.new_ones(rows, fed)], dim=1),
             position_ids=last[:, None] + 1 + torch.arange(fed, device=mask.device),
         ).logits  # fmt: skip
-        cache.crop(length)
+        cache.crop(-fed)
         total: torch.Tensor = logits.float().log_softmax(-1).gather(2, ids[:, 1:, None]).sum((1, 2))
         return total
 

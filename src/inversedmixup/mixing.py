@@ -130,7 +130,7 @@ class PairSampler:
             return np.flatnonzero(self.labels != self.labels[first])
         if self.policy == "same-class":
             rows: np.ndarray = self.rows_of[self.labels[first]]
-            return rows[rows != first]
+            return np.asarray(rows[rows != first])
         return np.delete(np.arange(len(self.labels)), first)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import logging
 import time
@@ -21,7 +20,7 @@ from inversedmixup.data import (
     take_shots,
     write_rows,
 )
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import option
 from inversedmixup.runs import RunFolder, inputs_digest
@@ -71,15 +70,8 @@ def run_job(train: str, output: str, config: JobConfig) -> JobResult:
         InputError: for input that cannot be used, or when the disk is full.
     """
     out = check_output(output)
-    try:
+    with clear_write_errors(out):
         return _Job(train, out, config).run()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise InputError(
-            f"{error.filename or out}: cannot be written ({error.strerror}); make room or choose another output, "
-            f"then run the same command again: finished work is kept"
-        ) from error
 
 
 class _Job:

@@ -60,7 +60,12 @@ def show(result: dict[str, Any]) -> None:
     labelled = "label_probs" in result["strip"][0]
     table = Table("λ", "λ̂", "cycle", "text", *(["labels"] if labelled else []))
     for row in result["strip"]:
-        cells = [f"{row['lam']:.2f}", f"{row['lam_realised']:.2f}", f"{row['cycle_similarity']:.2f}", Text(row["text"])]
+        cells: list[str | Text] = [
+            f"{row['lam']:.2f}",
+            f"{row['lam_realised']:.2f}",
+            f"{row['cycle_similarity']:.2f}",
+            Text(row["text"]),
+        ]
         if labelled:
             best = sorted(row["label_probs"].items(), key=lambda item: -item[1])[:2]
             cells.append(Text(", ".join(f"{name} {p:.2f}" for name, p in best)))

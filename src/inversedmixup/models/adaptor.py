@@ -50,4 +50,5 @@ class Adaptor(nn.Module):
         # unit-length embeddings have entries of about 1/sqrt(d): bring them to order one first
         raw = self.net(embeddings * self.config.embedding_dim**0.5)
         soft: Tensor = raw.view(-1, self.config.soft_tokens, self.config.llm_dim)
-        return soft * (self.config.norm / soft.norm(dim=-1, keepdim=True).clamp_min(1e-6))
+        matched: Tensor = soft * (self.config.norm / soft.norm(dim=-1, keepdim=True).clamp_min(1e-6))
+        return matched

@@ -101,7 +101,7 @@ class SoftTokenLLM:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.model.parameters()).device
+        return torch.device(next(self.model.parameters()).device)
 
     def set_prompt(self, prompt: str) -> None:
         """Choose the text around the soft tokens.

@@ -55,6 +55,8 @@ class TaskModel(nn.Module):
         self.dim = int(encoder.get_embedding_dimension())  # type: ignore[operator]
         self.head: nn.Linear | None = None
         self.classes: list[str] = []
+        # dropout stays off even in training: it would draw from the global generator and blur the embeddings
+        self.eval()
 
     @classmethod
     def from_pretrained(cls, name: str, *, device: str | torch.device = "cpu", max_tokens: int = 128) -> TaskModel:
@@ -76,7 +78,7 @@ class TaskModel(nn.Module):
         except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"
             raise InputError(f"encoder {name!r} cannot be loaded: {first_line(error)}") from error
         encoder.max_seq_length = min(encoder.max_seq_length or max_tokens, max_tokens)
-        return cls(encoder.eval(), name)
+        return cls(encoder, name)
 
     @property
     def device(self) -> torch.device:
@@ -109,14 +111,11 @@ class TaskModel(nn.Module):
     @torch.no_grad()
     def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
         """Embeddings [n, d], no gradients, in the order given. Similar lengths share a batch."""
-        was_training = self.training
-        self.eval()
         order = np.argsort([len(text) for text in texts], kind="stable")
         out = torch.empty(len(texts), self.dim)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             out[torch.from_numpy(rows)] = self([texts[i] for i in rows]).float().cpu()
-        self.train(was_training)
         return out
 
     def logits(self, embeddings: Tensor) -> Tensor:
@@ -153,8 +152,6 @@ class TaskModel(nn.Module):
             optimiser, lambda s: min((s + 1) / ramp, max(0.0, (settings.steps - s) / max(1, settings.steps - ramp)))
         )
         rng = np.random.default_rng([settings.seed, 2])
-        # dropout stays off: few steps on few rows gain nothing from it, and it would draw from the global generator
-        self.eval()
         queue = np.empty(0, dtype=np.int64)
         for _ in range(settings.steps):
             while len(queue) < settings.batch_size:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from inversedmixup import reconstruction
 from inversedmixup.data import iter_texts
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.models.llm import GREEDY, SOFT
 from inversedmixup.models.pair import Pair, write_json
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
@@ -95,18 +95,19 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
     Raises:
         InputError: for unreadable input, or an output folder that holds a run with other settings.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    _check_same_run(output, corpus, config)
     held_out = _held_out(corpus, config)
-    run = _Run(corpus, output, config, held_out)
-    run.restore()
-    try:
-        run.train()
-    except KeyboardInterrupt:
-        run.checkpoint()
-        logger.info("interrupted at %d sentences; the same command takes it up again", run.state.sentences)
-        raise
-    return run.finish()
+    with clear_write_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        _check_same_run(output, corpus, config)
+        run = _Run(corpus, output, config, held_out)
+        run.restore()
+        try:
+            run.train()
+        except KeyboardInterrupt:
+            run.checkpoint()
+            logger.info("interrupted at %d sentences; the same command takes it up again", run.state.sentences)
+            raise
+        return run.finish()
 
 
 def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignConfig) -> None:

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import SENTENCES
+from inversedmixup.errors import InputError
+from inversedmixup.models.pair import Pair
+from inversedmixup.options import build
+from inversedmixup.stages import align
+from inversedmixup.stages.align import AlignConfig, run_align
+
+
+@pytest.fixture
+def config(tiny_encoder, tiny_llm):
+    def make(**options):
+        defaults = {
+            "encoder": tiny_encoder, "llm": tiny_llm, "soft_tokens": 2, "hidden": 16, "layers": 1, "batch_size": 8,
+            "chunk": 32, "validation_rows": 6, "validate_every": 40, "warmup_steps": 2, "learning_rate": 3e-3,
+        }  # fmt: skip
+        return build(AlignConfig, defaults, options)
+
+    return make
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def interrupt_after(monkeypatch, steps):
+    """Ctrl-C in the middle of step number ``steps`` + 1."""
+    real, calls = align._Run._step, []
+
+    def step(self, *args):
+        calls.append(1)
+        if len(calls) > steps:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(align._Run, "_step", step)
+
+
+@pytest.mark.parametrize("extra", [{}, {"lora": 2, "encoder_lora": 2}], ids=["frozen", "lora"])
+def test_an_interrupted_run_resumes_to_the_same_weights_and_metrics(corpus_file, tmp_path, config, monkeypatch, extra):
+    options = config(sentences=96, **extra)
+    run_align([corpus_file], tmp_path / "whole", options)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            run_align([corpus_file], tmp_path / "cut", options)
+    run_align([corpus_file], tmp_path / "cut", options)
+    whole, cut = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    scores = [[(m["step"], m.get("loss"), m.get("token_f1")) for m in metrics(tmp_path / d)] for d in ("whole", "cut")]
+    assert scores[0] == scores[1]
+
+
+def test_only_the_adaptor_learns_unless_lora_is_asked_for(corpus_file, tmp_path, config):
+    before = Pair.fresh(config().encoder, config().llm, soft_tokens=2, hidden=16, layers=1)
+    run_align([corpus_file], tmp_path / "run", config(sentences=64))
+    after = Pair.load(tmp_path / "run")
+    for name in ("task_model", "llm"):
+        ours, theirs = (getattr(pair, name) for pair in (before, after))
+        ours, theirs = (m.model if name == "llm" else m.encoder for m in (ours, theirs))
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert not torch.allclose(before.adaptor.net[0].weight, after.adaptor.net[0].weight, atol=1e-4)
+
+
+def test_training_halves_the_loss(corpus_file, tmp_path, config):
+    options = config(sentences=1600, learning_rate=1e-2, lora=8, hidden=128, batch_size=16, lower=0.0)
+    start = Pair.fresh(options.encoder, options.llm, soft_tokens=2, hidden=128, layers=1)
+    before = align.evaluate_pair(start, SENTENCES[:6])["loss"]
+    assert run_align([corpus_file], tmp_path / "run", options)["loss"] < before / 2
+
+
+def test_budgets_stop_the_run(corpus_file, tmp_path, config):
+    record = run_align([corpus_file], tmp_path / "tokens", config(tokens=100))
+    assert 100 <= record["tokens"] < 200
+    record = run_align([corpus_file], tmp_path / "minutes", config(minutes=0.002))
+    assert record["sentences"] < 2**20
+
+
+def test_the_stream_is_endless_shuffled_and_leaves_out_the_held_out_texts(corpus_file, config):
+    options = config(lower=0.0)
+    stream = align.chunks([corpus_file], options, 0)
+    first_epoch = [next(stream) for _ in range(4)]
+    seen = [text for chunk in first_epoch for text in chunk]
+    assert len(seen) == len(SENTENCES) * 6 - options.validation_rows
+    assert sorted(seen) == sorted((SENTENCES * 6)[options.validation_rows :])
+    assert next(align.chunks([corpus_file], options, 4)) == next(stream)
+
+
+def test_other_settings_in_the_same_folder_are_refused(corpus_file, tmp_path, config):
+    run_align([corpus_file], tmp_path / "run", config(sentences=16))
+    with pytest.raises(InputError, match=r"other settings .hidden: 16 there, 8 now"):
+        run_align([corpus_file], tmp_path / "run", config(sentences=16, hidden=8))
+
+
+def test_a_damaged_checkpoint_is_named(corpus_file, tmp_path, config):
+    run_align([corpus_file], tmp_path / "run", config(sentences=16))
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(InputError, match=r"checkpoint.safetensors: damaged.*delete it"):
+        run_align([corpus_file], tmp_path / "run", config(sentences=32))
+
+
+def test_a_corpus_too_small_to_train_on_is_refused(tmp_path, config):
+    (tmp_path / "c.txt").write_text("one line\n")
+    with pytest.raises(InputError, match="too few texts"):
+        run_align([tmp_path / "c.txt"], tmp_path / "run", config(minutes=1.0))
+
+
+def test_a_pair_survives_saving_and_refuses_another_encoder(corpus_file, tmp_path, config, tiny_encoder):
+    run_align([corpus_file], tmp_path / "run", config(sentences=48, encoder_lora=2, lora=2))
+    pair = Pair.load(tmp_path / "run")
+    wanted = pair.task_model.encode(SENTENCES[:4])
+    other = tmp_path / "other"
+    moved = Pair.load_task_model(tmp_path / "run")
+    with torch.no_grad():
+        for weight in moved.encoder.parameters():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
+    moved.encoder.save(str(other), create_model_card=False)
+    with pytest.raises(InputError, match=r"other.*is not the one this adaptor was trained on"):
+        Pair.load(tmp_path / "run", encoder=str(other))
+    pair.save(tmp_path / "again", encoder=True)
+    again = Pair.load(tmp_path / "again")
+    assert torch.allclose(again.task_model.encode(SENTENCES[:4]), wanted, atol=1e-6)
+    assert again.invert(wanted) == pair.invert(wanted)
+
+
+@pytest.mark.parametrize("name", ["adaptor.safetensors", "pair.json"])
+def test_a_damaged_pair_is_refused_by_file(tmp_path, tiny_pair, name):
+    tiny_pair.save(tmp_path, encoder=False)
+    (tmp_path / name).write_bytes(b"garbage")
+    with pytest.raises(InputError, match=f"{name}: damaged"):
+        Pair.load(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=name):
+        Pair.load(tmp_path)

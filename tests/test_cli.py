@@ -1,0 +1,184 @@
+"""The command line's contracts: exit codes, one clear line, --json, --config, no torch for --help."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from conftest import write_jsonl
+from inversedmixup.cli import main
+
+QUICK = [
+    "--n", "20", "--tries", "1", "--candidates", "1", "--max-tokens", "6", "--task-steps", "3", "--follow-steps", "2",
+    "--refine-steps", "1", "--min-cycle", "-1", "--fluency-margin", "99", "--accept-labels", "any", "--tolerance", "1",
+    "--downstream-steps", "2",
+]  # fmt: skip
+
+
+def refused(capsys, *arguments):
+    """Run a command that must be refused; its one line on stderr."""
+    assert main([str(a) for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    lines = [line for line in captured.err.splitlines() if line.startswith("inversedmixup: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from inversedmixup.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_augment_prints_one_json_object_as_its_last_line(train_file, tmp_path, capsys, tiny_pair_folder):
+    out = tmp_path / "out.jsonl"
+    arguments = ["augment", train_file, "-o", out, "--pair", tiny_pair_folder, "--test", train_file, "--json", *QUICK]
+    assert main([str(a) for a in arguments]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"kept", "rejected", "accuracy_without", "accuracy_with", "seconds_by_stage"} <= set(summary)
+    assert summary["kept"] == len(out.read_text(encoding="utf-8").splitlines())
+    assert json.loads((tmp_path / "out.jsonl.run" / "config.json").read_text())["n"] == 20
+
+
+def test_a_person_sees_rows_counts_and_accuracies(train_file, tmp_path, capsys, tiny_pair_folder):
+    arguments = [
+        "augment",
+        train_file,
+        "-o",
+        tmp_path / "o.csv",
+        "--pair",
+        tiny_pair_folder,
+        "--test",
+        train_file,
+        *QUICK,
+    ]
+    assert main([str(a) for a in arguments]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("new sentence", "kept", "accuracy on 18 test rows", "time:"):
+        assert expected in shown
+
+
+def test_config_file_and_flags_share_names_and_flags_win(train_file, tmp_path, tiny_pair_folder, capsys):
+    names = [flag.removeprefix("--") for flag in QUICK[::2]]
+    settings = dict(zip(names, map(yaml.safe_load, QUICK[1::2]), strict=True)) | {"pair": tiny_pair_folder, "lam": 0.5}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    out = tmp_path / "o.jsonl"
+    assert main(["augment", str(train_file), "-o", str(out), "--config", str(tmp_path / "c.yaml"), "--n", "5"]) == 0
+    resolved = json.loads((tmp_path / "o.jsonl.run" / "config.json").read_text())
+    assert (resolved["n"], resolved["lam"], resolved["candidates"]) == (5, "0.5", 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("lamb: 3", "unknown option 'lamb'"), ("n: many", "n: expected int, found 'many'"), ("[1", "not valid YAML"),
+     ("pairs: odd", "pairs: 'odd' is not one of"), ("- 1", "expected `name: value` lines")],
+)  # fmt: skip
+def test_a_bad_config_file_is_refused_by_name(tmp_path, train_file, capsys, content, message):
+    (tmp_path / "c.yaml").write_text(content)
+    line = refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl", "--config", tmp_path / "c.yaml")
+    assert message in line
+
+
+def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path, train_file, capsys, tiny_pair_folder):
+    out = tmp_path / "o.jsonl"
+    one = write_jsonl(tmp_path / "one.jsonl", [{"text": "a b", "label": "x"}] * 3)
+    assert "no such file" in refused(capsys, "augment", tmp_path / "none.jsonl", "-o", out)
+    assert "every row has the label 'x'" in refused(capsys, "augment", one, "-o", out)
+    assert "no column 'topic'" in refused(capsys, "augment", train_file, "-o", out, "--label-column", "topic")
+    assert "end it in" in refused(capsys, "augment", train_file, "-o", tmp_path / "o.txt")
+    assert "no pair.json" in refused(capsys, "augment", train_file, "-o", out, "--pair", tmp_path)
+    assert "no such folder" in refused(
+        capsys, "augment", train_file, "-o", tmp_path / "p.jsonl", "--pair", tiny_pair_folder, "--encoder", "./nowhere"
+    )
+    assert "lam '7'" in refused(
+        capsys, "augment", train_file, "-o", tmp_path / "q.jsonl", "--pair", tiny_pair_folder, "--lam", "7", *QUICK
+    )
+    assert "no such file" in refused(capsys, "align", tmp_path / "none.txt", "-o", tmp_path / "run")
+    assert "no sentence" in refused(capsys, "invert", write_jsonl(tmp_path / "e.jsonl", []), "--pair", tiny_pair_folder)
+    assert "characters" in refused(capsys, "mix", "a" * 100_000, "b", "--pair", tiny_pair_folder)
+    with pytest.raises(SystemExit, match="2"):
+        main(["augment", "--no-such-flag"])
+
+
+def test_another_encoder_than_the_adaptors_is_refused(tmp_path, train_file, capsys, tiny_pair_folder, tiny_encoder):
+    from inversedmixup.models.task_model import TaskModel
+
+    other = TaskModel.from_pretrained(tiny_encoder)
+    for weight in other.encoder.parameters():
+        weight.data.copy_(weight.data.flip(0))
+    other.encoder.save(str(tmp_path / "other"), create_model_card=False)
+    line = refused(capsys, "mix", "a b", "c d", "--pair", tiny_pair_folder, "--encoder", tmp_path / "other")
+    assert "is not the one this adaptor was trained on" in line
+
+
+def test_mix_prints_the_strip(capsys, tiny_pair_folder):
+    assert main(["mix", "where is my parcel", "reset my password", "--steps", "3", "--pair", tiny_pair_folder]) == 0
+    assert "cycle" in capsys.readouterr().out
+    assert main(["mix", "a b", "c d", "--steps", "3", "--pair", tiny_pair_folder, "--json"]) == 0
+    strip = json.loads(capsys.readouterr().out)["strip"]
+    assert [row["lam"] for row in strip] == [1.0, 0.5, 0.0]
+
+
+def test_mix_shows_label_probabilities_of_a_warmed_up_pair(tmp_path, train_file, capsys, tiny_pair_folder):
+    out = tmp_path / "o.jsonl"
+    assert main(["augment", str(train_file), "-o", str(out), "--pair", tiny_pair_folder, *QUICK]) == 0
+    capsys.readouterr()
+    assert main(["mix", "a b", "c d", "--pair", f"{out}.run/model", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["strip"][0]["label_probs"]) == {"delivery", "refund", "account"}
+
+
+def test_invert_scores_and_writes(corpus_file, tmp_path, capsys, tiny_pair_folder):
+    out = tmp_path / "rec.jsonl"
+    arguments = [
+        "invert",
+        corpus_file,
+        "--rows",
+        "5",
+        "--evaluate",
+        "--json",
+        "--output",
+        out,
+        "--pair",
+        tiny_pair_folder,
+    ]
+    assert main([str(a) for a in arguments]) == 0
+    result = json.loads(capsys.readouterr().out)
+    for way in ("greedy", "reranked"):
+        assert {"token_f1", "bleu", "exact", "cosine", "n"} <= set(result[way])
+    assert result["reranked"]["cosine"] >= result["greedy"]["cosine"] - 0.2
+    assert len(out.read_text().splitlines()) == 5
+
+
+def test_align_writes_a_pair_that_mix_uses(corpus_file, tmp_path, capsys, tiny_encoder, tiny_llm):
+    arguments = [
+        "align", corpus_file, "-o", tmp_path / "pair", "--encoder", tiny_encoder, "--llm", tiny_llm, "--sentences", "32",
+        "--soft-tokens", "2", "--hidden", "8", "--validation-rows", "4", "--chunk", "16", "--json",
+    ]  # fmt: skip
+    assert main([str(a) for a in arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["sentences"] == 32
+    assert main(["mix", "a b", "c d", "--pair", str(tmp_path / "pair")]) == 0
+
+
+def test_ctrl_c_stops_soon_exits_130_and_says_how_to_resume(train_file, tmp_path, tiny_pair_folder):
+    out = tmp_path / "o.jsonl"
+    settings = [*QUICK, "--n", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "inversedmixup", "augment", str(train_file), "-o", str(out), "--pair", tiny_pair_folder,
+         *settings], stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    shard = tmp_path / "o.jsonl.run" / "shards" / "000000.json"
+    deadline = time.monotonic() + 120
+    while not shard.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in stderr
+    assert "Traceback" not in stderr
+    assert shard.exists()

@@ -1,0 +1,124 @@
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import LABELS, SENTENCES
+from inversedmixup import InputError, InversedMixup
+
+QUICK = {"task_steps": 3, "follow_steps": 2, "refine_steps": 1, "tolerance": 1.0}
+LOOSE = {"min_cycle": -1.0, "fluency_margin": 99.0, "accept_labels": "any", "candidates": 1, "max_tokens": 6}
+
+
+@pytest.fixture
+def mixer(tiny_pair_folder):
+    return InversedMixup.from_pretrained(tiny_pair_folder)
+
+
+def test_fit_and_augment_give_a_data_set(mixer):
+    rows = mixer.fit(SENTENCES, LABELS, **QUICK).augment(n=12, lam="beta:0.4", **LOOSE)
+    assert isinstance(rows, datasets.Dataset)
+    assert len(rows) == 12
+    assert mixer.classes_ == sorted(set(LABELS))
+    assert mixer.result_.summary["kept"] == 12
+
+
+def test_augment_accepts_lambda_as_a_number_and_refuses_an_unknown_option(mixer):
+    mixer.fit(SENTENCES, LABELS, **QUICK)
+    assert set(mixer.augment(n=4, lam=0.5, **LOOSE)["lam"]) == {0.5}
+    with pytest.raises(InputError, match="unknown option 'lambda_'"):
+        mixer.augment(n=4, lambda_=0.5)
+
+
+def test_augment_before_fit_says_what_to_do(mixer):
+    with pytest.raises(InputError, match="call fit"):
+        mixer.augment(n=3)
+
+
+def test_fitting_twice_equals_fitting_once(mixer):
+    once = mixer.fit(SENTENCES, LABELS, **QUICK).augment(n=8, **LOOSE)["text"]
+    twice = mixer.fit(SENTENCES, LABELS, **QUICK).augment(n=8, **LOOSE)["text"]
+    assert list(once) == list(twice)
+
+
+def test_mix_walks_from_the_first_sentence_to_the_second(mixer):
+    strip = mixer.mix(SENTENCES[0], SENTENCES[6], steps=5)
+    assert strip["lam"][:] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    assert "label_probs" not in strip.column_names
+    mixer.fit(SENTENCES, LABELS, **QUICK)
+    row = mixer.mix(SENTENCES[0], SENTENCES[6], lams=[0.3])[0]
+    assert sum(row["label_probs"].values()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("bad", [{"steps": 1}, {"lams": [1.5]}])
+def test_a_bad_strip_is_refused(mixer, bad):
+    with pytest.raises(InputError):
+        mixer.mix("a b", "c d", **bad)
+
+
+IMBALANCED = SENTENCES[:6] + SENTENCES[6:9] + SENTENCES[12:14]
+TAGS = ["delivery"] * 6 + ["refund"] * 3 + ["account"] * 2
+
+
+@pytest.mark.parametrize("kind", ["list", "array", "column", "series", "frame"])
+def test_fit_resample_adds_to_the_rare_classes_and_keeps_the_types(tiny_pair_folder, kind):
+    X = {
+        "list": IMBALANCED, "array": np.array(IMBALANCED), "column": np.array(IMBALANCED)[:, None],
+        "series": pd.Series(IMBALANCED), "frame": pd.DataFrame({"t": IMBALANCED}),
+    }[kind]  # fmt: skip
+    y = pd.Series(TAGS) if kind in ("series", "frame") else np.array(TAGS) if kind != "list" else TAGS
+    mixer = InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE})
+    new_X, new_y = mixer.fit_resample(X, y)
+    assert type(new_X) is type(X)
+    assert type(new_y) is type(y)
+    assert len(new_X) == len(new_y) > len(IMBALANCED)
+    counts = pd.Series(list(new_y)).value_counts()
+    assert counts.max() == 6
+    assert (np.asarray(new_X).ravel()[: len(IMBALANCED)] == np.array(IMBALANCED)).all()
+
+
+def test_integer_labels_come_back_as_integers(tiny_pair_folder):
+    mixer = InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE})
+    numbers = np.array([0] * 6 + [1] * 3 + [2] * 2)
+    _, new_y = mixer.fit_resample(IMBALANCED, numbers)
+    assert new_y.dtype == numbers.dtype
+
+
+def test_it_works_in_an_imbalanced_learn_pipeline(tiny_pair_folder):
+    from imblearn.pipeline import make_pipeline
+    from sklearn.base import clone
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    mixer = InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE})
+    model = make_pipeline(mixer, CountVectorizer(), LogisticRegression())
+    model.fit(IMBALANCED, TAGS)
+    assert set(model.predict(IMBALANCED)) <= set(TAGS)
+    assert clone(mixer).get_params() == mixer.get_params()
+
+
+def test_a_saved_mixer_loads_with_its_head(mixer, tmp_path):
+    mixer.fit(SENTENCES, LABELS, **QUICK)
+    mixer.save_pretrained(tmp_path / "mine")
+    again = InversedMixup.from_pretrained(tmp_path / "mine")
+    ours, theirs = (m.models_.task_model for m in (mixer, again))
+    assert torch.allclose(ours.encode(SENTENCES), theirs.encode(SENTENCES), atol=1e-6)
+    assert np.allclose(
+        ours.predict_proba(ours.encode(SENTENCES)), theirs.predict_proba(theirs.encode(SENTENCES)), atol=1e-5
+    )
+    files = {path.suffix for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    assert files <= {".json", ".safetensors", ".txt", ".jinja"}
+
+
+def test_head_only_warm_up_leaves_the_encoder_alone(mixer):
+    before = mixer.models_.task_model.encode(SENTENCES)
+    mixer.fit(SENTENCES, LABELS, **QUICK, train_encoder="head")
+    assert torch.equal(before, mixer.models_.task_model.encode(SENTENCES))
+
+
+def test_fitting_learns_the_labels(mixer):
+    mixer.fit(
+        SENTENCES, LABELS, **{**QUICK, "task_steps": 80, "head_learning_rate": 0.05, "encoder_learning_rate": 1e-3}
+    )
+    assert mixer.warmup_["train_accuracy"] > 0.9
