@@ -157,7 +157,8 @@ def test_invert_scores_and_writes(corpus_file, tmp_path, capsys, tiny_pair_folde
 
 def test_align_writes_a_pair_that_mix_uses(corpus_file, tmp_path, capsys, tiny_encoder, tiny_llm):
     arguments = [
-        "align", corpus_file, "-o", tmp_path / "pair", "--encoder", tiny_encoder, "--llm", tiny_llm, "--sentences", "32",
+        "align", corpus_file, "-o", tmp_path / "pair", "--encoder", tiny_encoder, "--llm", tiny_llm, "--sentences",
+        "32",
         "--soft-tokens", "2", "--hidden", "8", "--validation-rows", "4", "--chunk", "16", "--json",
     ]  # fmt: skip
     assert main([str(a) for a in arguments]) == 0

@@ -49,20 +49,20 @@ def show(result: dict[str, Any]) -> None:
         between = Text("\n").join(Text(parent, style="dim") for parent in row["parents"])
         table.add_row(f"{row['lam']:.2f}", Text(row["label"]), Text(row["text"]), between)
     out.print(table)
-    out.print(f"kept {result['kept']} of {result['tried']} tried, in {result['output']}", markup=False)
+    out.print(f"kept {result['kept']} of {result['tried']} tried, in {result['output']}", markup=False, soft_wrap=True)
     for reason, count in result["rejected"].items():
-        out.print(f"  rejected {count:4d}  {reason}: {REASONS[reason]}", markup=False)
+        out.print(f"  rejected {count:4d}  {reason}: {REASONS[reason]}", markup=False, soft_wrap=True)
     rates = [f"mean cycle similarity {result['cycle_similarity']}", f"intrusion rate {result['intrusion_rate']}"]
     if result["lam_correlation"] is not None:
         rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
     if "judge" in result and "accuracy" in result["judge"]:
         rates.append(f"LLM judge right on {result['judge']['accuracy']:.0%} of {result['judge']['n']} of your rows")
-    out.print(", ".join(rates), markup=False)
+    out.print(", ".join(rates), markup=False, soft_wrap=True)
     if "accuracy_with" in result:
         out.print(
             f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
             f"{result['accuracy_with']:.3f} with the new rows ({result['steps']} steps each; macro-F1 "
-            f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})", markup=False,
+            f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})", markup=False, soft_wrap=True,
         )  # fmt: skip
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["seconds_by_stage"].items())
-    out.print(f"time: {spent}", markup=False)
+    out.print(f"time: {spent}", markup=False, soft_wrap=True)

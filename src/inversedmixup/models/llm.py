@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
+from inversedmixup.loading import first_line, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
 from inversedmixup.models.sources import resolve
-from inversedmixup.models.task_model import first_line, quiet_loading
 
 SOFT = "{soft}"
 # A row's hidden states must not depend on how many rows share its batch, else a near-tie could turn into another

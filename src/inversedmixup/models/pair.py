@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from inversedmixup.errors import InputError
+from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.llm import GREEDY, SOFT, Sampling, SoftTokenLLM
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
@@ -157,7 +158,8 @@ class Pair:
             save_lora(self.encoder_lora, folder / "encoder_lora", self.config.encoder)
         if encoder:
             self.config.encoder = "encoder"
-            self.task_model.encoder.save(str(folder / "encoder"), create_model_card=False)  # type: ignore[operator]
+            with quiet_loading():
+                self.task_model.encoder.save(str(folder / "encoder"), create_model_card=False)  # type: ignore[operator]
         if self.task_model.head is not None:
             save_weights(self.task_model.head, folder / "head.safetensors")
         self.config.classes = self.task_model.classes

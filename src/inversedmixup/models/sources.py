@@ -20,6 +20,7 @@ import zipfile
 from pathlib import Path
 
 from inversedmixup.errors import InputError
+from inversedmixup.loading import quiet_loading
 
 logger = logging.getLogger(__name__)
 
@@ -190,14 +191,15 @@ def _dequantise(raw: Path, gguf: str, into: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     logger.info("converting %s (once)", gguf)
-    tokenizer = AutoTokenizer.from_pretrained(raw, gguf_file=gguf)
-    model = AutoModelForCausalLM.from_pretrained(
-        raw, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.to(torch.float16).save_pretrained(into)
-    tokenizer.save_pretrained(into)
+    with quiet_loading():
+        tokenizer = AutoTokenizer.from_pretrained(raw, gguf_file=gguf)
+        model = AutoModelForCausalLM.from_pretrained(
+            raw, gguf_file=gguf, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        )
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.to(torch.float16).save_pretrained(into)
+        tokenizer.save_pretrained(into)
 
 
 def _write_manifest(wheel: Wheel, folder: Path) -> None:

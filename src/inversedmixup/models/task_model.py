@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
+from inversedmixup.loading import first_line, quiet_loading
 from inversedmixup.models.sources import resolve
 
 logger = logging.getLogger(__name__)
@@ -173,24 +173,3 @@ class TaskModel(nn.Module):
     def predict_proba(self, embeddings: Tensor) -> np.ndarray:
         """Class probabilities [n, classes] of embeddings [n, d]."""
         return np.asarray(self.logits(embeddings.to(self.device)).softmax(-1).cpu().numpy())
-
-
-def first_line(error: BaseException) -> str:
-    """The first non-empty line of an error's message, for one-line reports."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-@contextlib.contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Silence the loaders' progress bars and notices, and put their settings back afterwards."""
-    from transformers.utils import logging as hf
-
-    level, bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
-    hf.set_verbosity_error()
-    hf.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf.set_verbosity(level)
-        if bars:
-            hf.enable_progress_bar()
