@@ -98,8 +98,8 @@ def test_the_example_is_augmented_and_labelled(tmp_path, capsys):
 
     out = tmp_path / "out.jsonl"
     arguments = ["augment", "example", "-o", str(out), "--n", "20", "--candidates", "2", "--train-encoder", "head"]
-    arguments += ["--task-steps", "60", "--follow-steps", "5", "--refine-steps", "2", "--downstream-steps", "40", "--json"]
-    assert main(arguments) == 0
+    arguments += ["--task-steps", "60", "--follow-steps", "5", "--refine-steps", "2", "--downstream-steps", "40"]
+    assert main([*arguments, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == summary["kept"] >= 15
