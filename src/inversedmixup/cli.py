@@ -28,6 +28,15 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: finished work is kept; run the same command again to go on\n")
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    _quiet_libraries()
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     parser = _parser(chosen if chosen in COMMANDS else None)
@@ -58,7 +67,6 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
 
 def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a module)
     as_json, verbose = options.pop("json", False), options.pop("verbose", False)
-    _quiet_libraries()
     from inversedmixup.terminal import console, show_logs
 
     show_logs(int(verbose))
@@ -76,9 +84,6 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        console.print("interrupted: finished work is kept; run the same command again to go on", soft_wrap=True)
-        return 130
 
 
 def _quiet_libraries() -> None:
