@@ -75,6 +75,17 @@ def test_training_halves_the_loss(corpus_file, tmp_path, config):
     assert run_align([corpus_file], tmp_path / "run", options)["loss"] < before / 2
 
 
+@pytest.mark.parametrize("extra", [{}, {"lora": 2, "encoder_lora": 2}], ids=["frozen", "lora"])
+def test_a_run_can_start_from_a_trained_pair(corpus_file, tmp_path, config, extra):
+    first = run_align([corpus_file], tmp_path / "first", config(sentences=96, **extra))
+    options = config(sentences=16, start=str(tmp_path / "first"), learning_rate=1e-6, **extra)
+    second = run_align([corpus_file], tmp_path / "second", options)
+    assert second["loss"] == pytest.approx(first["loss"], abs=1e-2)
+    assert Pair.load(tmp_path / "second").config.training["sentences"] == 112
+    with pytest.raises(InputError, match=r"cannot start from .* its adaptor is"):
+        run_align([corpus_file], tmp_path / "third", config(start=str(tmp_path / "first"), hidden=8, **extra))
+
+
 def test_budgets_stop_the_run(corpus_file, tmp_path, config):
     record = run_align([corpus_file], tmp_path / "tokens", config(tokens=100))
     assert 100 <= record["tokens"] < 200

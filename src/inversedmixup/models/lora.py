@@ -43,6 +43,15 @@ def save_lora(lora: Any, folder: Path, base: str) -> None:  # noqa: ANN401
     config.save_pretrained(str(folder))
 
 
+def copy_lora(lora: Any, folder: Path) -> None:  # noqa: ANN401
+    """Set the trainable LoRA weights of a peft model to those that :func:`save_lora` wrote."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / "adapter_model.safetensors")
+    set_peft_model_state_dict(lora, {name: weight.float() for name, weight in stored.items()})
+
+
 def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
     """Put the LoRA weights that :func:`save_lora` wrote on ``model``, in place and frozen; returns the peft model."""
     from peft import PeftModel

@@ -20,7 +20,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.llm import GREEDY, SOFT, Sampling, SoftTokenLLM
-from inversedmixup.models.lora import add_lora, load_lora, save_lora
+from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.models.task_model import TaskModel
 
@@ -104,6 +104,24 @@ class Pair:
             pair.encoder_lora = add_lora(task_model.transformer, encoder_lora, seed=seed)
         config.fingerprint = pair._fingerprint().tolist()
         return pair
+
+    def start_from(self, folder: str | Path | None) -> None:
+        """Set this fresh pair's weights to those of a trained one (``None``: the default pair), to train on from there.
+
+        Raises:
+            InputError: unless the two have the same models and shapes.
+        """
+        where, other = _open(folder)
+        for name in ("encoder", "llm", "adaptor", "prompt", "lora_rank", "encoder_lora_rank"):
+            ours, theirs = getattr(self.config, name), getattr(other, name)
+            if ours != theirs:
+                raise InputError(f"cannot start from {where}: its {name} is {theirs!r}, the settings say {ours!r}")
+        load_weights(self.adaptor, where / "adaptor.safetensors")
+        if self.config.lora_rank:
+            copy_lora(self.llm.model, where / "lora")
+        if self.config.encoder_lora_rank:
+            copy_lora(self.encoder_lora, where / "encoder_lora")
+        self.config.training = other.training
 
     @classmethod
     def load(cls, folder: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,

@@ -38,6 +38,7 @@ from inversedmixup.terminal import interrupts_held, progress
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PAIR = "default"  # the word for the pair that ships, where a folder is expected
 BUDGET_OPTIONS = ("sentences", "minutes", "tokens")  # may change when a run is taken up again
 
 
@@ -50,6 +51,7 @@ class AlignConfig:
     text_column: str = option("text", "column of the text")
     validation: str | None = option(None, "file of held-out texts; default: the corpus' first ones are held out")
     validation_rows: int = option(200, "how many held-out texts to score")
+    start: str | None = option(None, f"train on from this pair folder, or from the one that ships: {DEFAULT_PAIR!r}")
     soft_tokens: int = option(8, "k, soft tokens per embedding")
     hidden: int = option(2048, "width of the adaptor's hidden layers")
     layers: int = option(2, "hidden layers of the adaptor")
@@ -164,6 +166,8 @@ class _Run:
             prompt=config.prompt, lora=config.lora, encoder_lora=config.encoder_lora, seed=config.seed,
             device=config.device,
         )  # fmt: skip
+        if config.start:
+            self.pair.start_from(None if config.start == DEFAULT_PAIR else config.start)
         # the embeddings that the anchor holds on to
         self.original = self.pair.task_model
         if config.encoder_lora:
@@ -328,9 +332,12 @@ class _Run:
         """Final validation, the checkpoint and the pair folder."""
         record = self._record(self.validate())
         self.checkpoint()
+        before, state = self.pair.config.training, self.state
         self.pair.config.training = {
             "corpus": [Path(path).name for path in self.corpus],
-            "sentences": self.state.sentences, "target_tokens": self.state.tokens, "steps": self.state.step,
+            "sentences": before.get("sentences", 0) + state.sentences,
+            "target_tokens": before.get("target_tokens", 0) + state.tokens,
+            "steps": before.get("steps", 0) + state.step,
             "metrics": {key: value for key, value in record.items() if key in METRICS},
         }  # fmt: skip
         self.pair.save(self.output, encoder=False)
