@@ -122,3 +122,22 @@ def test_fitting_learns_the_labels(mixer):
         SENTENCES, LABELS, **{**QUICK, "task_steps": 80, "head_learning_rate": 0.05, "encoder_learning_rate": 1e-3}
     )
     assert mixer.warmup_["train_accuracy"] > 0.9
+
+
+def test_a_failed_fit_leaves_no_half_trained_models_behind(mixer):
+    before = mixer.models_.task_model.encode(SENTENCES)
+    with pytest.raises(InputError, match="spoilt reconstruction"):
+        mixer.fit(SENTENCES, LABELS, **{**QUICK, "tolerance": -2.0})
+    assert torch.equal(mixer.models_.task_model.encode(SENTENCES), before)
+    with pytest.raises(InputError, match="call fit"):
+        mixer.augment(n=3)
+
+
+def test_a_pair_with_a_trained_encoder_survives_saving_before_any_fit(tiny_encoder, tiny_llm, tmp_path):
+    from inversedmixup.models.pair import Pair
+
+    fresh = Pair.fresh(tiny_encoder, tiny_llm, soft_tokens=2, hidden=8, layers=1, encoder_lora=2)
+    fresh.save(tmp_path / "trained", encoder=False)
+    InversedMixup.from_pretrained(tmp_path / "trained").save_pretrained(tmp_path / "copy")
+    copied = InversedMixup.from_pretrained(tmp_path / "copy")
+    assert torch.allclose(copied.models_.task_model.encode(SENTENCES), fresh.task_model.encode(SENTENCES), atol=1e-6)

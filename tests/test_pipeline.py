@@ -168,3 +168,51 @@ def test_a_full_disk_is_one_clear_line(train_file, tmp_path, config, monkeypatch
     monkeypatch.setattr("inversedmixup.runs.RunFolder.write", full)
     with pytest.raises(InputError, match=r"No space left on device.*finished work is kept"):
         run_job(str(train_file), str(tmp_path / "out.jsonl"), config())
+
+
+def test_the_input_is_never_overwritten(train_file, tmp_path, config):
+    before = train_file.read_bytes()
+    with pytest.raises(InputError, match="would replace the input"):
+        run_job(str(train_file), str(train_file), config())
+    with pytest.raises(InputError, match="would replace the input"):
+        run_job(str(train_file), str(tmp_path / "o.jsonl"), config(unlabelled=str(tmp_path / "o.jsonl")))
+    assert train_file.read_bytes() == before
+
+
+def test_what_can_be_refused_is_refused_before_the_run_is_recorded(train_file, tmp_path, config):
+    with pytest.raises(InputError, match="lam"):
+        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(lam="beta"))
+    assert run_job(str(train_file), str(tmp_path / "out.jsonl"), config()).summary["kept"]
+
+
+def test_a_changed_pair_is_a_changed_run(train_file, tmp_path, config, tiny_pair):
+    folder = tmp_path / "pair"
+    tiny_pair.save(folder, encoder=False)
+    run_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
+    tiny_pair.adaptor.net[0].weight.data.mul_(2)
+    tiny_pair.save(folder, encoder=False)
+    with pytest.raises(InputError, match=r"other settings .files_sha256"):
+        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"shots": 0}, {"seed": -1}, {"data_seed": -1}, {"candidates": 0}, {"top_p": 0.0}, {"augmented_weight": -1.0},
+     {"n": 0}, {"batch_size": 0}, {"temperature": -1.0}],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_by_name(train_file, tmp_path, config, options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(**options))
+
+
+def test_at_half_and_half_the_first_parent_leads(train_file, tmp_path, config, examples):
+    out = tmp_path / "out.jsonl"
+    run_job(str(train_file), str(out), config(lam="0.5", pairs="cross-class"))
+    assert all(row["label"] == LABELS[int(row["parents"][0])] for row in rows_of(out))
+
+
+def test_augmented_rows_of_no_weight_change_nothing(train_file, tmp_path, config):
+    summary = run_job(
+        str(train_file), str(tmp_path / "o.jsonl"), config(test=str(train_file), augmented_weight=0.0)
+    ).summary
+    assert summary["accuracy_with"] > 0

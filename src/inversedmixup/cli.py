@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: finished work is kept; run the same command again to go on\n")
+        sys.stderr.write("interrupted: what augment or align finished is kept; run the same command again to go on\n")
         return 130
 
 

@@ -181,8 +181,8 @@ def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag:
 
 def label_name(value: Any) -> str | None:  # noqa: ANN401
     """A label as a string, the same for 1, 1.0 and "1"; ``None`` for a missing one."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
+    if value is None or (isinstance(value, float) and math.isnan(value)) or str(value) == "<NA>":
+        return None  # <NA> is pandas' missing value
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)
     return str(value).strip() or None
@@ -216,6 +216,8 @@ def collect_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> 
             raise InputError(f"{origin}: row {number}: the text is a {type(text).__name__}, not a string")
         elif len(text) > MAX_CHARACTERS:
             left_out.setdefault(f"text over {MAX_CHARACTERS} characters", []).append(number)
+        elif any("\ud800" <= character <= "\udfff" for character in text):
+            left_out.setdefault("half a character (a lone surrogate)", []).append(number)
         elif name is None:
             left_out.setdefault("no label", []).append(number)
         else:
@@ -238,6 +240,8 @@ def check_classes(examples: Sequence[Example], origin: str) -> list[str]:
         InputError: if there are fewer than two.
     """
     classes = sorted({example.label for example in examples})
+    if not classes:
+        raise InputError(f"{origin}: no row is left to learn from")
     if len(classes) < 2:
         raise InputError(f"{origin}: every row has the label {classes[0]!r}; mixing needs at least two classes")
     return classes
@@ -259,6 +263,8 @@ def check_known_labels(examples: Sequence[Example], classes: Sequence[str], orig
 
 def take_shots(examples: Sequence[Example], shots: int, *, seed: int) -> list[Example]:
     """``shots`` examples of each class, drawn by ``seed`` alone, in their original order."""
+    if shots < 1:
+        raise InputError(f"shots {shots}: must be at least 1")
     by_class: dict[str, list[int]] = {}
     for index, example in enumerate(examples):
         by_class.setdefault(example.label, []).append(index)

@@ -36,7 +36,7 @@ class GateConfig:
     max_parent_overlap: float = option(0.9, "largest token F1 with a parent")
     fluency_margin: float = option(1.0, "nats per token that a text may read worse than the worst 5 % of yours")
     accept_labels: str = option(
-        "parents", "the task model must see the row's label (agree), a parent's class (parents), or anything (any)",
+        "agree", "the task model must see the row's label (agree), a parent's class (parents), or anything (any)",
         choices=("agree", "parents", "any"),
     )  # fmt: skip
 

@@ -49,7 +49,7 @@ class LLMJudge:
         lines = [f"Label each text with one of these: {listed}.\n"]
         lines += [f"\nText: {_clip(examples[i].text)}\nLabel: {examples[i].label}\n" for i in self.shown]
         self._prefix = self._ids("".join(lines) + "\nText:")
-        self._labels = [self._ids(f" {name}")[:6] for name in self.classes]
+        self._labels = [self._ids(f" {name}") for name in self.classes]
         self._cache = self._prefill()
         neutral = self._log_likelihoods(CONTENT_FREE)
         self._offset = np.log(np.exp(neutral - neutral.max()).mean(axis=0)) + neutral.max()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from inversedmixup.data import MAX_CHARACTERS, Example, check_classes, collect_examples, label_name
+from inversedmixup.data import MAX_CHARACTERS, Example, check_classes, class_counts, collect_examples, label_name
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import interpolate, realised_ratio, row_stream
 from inversedmixup.models.pair import Pair
@@ -21,6 +21,9 @@ from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+RESAMPLE_ROUNDS = 3  # the gate decides which classes a round fills; what is still missing gets another
 
 
 class InversedMixup:
@@ -82,7 +85,7 @@ class InversedMixup:
             if name not in self.get_params():
                 raise InputError(f"InversedMixup has no parameter {name!r}")
             setattr(self, name, value)
-        self._pair = None
+        self._pair, self._examples = None, []
         return self
 
     # ---- the stages ------------------------------------------------------------------------------------------
@@ -104,7 +107,12 @@ class InversedMixup:
         config = build(WarmupConfig, {"seed": self.seed}, options)
         if self._examples:  # a second fit starts from the pair as it was, not from the first fit
             self._pair = None
-        self.warmup_ = run_warmup(self.models_, examples, classes, config)
+        self._examples = []
+        try:
+            self.warmup_ = run_warmup(self.models_, examples, classes, config)
+        except BaseException:
+            self._pair = None  # half-trained: the next use loads the models anew
+            raise
         self._examples, self.classes_ = examples, classes
         return self
 
@@ -191,7 +199,7 @@ class InversedMixup:
         return rows
 
     def fit_resample(self, X: Any, y: Any) -> tuple[Any, Any]:  # noqa: ANN401, N803 (imbalanced-learn's names)
-        """Balance the classes: every class is filled up towards the size of the largest, as far as the gate allows.
+        """Balance the classes: each is filled up towards the size of the largest, in at most a few rounds.
 
         Args:
             X: sentences: list, array, Series, or a one-column DataFrame or two-dimensional array.
@@ -202,25 +210,26 @@ class InversedMixup:
         """
         texts, labels = flatten(X), list(y)
         options = dict(self.options or {})
-        warmup = {f.name for f in dataclasses.fields(WarmupConfig)}
-        self.fit(texts, labels, **{k: v for k, v in options.items() if k in warmup})
-        missing = dict.fromkeys(self.classes_, 0)
-        largest = max(sum(e.label == name for e in self._examples) for name in missing)
-        for name in missing:
-            missing[name] = largest - sum(e.label == name for e in self._examples)
-        wanted = sum(missing.values())
-        if wanted == 0:
-            return X, y
-        chosen = {"pairs": "balanced", "accept_labels": "agree", "tries": 6.0}
-        chosen |= {k: v for k, v in options.items() if k not in warmup}
-        self.result_ = self._augment(wanted, chosen)
+        fields = {config: {f.name for f in dataclasses.fields(config)} for config in (WarmupConfig, AugmentConfig)}
+        self.fit(texts, labels, **{k: v for k, v in options.items() if k in fields[WarmupConfig]})
+        chosen = {"pairs": "balanced"} | {
+            k: v for k, v in options.items() if k in fields[AugmentConfig] or k not in fields[WarmupConfig]
+        }
         original = {label_name(label): label for label in labels}
-        new: list[tuple[str, Any]] = []
-        for row in self.result_.kept:
-            if missing[row.label] > 0:
-                missing[row.label] -= 1
-                new.append((row.text, original[row.label]))
-        return _like(X, texts + [text for text, _ in new]), _like(y, labels + [label for _, label in new])
+        counts = class_counts(self._examples)
+        missing = {name: max(counts.values()) - count for name, count in counts.items()}
+        new: dict[str, Any] = {}
+        for attempt in range(RESAMPLE_ROUNDS):
+            if not any(missing.values()):
+                break
+            # each round draws from a stream of its own, so that it does not repeat the last one's rows
+            seed = int(chosen.get("seed", self.seed)) + attempt
+            self.result_ = self._augment(sum(missing.values()), {**chosen, "seed": seed})
+            for row in self.result_.kept:
+                if missing[row.label] > 0 and row.text not in new:
+                    missing[row.label] -= 1
+                    new[row.text] = original[row.label]
+        return _like(X, [*texts, *new]), _like(y, [*labels, *new.values()])
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the pair, fitted encoder and head included, for :meth:`from_pretrained`. It holds no training text."""

@@ -95,10 +95,10 @@ class PairSampler:
         InputError: if the labels cannot serve the policy.
     """
 
-    def __init__(self, labels: Sequence[str], policy: str, lam: LambdaPolicy, seed: int) -> None:
+    def __init__(self, labels: Sequence[str], policy: str, lam: LambdaPolicy) -> None:
         if policy not in PAIR_POLICIES:
             raise InputError(f"pairs {policy!r} is not one of {', '.join(PAIR_POLICIES)}")
-        self.policy, self.lam, self.seed = policy, lam, seed
+        self.policy, self.lam = policy, lam
         self.labels = np.asarray(labels, dtype=object)
         self.rows_of = {label: np.flatnonzero(self.labels == label) for label in sorted(set(labels))}
         if policy == "cross-class" and len(self.rows_of) < 2:

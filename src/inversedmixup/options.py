@@ -58,8 +58,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"--config {path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not valid YAML ({' '.join(str(error).split())})") from None
     if loaded is None:
@@ -79,6 +79,18 @@ def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: A
     if type(value) is not kind:
         raise InputError(f"{name}: expected {kind.__name__}, found {value!r}")
     return value
+
+
+def at_least(config: Any, least: float, *names: str) -> None:  # noqa: ANN401 (any config)
+    """Refuse options below a bound.
+
+    Raises:
+        InputError: naming the option, its value and the bound.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= least:
+            raise InputError(f"{name} {value}: must be at least {least}")
 
 
 def build(config: type[T], *sources: dict[str, Any]) -> T:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from inversedmixup import __version__
 from inversedmixup.data import (
     Example,
     check_classes,
@@ -21,10 +22,11 @@ from inversedmixup.data import (
     write_rows,
 )
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.models.pair import Pair
-from inversedmixup.options import option
+from inversedmixup.models.pair import Pair, default_pair_folder
+from inversedmixup.models.sources import file_sha256
+from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, inputs_digest
-from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
+from inversedmixup.stages.augment import AugmentConfig, AugmentResult, check_rows, run_augment
 from inversedmixup.stages.downstream import run_downstream
 from inversedmixup.stages.warmup import WarmupConfig, fit_settings, run_warmup
 
@@ -51,6 +53,10 @@ class JobConfig(AugmentConfig, WarmupConfig):
     include_original: bool = option(False, "repeat the original rows at the head of the output")
     overwrite: bool = option(False, "replace a finished or interrupted run with other settings")
     device: str = option("cpu", "torch device")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "data_seed", "augmented_weight", "downstream_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +92,16 @@ class _Job:
         self.classes = check_classes(self.examples, train)
         self.test = read_examples(config.test, **columns) if config.test else []
         check_known_labels(self.test, self.classes, config.test or "")
+        # everything that can be refused is refused here, before minutes of warm-up and before the run is recorded
+        check_rows(self.examples, config)
+        self.rejected = output.with_name(f"{output.stem}.rejected{output.suffix}")
+        for given in (train, config.test, config.unlabelled):
+            if given and Path(given).expanduser().resolve() in (output.resolve(), self.rejected.resolve()):
+                raise InputError(f"output {output}: would replace the input {given}; choose another name")
         settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_SETTINGS}
+        settings["version"] = __version__
         settings["inputs_sha256"] = inputs_digest(self.examples, self.test)
+        settings["files_sha256"] = _files_digest(config)
         folder = output.with_name(output.name + ".run")
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
 
@@ -96,12 +110,11 @@ class _Job:
         config, run = self.config, self.run_folder
         pair = self._timed("load", lambda: self._warm_pair())
         rows = self._timed("augmentation", lambda: run_augment(pair, self.examples, self.classes, config, run))
-        rejected = self.output.with_name(f"{self.output.stem}.rejected{self.output.suffix}")
         write_rows(self._originals() + _dicts(rows.kept), self.output)
-        write_rows(_dicts(rows.rejected), rejected)
+        write_rows(_dicts(rows.rejected), self.rejected)
         downstream = self._timed("downstream", lambda: self._downstream(rows)) if self.test else {}
         summary = {
-            "output": str(self.output), "rejected_output": str(rejected), "originals": class_counts(self.examples),
+            "output": str(self.output), "rejected_output": str(self.rejected), "originals": class_counts(self.examples),
             **{k: v for k, v in rows.summary.items() if k != "seconds"},
             "warmup": run.read("warmup"), **downstream,
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
@@ -148,6 +161,15 @@ class _Job:
         if not self.config.include_original:
             return []
         return [_original_row(example, self.classes, self.config.seed) for example in self.examples]
+
+
+def _files_digest(config: JobConfig) -> dict[str, str]:
+    """sha256 of the pair's files and of the replayed text: a changed file is a changed run."""
+    folder = default_pair_folder() if config.pair is None else Path(config.pair).expanduser()
+    paths = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*.safetensors"))}
+    if config.unlabelled and Path(config.unlabelled).is_file():
+        paths["unlabelled"] = Path(config.unlabelled)
+    return {name: file_sha256(path) for name, path in paths.items()}
 
 
 def _original_row(example: Example, classes: Sequence[str], seed: int) -> dict[str, Any]:

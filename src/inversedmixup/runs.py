@@ -27,7 +27,7 @@ class RunFolder:
     Args:
         folder: where; made if absent.
         settings: everything that decides the result. A folder with other settings is refused.
-        overwrite: throw the old run away instead of refusing it.
+        overwrite: throw a run with other settings away instead of refusing it.
 
     Raises:
         InputError: if the folder holds a run with other settings.
@@ -36,26 +36,27 @@ class RunFolder:
     def __init__(self, folder: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
         self.folder = folder
         path = folder / "config.json"
-        if overwrite and path.exists():
-            shutil.rmtree(folder)
         settings = json.loads(json.dumps(settings))
-        if path.exists():
-            self._check(path, settings)
+        changed = self._changed(path, settings) if path.exists() else None
+        if changed and not overwrite:
+            raise InputError(
+                f"{folder} holds a run with other settings ({changed}); choose another output, or add --overwrite "
+                f"to replace it"
+            )
+        if changed:
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
 
-    def _check(self, path: Path, settings: dict[str, Any]) -> None:
+    @staticmethod
+    def _changed(path: Path, settings: dict[str, Any]) -> str | None:
+        """The first setting that differs from the recorded ones."""
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             before = {}
-        changed = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-        if changed:
-            name = changed[0]
-            raise InputError(
-                f"{self.folder} holds a run with other settings ({name}: {before.get(name)!r} there, "
-                f"{settings.get(name)!r} now); choose another output, or add --overwrite to replace it"
-            )
+        names = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
+        return f"{names[0]}: {before.get(names[0])!r} there, {settings.get(names[0])!r} now" if names else None
 
     def read(self, name: str) -> Any | None:  # noqa: ANN401
         """A finished record, or ``None`` if it is absent or damaged."""
@@ -79,4 +80,4 @@ def shard_name(number: int) -> str:
 
 def inputs_digest(*parts: Sequence[Any]) -> str:
     """sha256 of the input rows, so that a changed file is a changed run."""
-    return digest([[vars(item) if hasattr(item, "__dict__") else str(item) for item in part] for part in parts])
+    return digest([[vars(item) for item in part] for part in parts])

@@ -17,11 +17,11 @@ from torch import nn
 
 from inversedmixup import reconstruction
 from inversedmixup.commands import add_config, resolve
-from inversedmixup.data import iter_texts, write_jsonl
-from inversedmixup.errors import InputError
+from inversedmixup.data import check_output, iter_texts, write_jsonl
+from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, write_json
-from inversedmixup.options import option
+from inversedmixup.options import at_least, option
 from inversedmixup.stages.augment import DecodeConfig, write_texts
 from inversedmixup.terminal import progress
 
@@ -40,7 +40,10 @@ class InvertConfig(DecodeConfig):
     encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
     llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
     device: str = option("cpu", "torch device")
-    seed: int = option(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "rows")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +56,9 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """Reconstruct every sentence; with ``--evaluate``, mean scores by way of decoding."""
     path = options.pop("file")
     config = resolve(InvertConfig, options)
-    if config.output and Path(config.output).suffix != ".jsonl":
-        raise InputError(f"--output {config.output}: end it in .jsonl")
+    output = check_output(config.output) if config.output else None
+    if output and (output.suffix != ".jsonl" or output.resolve() == Path(path).expanduser().resolve()):
+        raise InputError(f"--output {output}: end it in .jsonl, and let it be another file than the input")
     texts = list(islice(iter_texts([path], config.text_column), config.rows))
     if not texts:
         raise InputError(f"{path}: no sentence in it")
@@ -68,7 +72,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         written, found = _invert(pair, wanted, how)
         cosine = nn.functional.cosine_similarity(found, wanted, dim=1)
         result[name] = reconstruction.score(written, texts, found, wanted)
-        result[name]["fluency"] = float(np.mean([f for f in pair.llm.log_likelihood(written) if np.isfinite(f)]))
+        result[name]["fluency"] = float(np.mean(pair.llm.log_likelihood(written)))
         if name == "greedy":
             rows = [
                 {
@@ -79,9 +83,10 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
                 }
                 for t, w, c in zip(texts, written, cosine, strict=True)
             ]
-    if config.output:
-        write_jsonl(rows, Path(config.output))
-        write_json(Path(config.output + ".config.json"), dataclasses.asdict(config))
+    if output:
+        with clear_write_errors(output):
+            write_jsonl(rows, output)
+            write_json(output.with_name(output.name + ".config.json"), dataclasses.asdict(config))
     return {**result, "sample": rows[:10]}
 
 

@@ -31,7 +31,6 @@ class MixConfig(DecodeConfig):
     encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
     llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
     device: str = option("cpu", "torch device")
-    seed: int = option(0, "seed of everything random")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

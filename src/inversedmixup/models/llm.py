@@ -25,6 +25,7 @@ SOFT = "{soft}"
 # token. BLAS kernels are row-invariant for row counts that fill their register tiles (measured for MKL/AVX2:
 # multiples of 4 are, 1, 2, 3, 5 and 7 are not), so decoding always runs on a multiple of this many rows.
 ROW_TILE = 16
+EMPTY_FLUENCY = -99.0  # finite, so that it is valid JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ class SoftTokenLLM:
     # ---- LoRA ------------------------------------------------------------------------------------------------
 
     def add_lora(self, rank: int, *, seed: int) -> None:
-        """Put trainable LoRA weights of this rank on every linear layer of the LLM."""
+        """Put trainable LoRA weights of this rank on the LLM."""
         self.model = add_lora(self.model, rank, seed=seed)
 
     def load_lora(self, folder: Path) -> None:
@@ -147,10 +148,6 @@ class SoftTokenLLM:
         """The LLM as it came, without LoRA: for fluency and judging."""
         with self.model.disable_adapter() if self.has_lora else contextlib.nullcontext():
             yield
-
-    def trainable(self) -> dict[str, nn.Parameter]:
-        """The LoRA parameters by name; empty for a frozen LLM."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def compile_layers(self) -> None:
         """Compile the repeated decoder layer rather than the whole model (the layers share their code)."""
@@ -244,10 +241,10 @@ class SoftTokenLLM:
     def log_likelihood(self, texts: Sequence[str], *, batch_size: int = 32, max_tokens: int = 128) -> np.ndarray:
         """Mean token log-likelihood [n] of each text under the plain LLM, in nats; no soft tokens.
 
-        An empty text scores minus infinity.
+        An empty text scores :data:`EMPTY_FLUENCY`.
         """
         encoded = [self._ids(text)[:max_tokens] for text in texts]
-        scores = np.full(len(texts), -np.inf)
+        scores = np.full(len(texts), EMPTY_FLUENCY)
         order = [i for i in np.argsort([len(ids) for ids in encoded], kind="stable") if encoded[i]]
         with self.plain():
             for first in range(0, len(order), batch_size):

@@ -1,7 +1,7 @@
 """A pair: encoder + adaptor + LLM that fit together, with the record that proves it.
 
-A pair's folder holds ``pair.json``, ``adaptor.safetensors``, optionally ``lora/`` and, once stage 2 has moved the
-encoder, ``encoder/`` and ``head.safetensors``. Safetensors and JSON only.
+A pair's folder holds ``pair.json``, ``adaptor.safetensors``, optionally ``lora/`` and ``encoder_lora/`` and, once stage
+2 has moved the encoder, ``encoder/`` and ``head.safetensors``. Safetensors and JSON only.
 """
 
 from __future__ import annotations
@@ -114,6 +114,8 @@ class Pair:
         where, other = _open(folder)
         for name in ("encoder", "llm", "adaptor", "prompt", "lora_rank", "encoder_lora_rank"):
             ours, theirs = getattr(self.config, name), getattr(other, name)
+            if name == "adaptor":  # the norm is measured, and its last bit may differ between machines
+                ours, theirs = (dataclasses.replace(shape, norm=0.0) for shape in (ours, theirs))
             if ours != theirs:
                 raise InputError(f"cannot start from {where}: its {name} is {theirs!r}, the settings say {ours!r}")
         load_weights(self.adaptor, where / "adaptor.safetensors")
@@ -168,6 +170,8 @@ class Pair:
     def save(self, folder: Path, *, encoder: bool) -> None:
         """Write the pair; ``encoder`` also writes the task model's own weights (after stage 2)."""
         folder.mkdir(parents=True, exist_ok=True)
+        # a loaded pair has its encoder's LoRA merged: it is the encoder now
+        encoder = encoder or (self.config.encoder_lora_rank > 0 and self.encoder_lora is None)
         # fp16 halves what ships; a warmed-up adaptor stays fp32 so that a resumed run continues from the same bits
         save_weights(self.adaptor, folder / "adaptor.safetensors", half=not encoder)
         if self.llm.has_lora:
@@ -232,7 +236,7 @@ def _read_config(folder: Path) -> PairConfig:
         if raw["format"] != FORMAT:
             raise InputError(f"{path}: format {raw['format']}, this version reads {FORMAT}; update inversedmixup")
         return PairConfig(**{**raw, "adaptor": AdaptorConfig(**raw["adaptor"])})
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: no pair.json there; give a folder written by `align` or save_pretrained") from None
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):

@@ -161,7 +161,7 @@ class TaskModel(nn.Module):
             embeddings = self([texts[i] for i in rows]) if frozen is None else frozen[at].to(self.device)
             losses = -(targets[at].to(self.device) * self.logits(embeddings).log_softmax(-1)).sum(-1)
             weight = weights[at].to(self.device)
-            loss = (losses * weight).sum() / weight.sum()
+            loss = (losses * weight).sum() / weight.sum().clamp_min(1e-8)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)

@@ -33,7 +33,7 @@ from inversedmixup.models.llm import GREEDY, SOFT
 from inversedmixup.models.pair import Pair, write_json
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
 from inversedmixup.models.task_model import TaskModel
-from inversedmixup.options import option
+from inversedmixup.options import at_least, option
 from inversedmixup.terminal import interrupts_held, progress
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,12 @@ class AlignConfig:
     compile: bool = option(False, "compile the LLM's layers (needs a C++ compiler; pays off on long runs)")
     device: str = option("cpu", "torch device")
     seed: int = option(0, "seed of everything random")
+
+    def __post_init__(self) -> None:
+        at_least(
+            self, 1, "validation_rows", "soft_tokens", "hidden", "batch_size", "max_tokens", "chunk", "validate_every"
+        )
+        at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed")
 
 
 @dataclasses.dataclass
@@ -192,7 +198,8 @@ class _Run:
     def _corpus_size(self) -> int:
         if self.config.minutes or self.config.tokens:
             return 2**62  # another budget ends the run
-        return sum(1 for _ in iter_texts(self.corpus, self.config.text_column))
+        rows = sum(1 for _ in iter_texts(self.corpus, self.config.text_column))
+        return max(1, rows - (len(self.held_out) if self.config.validation is None else 0))
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
@@ -324,7 +331,7 @@ class _Run:
         metrics = self.output / "metrics.jsonl"
         if metrics.exists():
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["step"] <= self.state.step]
+            kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= self.state.step]
             metrics.write_text("".join(kept), encoding="utf-8")
         logger.info("taken up again at step %d, %d sentences", self.state.step, self.state.sentences)
 
@@ -334,7 +341,7 @@ class _Run:
         self.checkpoint()
         before, state = self.pair.config.training, self.state
         self.pair.config.training = {
-            "corpus": [Path(path).name for path in self.corpus],
+            "corpus": sorted({*before.get("corpus", []), *(Path(path).name for path in self.corpus)}),
             "sentences": before.get("sentences", 0) + state.sentences,
             "target_tokens": before.get("target_tokens", 0) + state.tokens,
             "steps": before.get("steps", 0) + state.step,

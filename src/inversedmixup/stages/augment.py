@@ -37,7 +37,7 @@ from inversedmixup.mixing import (
 )
 from inversedmixup.models.llm import Sampling
 from inversedmixup.models.pair import Pair
-from inversedmixup.options import option
+from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, shard_name
 from inversedmixup.terminal import progress
 
@@ -57,6 +57,13 @@ class DecodeConfig:
     top_p: float = option(0.95, "share of probability that sampling keeps")
     max_tokens: int = option(40, "longest text, in tokens")
     batch_size: int = option(128, "texts decoded at a time; changes memory and speed, not the texts")
+    seed: int = option(0, "seed of everything random but the choice of examples")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "candidates", "max_tokens", "batch_size")
+        at_least(self, 0, "temperature", "seed")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p {self.top_p}: lies above 0 and at most at 1")
 
     def sampling(self) -> Sampling:
         """The LLM's share of these settings."""
@@ -68,12 +75,15 @@ class AugmentConfig(DecodeConfig, GateConfig):
     """Settings of stage 3."""
 
     n: int = option(200, "rows wanted")
-    tries: float = option(3.0, "pairs tried at most, as a multiple of n")
-    pairs: str = option("any", "which rows become parents", choices=PAIR_POLICIES)
+    tries: float = option(3.0, "pairs tried at most, as a multiple of n (rounded up to whole shards)")
+    pairs: str = option("same-class", "which rows become parents", choices=PAIR_POLICIES)
     lam: str = option("beta:0.4", f"mixing ratio: {LAM_HELP}")
     labels: str = option("soft", "label policy: interpolated, the task model's, or the LLM's", choices=LABEL_POLICIES)
     judge_shots: int = option(1, "examples per class in the LLM judge's prompt")
-    seed: int = option(0, "seed of everything random but the choice of examples")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "n", "tries", "judge_shots")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +116,7 @@ def run_augment(
     Raises:
         InputError: for settings that the rows cannot serve.
     """
-    _check(config)
+    check_rows(examples, config)
     writer = RowWriter(pair, examples, classes, config)
     gate = Gate(config, (example.text for example in examples), _fluencies(writer, run))
     judged: list[Row] = []
@@ -129,12 +139,15 @@ def run_augment(
     return result
 
 
-def _check(config: AugmentConfig) -> None:
-    for name, least in (("n", 1), ("candidates", 1), ("max_tokens", 1), ("batch_size", 1), ("judge_shots", 1)):
-        if getattr(config, name) < least:
-            raise InputError(f"{name} {getattr(config, name)}: must be at least {least}")
-    if config.temperature < 0 or not 0 < config.top_p <= 1 or config.tries < 1:
-        raise InputError("temperature must be ≥ 0, top_p between 0 and 1, tries ≥ 1")
+def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSampler:
+    """The sampler of these rows under these settings.
+
+    Raises:
+        InputError: if the rows or the settings cannot serve it.
+    """
+    if len({example.id for example in examples}) < len(examples):
+        raise InputError("the id column holds the same id twice; make the ids unique or drop the column")
+    return PairSampler([example.label for example in examples], config.pairs, parse_lambda(config.lam))
 
 
 def _shard(writer: RowWriter, number: int, run: RunFolder | None) -> list[Row]:
@@ -177,9 +190,7 @@ class RowWriter:
     def __init__(self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig) -> None:
         self.pair, self.examples, self.classes, self.config = pair, list(examples), list(classes), config
         self.by_id = {example.id: example for example in examples}
-        if len(self.by_id) < len(self.examples):
-            raise InputError("the id column holds the same id twice; make the ids unique or drop the column")
-        self.sampler = PairSampler([e.label for e in examples], config.pairs, parse_lambda(config.lam), config.seed)
+        self.sampler = check_rows(examples, config)
         self.embeddings = pair.task_model.encode([example.text for example in examples])
         self._judge: LLMJudge | None = None
 
@@ -218,7 +229,9 @@ class RowWriter:
                 "task": dict(zip(self.classes, map(float, task[at]), strict=True)),
                 "llm": None if llm is None else dict(zip(self.classes, map(float, llm[at]), strict=True)),
             }
-            names = {source: probs and max(probs, key=lambda c: probs[c]) for source, probs in sources.items()}
+            # at λ = ½ the two parents tie: the first one leads
+            order = [parents[0].label, *self.classes]
+            names = {source: probs and max(order, key=probs.__getitem__) for source, probs in sources.items()}
             chosen = sources[self.config.labels]
             assert chosen is not None
             rows.append(
@@ -231,7 +244,7 @@ class RowWriter:
                     lam=_round(draw.lam),
                     lam_realised=_round(realised[at]),
                     cycle_similarity=_round(cycle[at]),
-                    fluency=_round(fluency[at]) if texts[at] else -99.0,
+                    fluency=_round(fluency[at]),
                     labels=names,  # type: ignore[arg-type]
                     intruded=is_intruded(str(names["llm"] or names["task"]), sources["soft"] or {}),
                     seed=self.config.seed,
