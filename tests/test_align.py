@@ -149,3 +149,15 @@ def test_a_damaged_pair_is_refused_by_file(tmp_path, tiny_pair, name):
     (tmp_path / name).unlink()
     with pytest.raises(InputError, match=name):
         Pair.load(tmp_path)
+
+
+def test_a_full_disk_is_one_clear_line(corpus_file, tmp_path, config, monkeypatch):
+    import errno
+    from pathlib import Path
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "checkpoint.partial")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"No space left on device.*run the same command again"):
+        run_align([corpus_file], tmp_path / "run", config(sentences=16))

@@ -34,12 +34,12 @@ def add_lora(model: nn.Module, rank: int, *, seed: int) -> Any:  # noqa: ANN401 
 def save_lora(lora: Any, folder: Path, base: str) -> None:  # noqa: ANN401
     """Write the LoRA weights of a peft model; ``base`` names the model that they belong to."""
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
     weights = get_peft_model_state_dict(lora)
     halves = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in weights.items()}
-    save_file(halves, folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").write_bytes(save(halves))
     config = lora.peft_config["default"]
     config.inference_mode, config.base_model_name_or_path = True, base
     config.save_pretrained(str(folder))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from inversedmixup.errors import InputError
@@ -248,7 +248,7 @@ def save_weights(module: torch.nn.Module, path: Path, *, half: bool = False) -> 
     """Write a module's weights as safetensors, in fp16 if ``half``."""
     dtype = torch.float16 if half else torch.float32
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in module.state_dict().items()}
-    save_file(state, path)
+    path.write_bytes(save(state))
 
 
 def load_weights(module: torch.nn.Module, path: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from inversedmixup import reconstruction
@@ -308,7 +308,8 @@ class _Run:
             for key, moment in self.optimiser.state[value].items():
                 tensors[f"{key}/{name}"] = moment.detach().clone()
         partial = self.output / "checkpoint.partial"
-        save_file(tensors, partial, metadata={"state": json.dumps(dataclasses.asdict(self.state))})
+        # through Python's own file, so that a full disk is an OSError like any other
+        partial.write_bytes(save(tensors, {"state": json.dumps(dataclasses.asdict(self.state))}))
         partial.replace(self.output / "checkpoint.safetensors")
         self.saved = time.monotonic()
 
