@@ -139,8 +139,6 @@ class InversedMixup:
     def _augment(self, n: int, options: dict[str, Any]) -> AugmentResult:
         if not self._examples:
             raise InputError("augment needs labelled rows: call fit(texts, labels) first")
-        if isinstance(options.get("lam"), int | float):
-            options = {**options, "lam": str(options["lam"])}
         config = build(AugmentConfig, {"seed": self.seed}, options, {"n": n})
         return run_augment(self.models_, self._examples, self.classes_, config)
 

@@ -108,7 +108,7 @@ class _Job:
     def run(self) -> JobResult:
         """Every stage that is not finished yet, then the output files."""
         config, run = self.config, self.run_folder
-        pair = self._timed("load", lambda: self._warm_pair())
+        pair = self._timed("load", self._warm_pair)
         rows = self._timed("augmentation", lambda: run_augment(pair, self.examples, self.classes, config, run))
         write_rows(self._originals() + _dicts(rows.kept), self.output)
         write_rows(_dicts(rows.rejected), self.rejected)

@@ -116,7 +116,6 @@ def run_augment(
     Raises:
         InputError: for settings that the rows cannot serve.
     """
-    check_rows(examples, config)
     writer = RowWriter(pair, examples, classes, config)
     gate = Gate(config, (example.text for example in examples), _fluencies(writer, run))
     judged: list[Row] = []
@@ -134,7 +133,7 @@ def run_augment(
             number += 1
             advance(kept - before)
     result = _result(judged, config, time.monotonic() - started)
-    if "llm" in config.labels:
+    if config.labels == "llm":
         result.summary["judge"] = _judge_record(writer, examples, run)
     return result
 
