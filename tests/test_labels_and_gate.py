@@ -21,7 +21,7 @@ def judge(tiny_llm, examples):
 def full_pass(judge, text, label):
     """log P(label | prompt, text) by one uncached pass."""
     head = judge._prefix + judge._ids(f" {text}\nLabel:")
-    logits = judge.llm.causal(input_ids=torch.tensor([head + label])).logits[0].log_softmax(-1)
+    logits = judge.llm.lm(input_ids=torch.tensor([head + label])).logits[0].log_softmax(-1)
     return sum(logits[len(head) - 1 + at, token].item() for at, token in enumerate(label))
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from conftest import SENTENCES
 from inversedmixup.errors import InputError
-from inversedmixup.models.llm import EMPTY_FLUENCY, GREEDY, Sampling, SoftTokenLLM, pick
+from inversedmixup.models.llm import EMPTY_FLUENCY, SoftTokenLLM
+from inversedmixup.models.sampling import GREEDY, Sampling, pick
 
 SAMPLED = Sampling(temperature=1.5, top_p=0.95, max_tokens=10)
 
@@ -29,8 +30,8 @@ def reference_loss(llm, soft, targets):
     """Sum over texts of one full forward pass each, with the whole vocabulary at every position."""
     total, count = 0.0, 0
     for row, ids in zip(soft, targets, strict=True):
-        embedded = llm.causal.get_input_embeddings()(torch.tensor([ids[:-1]], dtype=torch.long))
-        logits = llm.causal(inputs_embeds=torch.cat([row[None], embedded], 1)).logits[0, len(row) - 1 :]
+        embedded = llm.lm.get_input_embeddings()(torch.tensor([ids[:-1]], dtype=torch.long))
+        logits = llm.lm(inputs_embeds=torch.cat([row[None], embedded], 1)).logits[0, len(row) - 1 :]
         total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(ids), reduction="sum")
         count += len(ids)
     return total / count
@@ -48,10 +49,10 @@ def test_loss_and_its_gradient_equal_plain_transformers(llm, soft):
 
 def test_greedy_texts_equal_generate(llm, soft):
     mask = torch.ones(soft.shape[:2], dtype=torch.long)
-    generated = llm.causal.generate(
+    generated = llm.lm.generate(
         inputs_embeds=soft, attention_mask=mask, do_sample=False, max_new_tokens=10, pad_token_id=llm.eos
     )  # fmt: skip
-    expected = [llm._text([*ids, llm.eos]) for ids in generated.tolist()]
+    expected = [llm.text([*ids, llm.eos]) for ids in generated.tolist()]
     assert llm.decode(soft, dataclasses.replace(GREEDY, max_tokens=10)) == expected
 
 
@@ -87,7 +88,7 @@ def test_log_likelihood_equals_a_full_pass_per_text(llm):
     scores = llm.log_likelihood([*SENTENCES[:5], ""])
     for text, score in zip(SENTENCES[:5], scores, strict=False):
         ids = llm.tokenizer(text, add_special_tokens=False)["input_ids"]
-        logits = llm.causal(input_ids=torch.tensor([[llm.start, *ids]])).logits[0, :-1].log_softmax(-1)
+        logits = llm.lm(input_ids=torch.tensor([[llm.start, *ids]])).logits[0, :-1].log_softmax(-1)
         assert score == pytest.approx(logits.gather(1, torch.tensor(ids)[:, None]).mean().item(), rel=1e-5)
     assert scores[-1] == EMPTY_FLUENCY
 
@@ -103,7 +104,7 @@ def test_lora_is_off_for_log_likelihood(llm):
 
 def test_a_prompt_surrounds_the_soft_tokens(llm, soft):
     llm.set_prompt("my {soft} parcel")
-    prefix = llm._prefix(soft)
+    prefix = llm.whole_prefix(soft)
     assert prefix.shape[1] == 3 + 2
     assert torch.equal(prefix[:, 1:4], soft)
     with pytest.raises(InputError, match="exactly once"):

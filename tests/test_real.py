@@ -12,7 +12,7 @@ import torch
 from inversedmixup import InversedMixup
 from inversedmixup.data import read_examples
 from inversedmixup.mixing import interpolate, realised_ratio
-from inversedmixup.models.llm import GREEDY, Sampling
+from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.pair import default_pair_folder, default_pair_record
 from inversedmixup.models.sources import WHEELS, is_intact
 
@@ -80,11 +80,11 @@ def test_a_rows_text_does_not_depend_on_its_batch(mixer, embeddings):
 def test_greedy_decoding_equals_generate(mixer, embeddings):
     llm = mixer.models_.llm
     soft = mixer.models_.adaptor(embeddings[:4]).detach()
-    generated = llm.causal.generate(
+    generated = llm.lm.generate(
         inputs_embeds=soft, attention_mask=torch.ones(soft.shape[:2], dtype=torch.long), do_sample=False,
         max_new_tokens=16, pad_token_id=llm.eos, eos_token_id=llm.eos,
     )  # fmt: skip
-    assert llm.decode(soft, Sampling(0.0, max_tokens=16)) == [llm._text([*ids, llm.eos]) for ids in generated.tolist()]
+    assert llm.decode(soft, Sampling(0.0, max_tokens=16)) == [llm.text([*ids, llm.eos]) for ids in generated.tolist()]
     assert GREEDY.temperature == 0
 
 

@@ -61,7 +61,7 @@ class LLMJudge:
     def _prefill(self) -> Any:  # noqa: ANN401 (a transformers Cache)
         with self.llm.plain():
             ids = torch.tensor([self._prefix], device=self.llm.device)
-            return self.llm.causal(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+            return self.llm.lm(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
 
     def probabilities(self, texts: Sequence[str], *, batch_size: int = 16) -> np.ndarray:
         """Calibrated class probabilities [n, classes]."""
@@ -85,7 +85,7 @@ class LLMJudge:
         cache.batch_repeat_interleave(len(texts))
         out = np.empty((len(texts), len(self.classes)))
         with self.llm.plain():
-            first = self.llm.causal(
+            first = self.llm.lm(
                 input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
                 logits_to_keep=1,
             )  # fmt: skip
@@ -101,7 +101,7 @@ class LLMJudge:
         """Log P of a label's tokens after its first, [n]; the cache is as before afterwards."""
         rows, fed = len(mask), len(label) - 1
         ids = torch.tensor(label, device=mask.device).expand(rows, -1)
-        logits = self.llm.causal(
+        logits = self.llm.lm(
             input_ids=ids[:, :-1], past_key_values=cache, use_cache=True,
             attention_mask=torch.cat([mask, mask.new_ones(rows, fed)], dim=1),
             position_ids=last[:, None] + 1 + torch.arange(fed, device=mask.device),

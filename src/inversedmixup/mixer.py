@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+PARAMETERS = ("pair", "encoder", "llm", "device", "dtype", "engine", "seed", "options")
 RESAMPLE_ROUNDS = 3  # the gate decides which classes a round fills; what is still missing gets another
 
 
@@ -36,6 +37,8 @@ class InversedMixup:
         encoder: where the pair's encoder lies, if not where the pair says.
         llm: where the pair's LLM lies, if not where the pair says.
         device: torch device.
+        dtype: precision of the LLM: ``float32``, ``bfloat16``, or ``auto`` for what suits the device.
+        engine: what writes the texts: ``transformers``, or ``vllm`` (needs a GPU and its package).
         seed: decides everything random.
         options: for :meth:`fit_resample`, options of :meth:`fit` and :meth:`augment` by name.
 
@@ -47,24 +50,24 @@ class InversedMixup:
 
     def __init__(
         self, pair: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
-        device: str = "cpu", seed: int = 0, options: dict[str, Any] | None = None,
+        device: str = "cpu", dtype: str = "float32", engine: str = "transformers", seed: int = 0,
+        options: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        self.pair, self.encoder, self.llm, self.device, self.seed = pair, encoder, llm, device, seed
-        self.options = options
+        self.pair, self.encoder, self.llm, self.device = pair, encoder, llm, device
+        self.dtype, self.engine, self.seed, self.options = dtype, engine, seed, options
         self._pair: Pair | None = None
         self._examples: list[Example] = []
 
     @classmethod
-    def from_pretrained(
-        cls, pair: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
-        device: str = "cpu", seed: int = 0,
-    ) -> InversedMixup:  # fmt: skip
+    def from_pretrained(cls, pair: str | Path | None = None, **arguments: Any) -> InversedMixup:
         """A mixer with its models loaded: the default pair, or one that ``align`` or :meth:`save_pretrained` wrote.
+
+        Takes the arguments of the constructor.
 
         Raises:
             InputError: if a model cannot be loaded, or the encoder is not the one the adaptor was trained on.
         """
-        mixer = cls(pair, encoder=encoder, llm=llm, device=device, seed=seed)
+        mixer = cls(pair, **arguments)
         mixer.models_  # noqa: B018 (loads them)
         return mixer
 
@@ -72,12 +75,14 @@ class InversedMixup:
     def models_(self) -> Pair:
         """The models, loaded when first needed."""
         if self._pair is None:
-            self._pair = Pair.load(self.pair, encoder=self.encoder, llm=self.llm, device=self.device)
+            self._pair = Pair.load(
+                self.pair, encoder=self.encoder, llm=self.llm, device=self.device, dtype=self.dtype, engine=self.engine
+            )
         return self._pair
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Constructor arguments, for scikit-learn's ``clone``."""
-        return {name: getattr(self, name) for name in ("pair", "encoder", "llm", "device", "seed", "options")}
+        return {name: getattr(self, name) for name in PARAMETERS}
 
     def set_params(self, **params: Any) -> InversedMixup:
         """Change constructor arguments; the models are loaded anew."""

@@ -22,7 +22,7 @@ from inversedmixup.data import (
     write_rows,
 )
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.models.pair import Pair, default_pair_folder
+from inversedmixup.models.pair import Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, inputs_digest
@@ -38,7 +38,7 @@ _NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original")
 
 
 @dataclasses.dataclass(frozen=True)
-class JobConfig(AugmentConfig, WarmupConfig):
+class JobConfig(PairOptions, AugmentConfig, WarmupConfig):
     """Settings of ``augment``."""
 
     label_column: str = option("label", "column of the label")
@@ -47,12 +47,8 @@ class JobConfig(AugmentConfig, WarmupConfig):
     test: str | None = option(None, "labelled file: measure accuracy on it with and without augmentation")
     downstream_steps: int = option(150, "optimiser steps of each downstream task model")
     augmented_weight: float = option(0.3, "weight of an augmented row in the downstream loss")
-    pair: str | None = option(None, "pair folder (default: the one that ships with the package)")
-    encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
-    llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
     include_original: bool = option(False, "repeat the original rows at the head of the output")
     overwrite: bool = option(False, "replace a finished or interrupted run with other settings")
-    device: str = option("cpu", "torch device")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,10 +131,10 @@ class _Job:
         model = run.folder / "model"
         if run.read("warmup") is not None:
             try:
-                return Pair.load(model, llm=config.llm, device=config.device)
+                return config.load_pair(model)
             except InputError as error:
                 logger.warning("%s; stage 2 is done again", error)
-        pair = Pair.load(config.pair, encoder=config.encoder, llm=config.llm, device=config.device)
+        pair = config.load_pair()
         measured = self._timed("warm-up", lambda: run_warmup(pair, self.examples, self.classes, config))
         pair.save(model, encoder=True)
         run.write("warmup", measured)

@@ -20,7 +20,7 @@ from inversedmixup.commands import add_config, resolve
 from inversedmixup.data import check_output, iter_texts, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixing import row_stream
-from inversedmixup.models.pair import Pair, write_json
+from inversedmixup.models.pair import Pair, PairOptions, write_json
 from inversedmixup.options import at_least, option
 from inversedmixup.stages.augment import DecodeConfig, write_texts
 from inversedmixup.terminal import progress
@@ -29,17 +29,13 @@ BLOCK = 64  # sentences at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class InvertConfig(DecodeConfig):
+class InvertConfig(PairOptions, DecodeConfig):
     """Settings of ``invert``."""
 
     rows: int | None = option(None, "only the first so many sentences")
     evaluate: bool = option(False, "print mean scores: greedy, and reranked over --candidates")
     output: str | None = option(None, "write every reconstruction to this .jsonl")
     text_column: str = option("text", "column of the text")
-    pair: str | None = option(None, "pair folder (default: the one that ships with the package)")
-    encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
-    llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
-    device: str = option("cpu", "torch device")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +58,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     texts = list(islice(iter_texts([path], config.text_column), config.rows))
     if not texts:
         raise InputError(f"{path}: no sentence in it")
-    pair = Pair.load(config.pair, encoder=config.encoder, llm=config.llm, device=config.device)
+    pair = config.load_pair()
     ways = {"greedy": dataclasses.replace(config, temperature=0.0)}
     if config.evaluate and config.candidates > 1 and config.temperature > 0:
         ways["reranked"] = config

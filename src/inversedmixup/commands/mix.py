@@ -14,23 +14,20 @@ from rich.text import Text
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.data import read_examples, take_shots
 from inversedmixup.mixer import InversedMixup
+from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import option
 from inversedmixup.stages.augment import DecodeConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class MixConfig(DecodeConfig):
-    """Settings of ``mix``."""
+class MixConfig(PairOptions, DecodeConfig):
+    """Settings of ``mix``. A pair from ``OUT.run/model`` of an earlier ``augment`` shows its labels."""
 
     steps: int = option(7, "points on the strip, from λ = 1 to λ = 0")
     train: str | None = option(None, "labelled file: fit the task model to it first, to show label probabilities")
     shots: int | None = option(None, "with --train: use only this many rows of each class")
     text_column: str = option("text", "column of the text")
     label_column: str = option("label", "column of the label")
-    pair: str | None = option(None, "pair folder; OUT.run/model of an earlier `augment` shows its labels")
-    encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
-    llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
-    device: str = option("cpu", "torch device")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +41,8 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """The strip's rows."""
     first, second = options.pop("first"), options.pop("second")
     config = resolve(MixConfig, options)
-    mixer = InversedMixup(config.pair, encoder=config.encoder, llm=config.llm, device=config.device, seed=config.seed)
+    models = {field.name: getattr(config, field.name) for field in dataclasses.fields(PairOptions)}
+    mixer = InversedMixup(**models, seed=config.seed)
     if config.train:
         examples = read_examples(config.train, text_column=config.text_column, label_column=config.label_column)
         if config.shots is not None:

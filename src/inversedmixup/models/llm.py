@@ -1,12 +1,13 @@
 """M_ψ: the LLM. Loss on a text given its soft tokens, decoding from soft tokens, log-likelihood of a text.
 
-Everything goes through transformers' public API, so any decoder-only model that transformers loads will do.
+Everything goes through transformers' public API, so any decoder-only or encoder-decoder model that it loads will do.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import copy
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,41 +19,34 @@ from torch import Tensor, nn
 from inversedmixup.errors import InputError
 from inversedmixup.loading import first_line, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
-from inversedmixup.models.sources import resolve
+from inversedmixup.models.nll import chunked_nll
+from inversedmixup.models.sampling import GREEDY, Sampling
+from inversedmixup.models.sources import cache_dir, resolve
 
 SOFT = "{soft}"
-# A row's hidden states must not depend on how many rows share its batch, else a near-tie could turn into another
-# token. BLAS kernels are row-invariant for row counts that fill their register tiles (measured for MKL/AVX2:
-# multiples of 4 are, 1, 2, 3, 5 and 7 are not), so decoding always runs on a multiple of this many rows.
-ROW_TILE = 16
+DTYPES = ("auto", "float32", "bfloat16")
+Opening = list[tuple[Tensor, Tensor]]  # keys and values [1, heads, p, size] of a fixed prompt, by layer
 EMPTY_FLUENCY = -99.0  # finite, so that it is valid JSON
+LENGTH_BUCKET = 8  # compiled layers see target lengths rounded up to this, so that there are few shapes to compile
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn.
-
-    Attributes:
-        temperature: divides the logits; 0 is greedy.
-        top_p: smallest set of tokens with this much probability is kept.
-        top_k: no more than this many tokens are kept; drawing needs no sort of the whole vocabulary.
-        max_tokens: longest text, in tokens.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 0.95
-    top_k: int = 64
-    max_tokens: int = 48
-
-
-GREEDY = Sampling(temperature=0.0)
+def choose_dtype(name: str, device: str | torch.device) -> torch.dtype:
+    """The dtype called ``name``; ``auto`` is bfloat16 where the device multiplies it faster, else float32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    capable = getattr(torch.cpu, "get_capabilities", dict)()
+    fast = capable.get("amx_bf16") or capable.get("avx512_bf16")
+    return torch.bfloat16 if fast and torch.device(device).type == "cpu" else torch.float32
 
 
 class SoftTokenLLM:
-    """A decoder-only LLM that reads soft tokens.
+    """A decoder-only or encoder-decoder LLM that reads soft tokens.
 
     Attributes:
         model: the ``PreTrainedModel``, or a peft model around it when LoRA is used.
+        encoder_decoder: whether an encoder reads the soft tokens and a decoder writes.
         dim: D, size of the input embeddings.
         norm: mean length of the token embeddings; adaptors match it.
         prompt: text around the soft tokens, with ``{soft}`` where they go; ``{soft}`` alone is no prompt.
@@ -60,33 +54,39 @@ class SoftTokenLLM:
 
     def __init__(self, model: Any, tokenizer: Any, name: str, prompt: str = SOFT) -> None:  # noqa: ANN401
         self.model, self.tokenizer, self.name = model, tokenizer, name
-        table = self.causal.get_input_embeddings().weight
+        self.encoder_decoder = bool(self.lm.config.is_encoder_decoder)
+        self._bucket = 1
+        self._head: tuple[nn.Linear | None] | None = None
+        table = self.lm.get_input_embeddings().weight
         self.dim = int(table.shape[1])
         self.norm = float(table.detach().float().norm(dim=1).mean())
         if tokenizer.eos_token_id is None:
             raise InputError(f"LLM {name!r} has no end-of-text token: sentences could not end; choose another LLM")
         self.eos = int(tokenizer.eos_token_id)
-        self.start = int(tokenizer.bos_token_id if tokenizer.bos_token_id is not None else self.eos)
+        start = tokenizer.bos_token_id
+        if self.encoder_decoder:
+            start = self.lm.generation_config.decoder_start_token_id
+        self.start = self.eos if start is None else int(start)
         self.set_prompt(prompt)
 
     @classmethod
     def from_pretrained(
         cls, name: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, prompt: str = SOFT
     ) -> SoftTokenLLM:
-        """Load a decoder-only LLM (safetensors only) with frozen weights.
+        """Load an LLM (safetensors only) with frozen weights.
 
         Raises:
-            InputError: if it cannot be loaded or is not decoder-only.
+            InputError: if it cannot be loaded.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
         try:
             folder = resolve(name)
             with quiet_loading():
-                if AutoConfig.from_pretrained(folder).is_encoder_decoder:
-                    raise InputError(f"LLM {name!r} is an encoder-decoder; choose a decoder-only (causal) model")
+                both = AutoConfig.from_pretrained(folder).is_encoder_decoder
                 tokenizer = AutoTokenizer.from_pretrained(folder)
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+                family = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+                model = family.from_pretrained(folder, dtype=dtype, use_safetensors=True)
         except InputError:
             raise
         except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"
@@ -95,7 +95,7 @@ class SoftTokenLLM:
         return cls(model.to(device).eval(), tokenizer, name, prompt)
 
     @property
-    def causal(self) -> Any:  # noqa: ANN401 (a PreTrainedModel)
+    def lm(self) -> Any:  # noqa: ANN401 (a PreTrainedModel)
         """The LLM itself; peft hides it one level down."""
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
@@ -115,6 +115,12 @@ class SoftTokenLLM:
         self.prompt = prompt
         before, after = prompt.split(SOFT)
         self._before, self._after = (self._ids(part) for part in (before, after))
+        self._opening: Opening | None = None
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of the prompt, without the soft ones."""
+        return len(self._before) + len(self._after)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
@@ -128,15 +134,21 @@ class SoftTokenLLM:
 
     def add_lora(self, rank: int, *, seed: int) -> None:
         """Put trainable LoRA weights of this rank on the LLM."""
-        self.model = add_lora(self.model, rank, seed=seed)
+        self.model, self._opening = add_lora(self.model, rank, seed=seed), None
 
     def load_lora(self, folder: Path) -> None:
         """Read LoRA weights that :meth:`save_lora` wrote, and freeze them."""
-        self.model = load_lora(self.model, folder)
+        self.model, self._opening = load_lora(self.model, folder), None
 
     def save_lora(self, folder: Path) -> None:
         """Write the LoRA weights."""
         save_lora(self.model, folder, self.name)
+
+    def save_merged(self, folder: str | Path) -> None:
+        """Write model and tokenizer for another engine, LoRA weights merged into the LLM's."""
+        merged = copy.deepcopy(self.model).merge_and_unload() if self.has_lora else self.model
+        merged.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     @property
     def has_lora(self) -> bool:
@@ -150,95 +162,124 @@ class SoftTokenLLM:
             yield
 
     def compile_layers(self) -> None:
-        """Compile the repeated decoder layer rather than the whole model (the layers share their code)."""
-        stacks = [m for m in self.causal.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
-        for layer in max(stacks, key=len):
+        """Compile the repeated layer rather than the whole model: the layers share their code, which is kept on disk."""
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+        stacks = [m for m in self.lm.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+        deepest = max(map(len, stacks), default=0)
+        for layer in (layer for stack in stacks if len(stack) == deepest for layer in stack):
             layer.compile()
+        self._bucket = LENGTH_BUCKET
 
-    # ---- loss ------------------------------------------------------------------------------------------------
+    # ---- inputs ----------------------------------------------------------------------------------------------
 
     def _embed(self, ids: Tensor) -> Tensor:
-        out: Tensor = self.causal.get_input_embeddings()(ids)
+        out: Tensor = self.lm.get_input_embeddings()(ids)
         return out
 
-    def _prefix(self, soft: Tensor) -> Tensor:
-        """Embeddings [n, p, D] of the prompt around soft tokens [n, k, D]."""
-        parts = [soft.to(next(self.model.parameters()).dtype)]
+    def prefix(self, soft: Tensor) -> tuple[Opening, Tensor]:
+        """The prompt around soft tokens [n, k, D]: keys and values of what comes first, embeddings [n, p, D] of the rest.
+
+        The text before the soft tokens is the same for every row, so a frozen LLM reads it once and keeps its keys
+        and values.
+        """
+        opening = self._open() if self._before else []
+        whole = self.whole_prefix(soft)
+        return opening, whole[:, len(self._before) :] if opening else whole
+
+    def whole_prefix(self, soft: Tensor) -> Tensor:
+        """Embeddings [n, p, D] of the prompt with soft tokens [n, k, D] in their place."""
+        parts = [soft.to(self.lm.get_input_embeddings().weight.dtype)]
         if self._before:
-            parts.insert(0, self._embed(torch.tensor(self._before, device=soft.device)).expand(len(soft), -1, -1))
+            parts.insert(0, self._words(self._before).expand(len(soft), -1, -1))
         if self._after:
-            parts.append(self._embed(torch.tensor(self._after, device=soft.device)).expand(len(soft), -1, -1))
+            parts.append(self._words(self._after).expand(len(soft), -1, -1))
         return torch.cat(parts, dim=1)
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits in fp32 of hidden states [m, D]; pass only the positions that are needed."""
-        out: Tensor = self.causal.get_output_embeddings()(hidden.contiguous()).float()
-        return out
+    def _words(self, ids: Sequence[int]) -> Tensor:
+        return self._embed(torch.tensor([list(ids)], device=self.device))
+
+    def _open(self) -> Opening:
+        """Keys and values of the text before the soft tokens; none where they change or cannot be kept apart."""
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        if self.encoder_decoder or any(weight.requires_grad for weight in self.lm.parameters()):
+            return []
+        if self._opening is None:
+            with torch.no_grad():
+                cache = DynamicCache(config=self.lm.config)
+                self.lm.base_model(inputs_embeds=self._words(self._before), past_key_values=cache, use_cache=True)
+            plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+            self._opening = [(layer.keys, layer.values) for layer in cache.layers] if plain else []
+        return self._opening
 
     def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids [n, longest] padded at the end, and the mask of what is real."""
-        longest = max(len(ids) for ids in sequences)
+        longest = -(-max(len(ids) for ids in sequences) // self._bucket) * self._bucket
         padded = torch.full((len(sequences), longest), self.eos)
         for row, ids in enumerate(sequences):
             padded[row, : len(ids)] = torch.tensor(ids)
         mask = torch.arange(longest)[None] < torch.tensor([len(ids) for ids in sequences])[:, None]
         return padded.to(self.device), mask.to(self.device)
 
-    def loss(self, soft: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-        """L_GEN: mean negative log-likelihood per target token, in nats (paper, stage 1).
+    # ---- likelihood ------------------------------------------------------------------------------------------
+
+    def nll(self, soft: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+        """Negative log-likelihood of every target token given the soft tokens, in nats, one text after the other.
 
         Args:
             soft: soft tokens [n, k, D], with gradients.
             targets: n token-id lists, as :meth:`targets` makes them.
         """
+        opening, prefix = self.prefix(soft)
+        return self._nll(prefix, targets, opening)
+
+    def loss(self, soft: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+        """L_GEN: mean of :meth:`nll` over the tokens (paper, stage 1)."""
+        return self.nll(soft, targets).mean()
+
+    def _nll(self, prefix: Tensor, targets: Sequence[Sequence[int]], opening: Opening) -> Tensor:
         ids, mask = self._pad(targets)
-        prefix = self._prefix(soft)
-        inputs = torch.cat([prefix, self._embed(ids[:, :-1])], dim=1)
-        hidden = self.causal.base_model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        if self.encoder_decoder:
+            start = torch.full((len(ids), 1), self.start, device=ids.device)
+            before = torch.cat([start, ids[:, :-1]], dim=1)
+            logits = self.lm(inputs_embeds=prefix, decoder_input_ids=before, use_cache=False).logits
+            return nn.functional.cross_entropy(logits[mask].float(), ids[mask], reduction="none")
+        inputs: dict[str, Any] = {"inputs_embeds": torch.cat([prefix, self._embed(ids[:, :-1])], dim=1)}
+        inputs["use_cache"] = bool(opening)
+        if opening:
+            inputs["past_key_values"] = self._opened(opening, len(ids))
+        first, head = prefix.shape[1] - 1, self._projection()
+        if head is None:
+            logits = self.lm(**inputs).logits[:, first:][mask].float()
+            return nn.functional.cross_entropy(logits, ids[mask], reduction="none")
         # select the target positions first: projecting a strided [:, a:b] view copies the vocabulary matrix per row
-        predictive = hidden[:, prefix.shape[1] - 1 :][mask]
-        return nn.functional.cross_entropy(self._logits(predictive), ids[mask])
+        hidden = self.lm.base_model(**inputs).last_hidden_state[:, first:][mask]
+        return chunked_nll(hidden, head.weight, head.bias, ids[mask])
 
-    # ---- decoding --------------------------------------------------------------------------------------------
+    def _opened(self, opening: Opening, rows: int) -> Any:  # noqa: ANN401 (a transformers Cache)
+        from transformers import DynamicCache
 
-    @torch.no_grad()
-    def decode(self, soft: Tensor, sampling: Sampling = GREEDY, uniforms: np.ndarray | None = None) -> list[str]:
-        """Texts written from soft tokens [n, k, D], one per row.
+        cache = DynamicCache(config=self.lm.config)
+        for layer, (keys, values) in enumerate(opening):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        return cache
 
-        Args:
-            soft: soft tokens.
-            sampling: how tokens are drawn.
-            uniforms: [n, max_tokens] numbers in [0, 1): each row's own random stream, so that its text does not
-                depend on which rows share its batch. Not needed for greedy decoding.
+    def _projection(self) -> nn.Linear | None:
+        """The output projection, if it is all that turns hidden states into logits, and frozen.
+
+        Some families scale or cap their logits after it; they go the long way round, through the model's own forward.
         """
-        if sampling.temperature > 0 and uniforms is None:
-            raise ValueError("sampling needs one row of uniforms per text")
-        written = np.full((len(soft), sampling.max_tokens), self.eos)
-        live = torch.arange(len(soft))  # which text each leading row of the cache is writing
-        going = torch.ones(len(soft), dtype=torch.bool)
-        out = self.causal(inputs_embeds=self._prefix(_fill_tile(soft)), use_cache=True, logits_to_keep=1)
-        for step in range(sampling.max_tokens):
-            scores = out.logits[: len(live), -1].float().cpu()
-            drawn = pick(scores, sampling, None if uniforms is None else uniforms[live, step])
-            written[live[going], step] = drawn[going]
-            going &= drawn != self.eos
-            if not going.any():
-                break
-            cache, tile = out.past_key_values, _fill_tile(going.nonzero()[:, 0])
-            if len(tile) < len(out.logits):  # finished rows leave in whole tiles, so no step is spent on them
-                cache.batch_select_indices(tile.to(self.device))
-                live, drawn, going = live[going], drawn[going], going[going]
-            tokens = torch.full((min(len(tile), len(out.logits)), 1), self.eos)
-            tokens[: len(drawn), 0] = drawn
-            out = self.causal(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True)
-        return [self._text(ids) for ids in written.tolist()]
-
-    def _text(self, ids: list[int]) -> str:
-        ended = ids[: ids.index(self.eos)] if self.eos in ids else ids
-        return " ".join(str(self.tokenizer.decode(ended, skip_special_tokens=True)).split())
+        if self._head is None:
+            head, ids = self.lm.get_output_embeddings(), torch.tensor([[self.start, self.eos]], device=self.device)
+            with torch.no_grad():
+                short = head(self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+                alone = torch.allclose(short, self.lm(input_ids=ids, use_cache=False).logits, rtol=1e-2, atol=1e-2)
+            self._head = (head if alone and isinstance(head, nn.Linear) and not head.weight.requires_grad else None,)
+        return self._head[0]
 
     @torch.no_grad()
-    def log_likelihood(self, texts: Sequence[str], *, batch_size: int = 32, max_tokens: int = 128) -> np.ndarray:
+    def log_likelihood(self, texts: Sequence[str], *, batch_size: int = 64, max_tokens: int = 128) -> np.ndarray:
         """Mean token log-likelihood [n] of each text under the plain LLM, in nats; no soft tokens.
 
         An empty text scores :data:`EMPTY_FLUENCY`.
@@ -249,32 +290,23 @@ class SoftTokenLLM:
         with self.plain():
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
-                ids, mask = self._pad([[self.start, *encoded[i]] for i in rows])
-                hidden = self.causal.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-                real = mask[:, 1:]
-                taken = nn.functional.cross_entropy(self._logits(hidden[real]), ids[:, 1:][real], reduction="none")
-                sums = torch.zeros(real.shape, device=taken.device).masked_scatter(real, -taken).sum(1)
-                scores[rows] = (sums / real.sum(1)).cpu().numpy()
+                opened = self._words([self.start]).expand(len(rows), -1, -1)
+                nll = self._nll(opened, [encoded[i] for i in rows], []).cpu()
+                scores[rows] = [-float(part.mean()) for part in nll.split([len(encoded[i]) for i in rows])]
         return scores
 
+    # ---- decoding --------------------------------------------------------------------------------------------
 
-def _fill_tile(rows: Tensor) -> Tensor:
-    """Rows repeated at the end up to the next multiple of :data:`ROW_TILE`."""
-    missing = -len(rows) % ROW_TILE
-    return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing else rows
+    def decode(
+        self, soft: Tensor, sampling: Sampling = GREEDY, uniforms: np.ndarray | None = None, *,
+        candidates: int = 1, batch_size: int | None = None,
+    ) -> list[str]:  # fmt: skip
+        """Texts from soft tokens; see :class:`~inversedmixup.models.sampling.Decoder`."""
+        from inversedmixup.models.decoding import decode
 
+        return decode(self, soft, sampling, uniforms, candidates, batch_size)
 
-def pick(logits: Tensor, sampling: Sampling, uniforms: np.ndarray | None) -> Tensor:
-    """The next token [n] from logits [n, V]: greedy, or by inverting the nucleus' distribution at ``uniforms`` [n]."""
-    if sampling.temperature <= 0 or uniforms is None:
-        return logits.argmax(-1)
-    top, tokens = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1)
-    probs = (top.double() / sampling.temperature).softmax(-1)
-    ahead = probs.cumsum(-1) - probs
-    probs = probs.masked_fill(ahead >= sampling.top_p, 0.0)
-    edges = probs.cumsum(-1)
-    at = torch.from_numpy(np.ascontiguousarray(uniforms, dtype=np.float64))[:, None] * edges[:, -1:]
-    chosen = (edges <= at).sum(-1).clamp(max=tokens.shape[-1] - 1)
-    # a uniform that lands exactly on an edge of a removed token must not pick it
-    last_kept = (probs > 0).sum(-1) - 1
-    return tokens.gather(1, torch.minimum(chosen, last_kept)[:, None])[:, 0]
+    def text(self, ids: list[int]) -> str:
+        """Token ids as text, up to the end-of-text token."""
+        ended = ids[: ids.index(self.eos)] if self.eos in ids else ids
+        return " ".join(str(self.tokenizer.decode(ended, skip_special_tokens=True)).split())

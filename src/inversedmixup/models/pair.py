@@ -19,12 +19,15 @@ from torch import Tensor
 from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
-from inversedmixup.models.llm import GREEDY, SOFT, Sampling, SoftTokenLLM
+from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
+from inversedmixup.models.sampling import GREEDY, Decoder, Sampling
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.models.task_model import TaskModel
+from inversedmixup.options import option
 
 FORMAT = 1
+ENGINES = ("transformers", "vllm")
 # Embeddings of these say whether the encoder at hand is the one that the adaptor was trained on.
 FINGERPRINT_TEXTS = (
     "A man is playing a guitar on the street.",
@@ -65,6 +68,25 @@ class PairConfig:
     format: int = FORMAT
 
 
+@dataclasses.dataclass(frozen=True)
+class PairOptions:
+    """Which pair a command uses, and on what."""
+
+    pair: str | None = option(None, "pair folder (default: the one that ships with the package)")
+    encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
+    llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
+    device: str = option("cpu", "torch device")
+    dtype: str = option("float32", "precision of the LLM; auto: bfloat16 where the device is made for it", choices=DTYPES)
+    engine: str = option("transformers", "what writes the texts; vllm needs a GPU and its package", choices=ENGINES)
+
+    def load_pair(self, folder: str | Path | None = None) -> Pair:
+        """The pair that these options name, or the one in ``folder``, whose encoder is its own."""
+        where, encoder = (self.pair, self.encoder) if folder is None else (folder, None)
+        return Pair.load(
+            where, encoder=encoder, llm=self.llm, device=self.device, dtype=self.dtype, engine=self.engine
+        )
+
+
 class Pair:
     """Task model, adaptor and LLM.
 
@@ -72,21 +94,24 @@ class Pair:
         task_model: M_θ.
         adaptor: A_φ.
         llm: M_ψ.
+        decoder: what writes texts from soft tokens: the LLM itself, or another engine that holds the same weights.
         config: the record.
     """
 
     def __init__(self, task_model: TaskModel, adaptor: Adaptor, llm: SoftTokenLLM, config: PairConfig) -> None:
         self.task_model, self.adaptor, self.llm, self.config = task_model, adaptor, llm, config
+        self.decoder: Decoder = llm
         self.encoder_lora: Any = None  # the peft model around the encoder, while stage 1 trains it
 
     @classmethod
     def fresh(
         cls, encoder: str, llm: str, *, soft_tokens: int = 8, hidden: int = 2048, layers: int = 2,
         prompt: str = SOFT, lora: int = 0, encoder_lora: int = 0, seed: int = 0, device: str = "cpu",
+        dtype: str = "float32",
     ) -> Pair:  # fmt: skip
         """A pair with an untrained adaptor, the start of stage 1. The caller's global random state is untouched."""
         task_model = TaskModel.from_pretrained(encoder, device=device)
-        model = SoftTokenLLM.from_pretrained(llm, device=device, prompt=prompt)
+        model = SoftTokenLLM.from_pretrained(llm, device=device, dtype=choose_dtype(dtype, device), prompt=prompt)
         if lora:
             model.add_lora(lora, seed=seed)
         shape = AdaptorConfig(task_model.dim, model.dim, soft_tokens, hidden, layers, model.norm)
@@ -127,15 +152,20 @@ class Pair:
 
     @classmethod
     def load(cls, folder: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
-             device: str = "cpu") -> Pair:  # fmt: skip
+             device: str = "cpu", dtype: str = "float32", engine: str = "transformers") -> Pair:  # fmt: skip
         """The default pair, or the pair in ``folder``; ``encoder`` and ``llm`` say where its models lie here.
+
+        ``dtype`` is the LLM's (:data:`~inversedmixup.models.llm.DTYPES`), ``engine`` writes the texts
+        (:data:`ENGINES`).
 
         Raises:
             InputError: if a file is missing or damaged, or the encoder is not the one the adaptor was trained on.
         """
         where, config = _open(folder)
         task_model = cls.load_task_model(folder, encoder=encoder, device=device)
-        model = SoftTokenLLM.from_pretrained(llm or config.llm, device=device, prompt=config.prompt)
+        model = SoftTokenLLM.from_pretrained(
+            llm or config.llm, device=device, dtype=choose_dtype(dtype, device), prompt=config.prompt
+        )
         for part, found, expected in (
             ("encoder", task_model.dim, config.adaptor.embedding_dim), ("LLM", model.dim, config.adaptor.llm_dim),
         ):  # fmt: skip
@@ -147,6 +177,10 @@ class Pair:
         load_weights(adaptor, where / "adaptor.safetensors")
         pair = cls(task_model, adaptor.to(device).eval(), model, config)
         pair.check_fingerprint()
+        if engine == "vllm":
+            from inversedmixup.models.vllm import VllmDecoder
+
+            pair.decoder = VllmDecoder.from_llm(model)
         return pair
 
     @staticmethod
@@ -210,8 +244,7 @@ class Pair:
     @torch.no_grad()
     def invert(self, embeddings: Tensor, sampling: Sampling = GREEDY, uniforms: Any = None) -> list[str]:  # noqa: ANN401
         """The texts that live at embeddings [n, d]: M_ψ(A_φ(h))."""
-        soft = self.adaptor(embeddings.to(self.llm.device))
-        return self.llm.decode(soft, sampling, uniforms)
+        return self.decoder.decode(self.adaptor(embeddings.to(self.llm.device)), sampling, uniforms)
 
 
 def default_pair_folder() -> Path:

@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from inversedmixup import reconstruction
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.models.llm import GREEDY, SOFT
+from inversedmixup.models.llm import DTYPES, SOFT, choose_dtype
 from inversedmixup.models.pair import Pair, write_json
+from inversedmixup.models.sampling import GREEDY
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import at_least, option

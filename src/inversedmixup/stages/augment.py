@@ -35,8 +35,8 @@ from inversedmixup.mixing import (
     row_stream,
     soft_label,
 )
-from inversedmixup.models.llm import Sampling
 from inversedmixup.models.pair import Pair
+from inversedmixup.models.sampling import Sampling
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, shard_name
 from inversedmixup.terminal import progress
@@ -56,7 +56,9 @@ class DecodeConfig:
     temperature: float = option(0.7, "sampling temperature; 0 is greedy")
     top_p: float = option(0.95, "share of probability that sampling keeps")
     max_tokens: int = option(40, "longest text, in tokens")
-    batch_size: int = option(128, "texts decoded at a time; changes memory and speed, not the texts")
+    batch_size: int | None = option(
+        None, "texts decoded at a time; changes memory and speed, not the texts; default: what the device bears"
+    )
     seed: int = option(0, "seed of everything random but the choice of examples")
 
     def __post_init__(self) -> None:
@@ -267,11 +269,8 @@ def write_texts(
     n, many = len(mixed), config.candidates if config.temperature > 0 else 1
     uniforms = np.concatenate([stream.random((many, config.max_tokens)) for stream in streams])
     with torch.no_grad():
-        soft = pair.adaptor(mixed.to(pair.llm.device)).repeat_interleave(many, dim=0)
-    texts: list[str] = []
-    for at in range(0, len(soft), config.batch_size):
-        part = slice(at, at + config.batch_size)
-        texts += pair.llm.decode(soft[part], config.sampling(), uniforms[part])
+        soft = pair.adaptor(mixed.to(pair.llm.device))
+    texts = pair.decoder.decode(soft, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size)
     reread = pair.task_model.encode(texts)
     similarity = nn.functional.cosine_similarity(reread, mixed.repeat_interleave(many, dim=0), dim=1)
     similarity[[at for at, text in enumerate(texts) if not text]] = -1.0
