@@ -1,5 +1,12 @@
+import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -10,6 +17,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.stages import align
 from inversedmixup.stages.align import AlignConfig, run_align
+from inversedmixup.stages.stream import ahead, chunks
 
 
 @pytest.fixture
@@ -93,14 +101,58 @@ def test_budgets_stop_the_run(corpus_file, tmp_path, config):
     assert record["sentences"] < 2**20
 
 
-def test_the_stream_is_endless_shuffled_and_leaves_out_the_held_out_texts(corpus_file, config):
-    options = config(lower=0.0)
-    stream = align.chunks([corpus_file], options, 0)
-    first_epoch = [next(stream) for _ in range(4)]
-    seen = [text for chunk in first_epoch for text in chunk]
-    assert len(seen) == len(SENTENCES) * 6 - options.validation_rows
-    assert sorted(seen) == sorted((SENTENCES * 6)[options.validation_rows :])
-    assert next(align.chunks([corpus_file], options, 4)) == next(stream)
+def test_the_stream_is_endless_and_shuffled():
+    def read(start, lower=0.0):
+        count = lambda texts: [[0] * len(text) for text in texts]  # noqa: E731
+        return chunks(lambda: iter(SENTENCES * 6), start=start, size=32, lower=lower, seed=0, targets=count)
+
+    stream = read(0)
+    first_pass = [next(stream) for _ in range(4)]
+    assert sorted(text for chunk in first_pass for text in chunk.texts) == sorted(SENTENCES * 6)
+    second_pass = [next(stream) for _ in range(4)]
+    for one, two in zip(first_pass, second_pass, strict=True):
+        assert one.texts == two.texts
+        assert sorted(one.order) == sorted(two.order) == list(range(len(one.texts)))
+    assert any(not np.array_equal(a.order, b.order) for a, b in zip(first_pass, second_pass, strict=True))
+    assert np.array_equal(next(read(5)).order, second_pass[1].order)
+    assert [chunk.texts for chunk in islice(ahead(read(0)), 5)] == [chunk.texts for chunk in islice(read(0), 5)]
+
+
+def test_an_empty_stream_is_bad_input():
+    with pytest.raises(InputError, match="too few texts"):
+        next(chunks(lambda: iter([]), start=0, size=4, lower=0.0, seed=0, targets=lambda texts: []))
+
+
+@pytest.mark.parametrize("option", [{"micro_batch": 3}, {"compile": "always"}])
+def test_ways_to_make_the_step_cheaper_do_not_change_it(corpus_file, tmp_path, config, option):
+    if "compile" in option and not shutil.which("c++"):
+        pytest.skip("no C++ compiler")
+    whole = run_align([corpus_file], tmp_path / "whole", config(sentences=32))
+    parts = run_align([corpus_file], tmp_path / "parts", config(sentences=32, **option))
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+    assert weights(tmp_path / "parts") == pytest.approx(weights(tmp_path / "whole"), abs=1e-3)
+
+
+def test_two_processes_train_as_one(corpus_file, tmp_path, config, tiny_encoder, tiny_llm):
+    options = config(sentences=40, batch_size=7)
+    run_align([corpus_file], tmp_path / "one", options)
+    flags = [
+        flag
+        for name, value in dataclasses.asdict(options).items()
+        if value is not None
+        for flag in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+        "-m", "inversedmixup", "align", str(corpus_file), "-o", str(tmp_path / "two"), *flags,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    assert weights(tmp_path / "two") == pytest.approx(weights(tmp_path / "one"), abs=1e-3)
+    assert metrics(tmp_path / "two")[-1]["sentences"] == metrics(tmp_path / "one")[-1]["sentences"]
+
+
+def weights(folder):
+    return np.concatenate([w.float().numpy().ravel() for w in load_file(folder / "adaptor.safetensors").values()])
 
 
 def test_other_settings_in_the_same_folder_are_refused(corpus_file, tmp_path, config):

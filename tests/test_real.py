@@ -12,8 +12,8 @@ import torch
 from inversedmixup import InversedMixup
 from inversedmixup.data import read_examples
 from inversedmixup.mixing import interpolate, realised_ratio
-from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.pair import default_pair_folder, default_pair_record
+from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.sources import WHEELS, is_intact
 
 pytestmark = pytest.mark.real

@@ -185,7 +185,7 @@ class GrowingLayer(DynamicLayer):
 
 
 def growing_cache(config: Any, room: int) -> DynamicCache:  # noqa: ANN401
-    """An empty cache with ``room`` slots a row; layers of other kinds (sliding windows, states) stay transformers' own."""
+    """An empty cache with ``room`` slots a row; layers of other kinds (sliding windows, say) stay transformers' own."""
     cache = DynamicCache(config=config)
     cache.layers = [GrowingLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

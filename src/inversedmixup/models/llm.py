@@ -162,7 +162,7 @@ class SoftTokenLLM:
             yield
 
     def compile_layers(self) -> None:
-        """Compile the repeated layer rather than the whole model: the layers share their code, which is kept on disk."""
+        """Compile the repeated layer rather than the whole model: the layers share their code, kept on disk."""
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
         stacks = [m for m in self.lm.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
         deepest = max(map(len, stacks), default=0)
@@ -177,7 +177,7 @@ class SoftTokenLLM:
         return out
 
     def prefix(self, soft: Tensor) -> tuple[Opening, Tensor]:
-        """The prompt around soft tokens [n, k, D]: keys and values of what comes first, embeddings [n, p, D] of the rest.
+        """The prompt around soft tokens [n, k, D]: keys and values of its beginning, embeddings [n, p, D] of the rest.
 
         The text before the soft tokens is the same for every row, so a frozen LLM reads it once and keeps its keys
         and values.

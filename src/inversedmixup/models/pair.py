@@ -76,15 +76,13 @@ class PairOptions:
     encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
     llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
     device: str = option("cpu", "torch device")
-    dtype: str = option("float32", "precision of the LLM; auto: bfloat16 where the device is made for it", choices=DTYPES)
+    dtype: str = option("float32", "precision of the LLM; auto: bfloat16 where the device has it", choices=DTYPES)
     engine: str = option("transformers", "what writes the texts; vllm needs a GPU and its package", choices=ENGINES)
 
     def load_pair(self, folder: str | Path | None = None) -> Pair:
         """The pair that these options name, or the one in ``folder``, whose encoder is its own."""
         where, encoder = (self.pair, self.encoder) if folder is None else (folder, None)
-        return Pair.load(
-            where, encoder=encoder, llm=self.llm, device=self.device, dtype=self.dtype, engine=self.engine
-        )
+        return Pair.load(where, encoder=encoder, llm=self.llm, device=self.device, dtype=self.dtype, engine=self.engine)
 
 
 class Pair:

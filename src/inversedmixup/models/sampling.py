@@ -37,7 +37,7 @@ class Decoder(Protocol):
         self, soft: Tensor, sampling: Sampling = GREEDY, uniforms: np.ndarray | None = None, *,
         candidates: int = 1, batch_size: int | None = None,
     ) -> list[str]:  # fmt: skip
-        """Texts from soft tokens [n, k, D]: ``candidates`` in a row for the first, then for the second, …
+        """Texts from soft tokens [n, k, D]: ``candidates`` in a row for the first, then for the second.
 
         Args:
             soft: soft tokens.

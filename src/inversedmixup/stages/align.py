@@ -11,9 +11,12 @@ encoder, which makes the embeddings themselves easier to invert while an anchor 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -23,24 +26,29 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from inversedmixup import reconstruction
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.models.llm import DTYPES, SOFT, choose_dtype
+from inversedmixup.models.llm import DTYPES, SOFT
 from inversedmixup.models.pair import Pair, write_json
 from inversedmixup.models.sampling import GREEDY
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import at_least, option
+from inversedmixup.stages.stream import Chunk, ahead, chunks
+from inversedmixup.stages.team import Team
 from inversedmixup.terminal import interrupts_held, progress
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PAIR = "default"  # the word for the pair that ships, where a folder is expected
-BUDGET_OPTIONS = ("sentences", "minutes", "tokens")  # may change when a run is taken up again
+# may change when a run is taken up again
+BUDGET_OPTIONS = ("sentences", "minutes", "tokens")
+SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every")
+COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, once a machine) pays for itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +68,8 @@ class AlignConfig:
     lora: int = option(0, "rank of LoRA weights on the LLM; 0 keeps it frozen")
     encoder_lora: int = option(0, "rank of LoRA weights on the encoder; 0 keeps it frozen")
     anchor: float = option(1.0, "with --encoder-lora: weight of staying near the original embeddings")
-    batch_size: int = option(32, "sentences per step")
+    batch_size: int = option(32, "sentences per step, over all devices")
+    micro_batch: int | None = option(None, "sentences through the LLM at a time; less memory, the same step")
     learning_rate: float = option(1e-3, "peak learning rate")
     warmup_steps: int = option(100, "steps of linear warm-up, before the cosine decay")
     sentences: int | None = option(None, "stop after this many sentences; default: once through the corpus")
@@ -71,14 +80,16 @@ class AlignConfig:
     chunk: int = option(4096, "sentences read, shuffled and encoded at a time")
     validate_every: int = option(20_000, "sentences between validations")
     checkpoint_every: float = option(5.0, "minutes between checkpoints")
-    compile: bool = option(False, "compile the LLM's layers (needs a C++ compiler; pays off on long runs)")
+    compile: str = option("auto", "compile the LLM's layers; auto: on long runs", choices=("auto", "always", "never"))
+    dtype: str = option("auto", "precision of the LLM; auto: bfloat16 where the device is made for it", choices=DTYPES)
     device: str = option("cpu", "torch device")
     seed: int = option(0, "seed of everything random")
 
     def __post_init__(self) -> None:
         at_least(
-            self, 1, "validation_rows", "soft_tokens", "hidden", "batch_size", "max_tokens", "chunk", "validate_every"
-        )
+            self, 1, "validation_rows", "soft_tokens", "hidden", "batch_size", "micro_batch", "max_tokens", "chunk",
+            "validate_every",
+        )  # fmt: skip
         at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed")
 
 
@@ -104,11 +115,13 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
     Raises:
         InputError: for unreadable input, or an output folder that holds a run with other settings.
     """
+    team = Team(config.device)
+    config = dataclasses.replace(config, device=team.device)  # one process, one device
     held_out = _held_out(corpus, config)
     with clear_write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        _check_same_run(output, corpus, config)
-        run = _Run(corpus, output, config, held_out)
+        _check_same_run(output, corpus, config, write=team.leads)
+        run = _Run(corpus, output, config, held_out, team)
         run.restore()
         try:
             run.train()
@@ -119,19 +132,20 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
         return run.finish()
 
 
-def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignConfig) -> None:
+def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignConfig, *, write: bool) -> None:
     """Write the resolved config, or refuse a folder whose run has another one."""
     resolved: dict[str, Any] = {"corpus": [str(path) for path in corpus], **dataclasses.asdict(config)}
     path = output / "config.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in resolved.items():
-            if name not in BUDGET_OPTIONS and before.get(name) != value:
+            if name not in BUDGET_OPTIONS + SPEED_OPTIONS and before.get(name) != value:
                 raise InputError(
                     f"{output} holds a run with other settings ({name}: {before.get(name)!r} there, {value!r} now); "
                     f"choose another folder or the same settings"
                 )
-    write_json(path, resolved)
+    if write:
+        write_json(path, resolved)
 
 
 def _held_out(corpus: Sequence[str | Path], config: AlignConfig) -> list[str]:
@@ -142,36 +156,17 @@ def _held_out(corpus: Sequence[str | Path], config: AlignConfig) -> list[str]:
     return texts
 
 
-def chunks(corpus: Sequence[str | Path], config: AlignConfig, start: int) -> Iterator[list[str]]:
-    """Chunks number ``start``, ``start + 1``, … of the endless stream over the corpus, each shuffled by its number."""
-    skip_rows = config.validation_rows if config.validation is None else 0
-    number = 0
-    while True:
-        stream = islice(iter_texts(corpus, config.text_column), skip_rows, None)
-        first = number
-        while texts := list(islice(stream, config.chunk)):
-            if number >= start:
-                yield _vary(texts, config, np.random.default_rng([config.seed, number]))
-            number += 1
-        if number == first:
-            raise InputError(f"{corpus[0]}: too few texts to train on once {skip_rows} are held out for validation")
-
-
-def _vary(texts: list[str], config: AlignConfig, rng: np.random.Generator) -> list[str]:
-    """Shuffle, and lower-case a random share: many labelled sets are lower-case and unpunctuated."""
-    order, lowered = rng.permutation(len(texts)), rng.random(len(texts)) < config.lower
-    return [texts[i].lower().rstrip(" .") if lowered[i] else texts[i] for i in order]
-
-
 class _Run:
     """One alignment run: the models, the optimiser, and how far it has come."""
 
-    def __init__(self, corpus: Sequence[str | Path], output: Path, config: AlignConfig, held_out: list[str]) -> None:
-        self.corpus, self.output, self.config, self.held_out = corpus, output, config, held_out
+    def __init__(
+        self, corpus: Sequence[str | Path], output: Path, config: AlignConfig, held_out: list[str], team: Team
+    ) -> None:
+        self.corpus, self.output, self.config, self.held_out, self.team = corpus, output, config, held_out, team
         self.pair = Pair.fresh(
             config.encoder, config.llm, soft_tokens=config.soft_tokens, hidden=config.hidden, layers=config.layers,
             prompt=config.prompt, lora=config.lora, encoder_lora=config.encoder_lora, seed=config.seed,
-            device=config.device,
+            device=config.device, dtype=config.dtype,
         )  # fmt: skip
         if config.start:
             self.pair.start_from(None if config.start == DEFAULT_PAIR else config.start)
@@ -179,7 +174,8 @@ class _Run:
         self.original = self.pair.task_model
         if config.encoder_lora:
             self.original = TaskModel.from_pretrained(config.encoder, device=config.device)
-        if config.compile:
+        self.total = config.sentences or self._corpus_size()
+        if config.compile == "always" or (config.compile == "auto" and self._compiling_pays()):
             self.pair.llm.compile_layers()
         parts = {"adaptor": self.pair.adaptor, "llm": self.pair.llm.model}
         if config.encoder_lora:
@@ -190,17 +186,24 @@ class _Run:
             for name, weight in module.named_parameters()
             if weight.requires_grad
         }
-        self.optimiser = torch.optim.AdamW(self.weights.values(), lr=config.learning_rate, betas=(0.9, 0.98))
+        self.optimiser = torch.optim.AdamW(
+            self.weights.values(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
+        )
         self.state = AlignState()
         self.losses: list[tuple[float, float]] = []  # L_GEN and drift of each step since the last record
         self.started = self.saved = time.monotonic()
-        self.total = config.sentences or self._corpus_size()
 
     def _corpus_size(self) -> int:
         if self.config.minutes or self.config.tokens:
             return 2**62  # another budget ends the run
         rows = sum(1 for _ in iter_texts(self.corpus, self.config.text_column))
         return max(1, rows - (len(self.held_out) if self.config.validation is None else 0))
+
+    def _compiling_pays(self) -> bool:
+        """Whether the run is long enough, and a compiler is there."""
+        tokens, minutes = self.config.tokens or 2**62, self.config.minutes or 60
+        long = self.total >= COMPILE_EARNS and tokens >= 20 * COMPILE_EARNS and minutes >= 30
+        return long and any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
@@ -210,12 +213,11 @@ class _Run:
             return
         with progress("alignment", 1000) as advance:
             shown = 0.0
-            for texts in chunks(self.corpus, self.config, self.state.chunk):
-                embeddings = self.original.encode(texts).to(self.config.device)
-                targets = self.pair.llm.targets(texts, self.config.max_tokens)
-                batches = self._batches(targets)
+            for chunk in ahead(self._chunks()):
+                embeddings = self._embeddings(chunk.texts)
+                batches = self._batches(chunk)
                 for rows in batches[self.state.batch :]:
-                    self._step([texts[i] for i in rows], embeddings[torch.from_numpy(rows)], [targets[i] for i in rows])
+                    self._step(chunk, rows, embeddings)
                     self._maybe_report()
                     advance(1000 * (self.fraction() - shown))
                     shown = self.fraction()
@@ -223,35 +225,75 @@ class _Run:
                         return
                 self.state.chunk, self.state.batch = self.state.chunk + 1, 0
 
-    def _batches(self, targets: list[list[int]]) -> list[np.ndarray]:
+    def _chunks(self) -> Iterator[Chunk]:
+        config = self.config
+        held_out = config.validation_rows if config.validation is None else 0
+        return chunks(
+            lambda: islice(iter_texts(self.corpus, config.text_column), held_out, None),
+            start=self.state.chunk, size=config.chunk, lower=config.lower, seed=config.seed,
+            targets=lambda texts: self.pair.llm.targets(texts, config.max_tokens),
+        )  # fmt: skip
+
+    def _embeddings(self, texts: list[str]) -> Tensor:
+        """Embeddings [n, d] by the encoder as it came; kept on disk, as they are the same in every pass."""
+        folder = self.output / "embeddings"
+        path = folder / (hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24] + ".safetensors")
+        if path.exists():
+            return load_file(path)["embeddings"].float()
+        embeddings = self.original.encode(texts)
+        if self.team.leads:
+            folder.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(save({"embeddings": embeddings.half()}))
+            partial.replace(path)
+        # as a later pass will read it, so that an interrupted run continues with the same numbers
+        return embeddings.half().float()
+
+    def _batches(self, chunk: Chunk) -> list[np.ndarray]:
         """Row numbers of each batch of a chunk, similar lengths together, in an order drawn by the chunk's number."""
         rng = np.random.default_rng([self.config.seed, self.state.chunk, 1])
         size = self.config.batch_size
-        order = np.argsort(np.array([len(ids) for ids in targets]) + rng.random(len(targets)))
+        lengths = np.array([len(chunk.targets[row]) for row in chunk.order])
+        order = chunk.order[np.argsort(lengths + rng.random(len(lengths)))]
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _step(self, texts: list[str], original: Tensor, targets: list[list[int]]) -> None:
+    def _step(self, chunk: Chunk, rows: np.ndarray, embeddings: Tensor) -> None:
+        """One optimiser step on a batch, of which this process takes its share, a micro-batch at a time."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
-        if self.config.encoder_lora:
-            embeddings = self.pair.task_model(texts)
-            drift = 1 - nn.functional.cosine_similarity(embeddings, original, dim=-1).mean()
-        else:
-            embeddings, drift = original, torch.zeros((), device=original.device)
-        generation = self.pair.llm.loss(self.pair.adaptor(embeddings), targets)
-        loss = generation + self.config.anchor * drift
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        tokens = sum(len(chunk.targets[row]) for row in rows)
+        sums = torch.zeros(2, device=self.config.device)  # this process' shares of L_GEN and of the drift
+        mine = rows[self.team.rank :: self.team.size]
+        size = self.config.micro_batch or len(rows)
+        for part in (mine[at : at + size] for at in range(0, len(mine), size)):
+            sums += self._backward(chunk, part, embeddings[torch.from_numpy(part)], tokens, len(rows))
+        weights = list(self.weights.values())
+        now = time.monotonic()
+        generation, drift, seconds = self.team.add_up(weights, [*sums.tolist(), now - self.started])
         with interrupts_held():
-            nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+            nn.utils.clip_grad_norm_(weights, 1.0)
             self.optimiser.step()
-            state, now = self.state, time.monotonic()
-            state.seconds, self.started = state.seconds + now - self.started, now
+            # the mean over the processes: they must agree on when the time is up
+            self.state.seconds += seconds / self.team.size
+            self.started, state = now, self.state
             state.step, state.batch = state.step + 1, state.batch + 1
-            state.sentences += len(targets)
-            state.tokens += sum(map(len, targets))
-            self.losses.append((generation.item(), drift.item()))
+            state.sentences += len(rows)
+            state.tokens += tokens
+            self.losses.append((generation, drift))
+
+    def _backward(self, chunk: Chunk, rows: np.ndarray, original: Tensor, tokens: int, batch: int) -> Tensor:
+        """Add the gradients of some rows of a batch; returns their parts of L_GEN and of the drift."""
+        original = original.to(self.config.device)
+        embeddings = original
+        if self.config.encoder_lora:
+            embeddings = self.pair.task_model([chunk.texts[row] for row in rows])
+        drift = (1 - nn.functional.cosine_similarity(embeddings, original, dim=-1)).sum() / batch
+        nll = self.pair.llm.nll(self.pair.adaptor(embeddings), [chunk.targets[row] for row in rows])
+        generation = nll.sum() / tokens
+        (generation + self.config.anchor * drift).backward()  # type: ignore[no-untyped-call]
+        return torch.stack([generation, drift]).detach().float()
 
     def fraction(self) -> float:
         """Share of the budget that is spent, in [0, 1]: the largest over the budgets given."""
@@ -273,6 +315,8 @@ class _Run:
 
     def _maybe_report(self) -> None:
         state, config = self.state, self.config
+        if not self.team.leads:
+            return
         if state.sentences // config.validate_every > state.validated:
             state.validated = state.sentences // config.validate_every
             self._record(self.validate())
@@ -304,6 +348,8 @@ class _Run:
 
     def checkpoint(self) -> None:
         """Everything needed to go on, in one file that is swapped in whole."""
+        if not self.team.leads:
+            return
         tensors = {f"weight/{name}": value.detach().clone() for name, value in self.weights.items()}
         for name, value in self.weights.items():
             for key, moment in self.optimiser.state[value].items():
@@ -339,6 +385,8 @@ class _Run:
 
     def finish(self) -> dict[str, Any]:
         """Final validation, the checkpoint and the pair folder."""
+        if not self.team.leads:
+            return {}
         record = self._record(self.validate())
         self.checkpoint()
         before, state = self.pair.config.training, self.state

@@ -1,0 +1,63 @@
+"""The stream of unlabelled text that stage 1 trains on: chunks of a corpus that is never held whole in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+
+from inversedmixup.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Texts read at a time, as they are trained on, and the order in which this pass goes through them."""
+
+    texts: list[str]
+    order: np.ndarray
+    targets: list[list[int]]
+
+
+def chunks(
+    texts: Callable[[], Iterator[str]], *, start: int, size: int, lower: float, seed: int,
+    targets: Callable[[list[str]], list[list[int]]],
+) -> Iterator[Chunk]:  # fmt: skip
+    """Chunks number ``start``, ``start + 1``, … of ``size`` texts each, over and over through the corpus.
+
+    The number shuffles a chunk. Which of its texts are lower-cased depends on its place in the corpus, so that every
+    pass sees the same texts and their embeddings can be kept.
+
+    Raises:
+        InputError: if the corpus is empty.
+    """
+    number = 0
+    while True:
+        stream = texts()
+        first = number
+        while read := list(islice(stream, size)):
+            if number >= start:
+                varied = _vary(read, lower, np.random.default_rng([seed, number - first]))
+                order = np.random.default_rng([seed, number, 2]).permutation(len(read))
+                yield Chunk(varied, order, targets(varied))
+            number += 1
+        if number == first:
+            raise InputError("too few texts to train on, once those held out for validation are taken away")
+
+
+def _vary(texts: list[str], share: float, rng: np.random.Generator) -> list[str]:
+    """Lower-case a random share and strip its final full stops: many labelled sets are lower-case and unpunctuated."""
+    lowered = rng.random(len(texts)) < share
+    return [text.lower().rstrip(" .") if low else text for text, low in zip(texts, lowered, strict=True)]
+
+
+def ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The same chunks, the next one read and tokenised in a thread while the last one is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="chunks") as thread:
+        coming = thread.submit(next, chunks)
+        while True:
+            chunk = coming.result()  # the stream has no end
+            coming = thread.submit(next, chunks)
+            yield chunk
