@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -124,9 +123,9 @@ def test_an_empty_stream_is_bad_input():
 
 
 @pytest.mark.parametrize("option", [{"micro_batch": 3}, {"compile": "always"}])
-def test_ways_to_make_the_step_cheaper_do_not_change_it(corpus_file, tmp_path, config, option):
-    if "compile" in option and not shutil.which("c++"):
-        pytest.skip("no C++ compiler")
+def test_ways_to_make_the_step_cheaper_do_not_change_it(corpus_file, tmp_path, config, option, monkeypatch):
+    real = torch.nn.Module.compile  # the graphs are captured, but no code is generated: that takes a minute
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: real(module, backend="eager"))
     whole = run_align([corpus_file], tmp_path / "whole", config(sentences=32))
     parts = run_align([corpus_file], tmp_path / "parts", config(sentences=32, **option))
     assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
@@ -143,10 +142,10 @@ def test_two_processes_train_as_one(corpus_file, tmp_path, config, tiny_encoder,
         for flag in (f"--{name.replace('_', '-')}", str(value))
     ]
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "inversedmixup", "align", str(corpus_file), "-o", str(tmp_path / "two"), *flags,
     ]  # fmt: skip
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=120)
     assert weights(tmp_path / "two") == pytest.approx(weights(tmp_path / "one"), abs=1e-3)
     assert metrics(tmp_path / "two")[-1]["sentences"] == metrics(tmp_path / "one")[-1]["sentences"]
 

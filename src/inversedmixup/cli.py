@@ -72,6 +72,8 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
     show_logs(int(verbose))
     try:
         result = command.run(options)
+        if not result:  # one of several processes, and not the one that reports
+            return 0
         if as_json:
             sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
         else:

@@ -297,24 +297,64 @@ def check_output(path: str | Path) -> Path:
     return path
 
 
-def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows by suffix, whole or not at all. In CSV, nested values are JSON text."""
-    partial = path.with_name(path.name + ".partial")
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        write_jsonl(rows, path)
-        return
-    if suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+class RowFile:
+    """A file of rows, written one by one and swapped in whole at the end; its suffix says how.
 
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=_schema(rows)), partial)
-    else:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=[f.name for f in dataclasses.fields(Row)])
-            writer.writeheader()
-            writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
-    partial.replace(path)
+    In CSV, nested values are JSON text.
+
+    Args:
+        path: .jsonl, .csv or .parquet.
+        classes: class names.
+    """
+
+    BATCH = 4096  # rows of a Parquet row group
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        self.path, self.partial = path, path.with_name(path.name + ".partial")
+        self.suffix = path.suffix.lower()
+        self._waiting: list[dict[str, Any]] = []
+        if self.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            self._schema = _schema(classes)
+            self._table = pq.ParquetWriter(self.partial, self._schema)
+        else:
+            self._file = self.partial.open("w", encoding="utf-8", newline="" if self.suffix == ".csv" else "\n")
+            if self.suffix == ".csv":
+                self._csv = csv.DictWriter(self._file, fieldnames=[f.name for f in dataclasses.fields(Row)])
+                self._csv.writeheader()
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if self.suffix == ".parquet":
+            if kind is None:
+                self._flush()
+            self._table.close()
+        else:
+            self._file.close()
+        if kind is None:
+            self.partial.replace(self.path)
+        else:
+            self.partial.unlink(missing_ok=True)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row of the schema."""
+        if self.suffix == ".jsonl":
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        elif self.suffix == ".csv":
+            self._csv.writerow({name: _cell(value) for name, value in row.items()})
+        else:
+            self._waiting.append(row)
+            if len(self._waiting) == self.BATCH:
+                self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._table.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+        self._waiting.clear()
 
 
 def write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
@@ -328,15 +368,14 @@ def _cell(value: Any) -> Any:  # noqa: ANN401
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-def _schema(rows: Sequence[dict[str, Any]]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
+def _schema(classes: Sequence[str]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
     """Arrow types of :class:`Row`, so that an empty or all-null column still has its type."""
     import pyarrow as pa
 
-    classes = sorted({name for row in rows for name in row["label_probs"]})
     text, real, flag = pa.string(), pa.float64(), pa.bool_()
     return pa.schema({
         "id": text, "text": text, "label": text,
-        "label_probs": pa.struct([(name, real) for name in classes]) if classes else pa.map_(text, real),
+        "label_probs": pa.struct([(name, real) for name in classes]),
         "parents": pa.list_(text), "lam": real, "lam_realised": real, "cycle_similarity": real, "fluency": real,
         "labels": pa.struct([("soft", text), ("task", text), ("llm", text)]),
         "intruded": flag, "seed": pa.int64(), "kept": flag, "reject_reason": text,

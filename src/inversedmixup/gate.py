@@ -7,6 +7,7 @@ pass every check. Rejected rows are kept beside the output with the first reason
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -46,6 +47,11 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
+def fingerprint(words: str) -> bytes:
+    """16 bytes that stand for a text, so that remembering a million texts stays cheap."""
+    return hashlib.blake2b(words.encode(), digest_size=16).digest()
+
+
 class Gate:
     """Judges rows in their order; remembers the texts that passed, for the duplicates.
 
@@ -58,13 +64,13 @@ class Gate:
     def __init__(self, config: GateConfig, originals: Iterable[str], fluencies: Sequence[float]) -> None:
         self.config = config
         self.fluency_floor = float(np.quantile(fluencies, 0.05)) - config.fluency_margin
-        self._seen = {normalised(text) for text in originals}
+        self._seen = {fingerprint(normalised(text)) for text in originals}
 
     def judge(self, row: Row, parents: tuple[str, str], parent_labels: tuple[str, str]) -> Row:
         """The row with ``kept`` and ``reject_reason`` set."""
         reason = self._reason(row, parents, parent_labels)
         if reason is None:
-            self._seen.add(normalised(row.text))
+            self._seen.add(fingerprint(normalised(row.text)))
         return dataclasses.replace(row, kept=reason is None, reject_reason=reason)
 
     def _reason(self, row: Row, parents: tuple[str, str], parent_labels: tuple[str, str]) -> str | None:
@@ -75,7 +81,7 @@ class Gate:
             ("empty", not words),
             ("too_short", len(words.split()) < config.min_words),
             ("copy_of_parent", overlap > config.max_parent_overlap),
-            ("duplicate", words in self._seen),
+            ("duplicate", fingerprint(words) in self._seen),
             ("low_cycle_similarity", row.cycle_similarity < config.min_cycle),
             ("low_fluency", row.fluency < self.fluency_floor),
             ("label_contradicted", allowed is not None and row.labels["task"] not in allowed),

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from inversedmixup.data import MAX_CHARACTERS, Example, check_classes, class_counts, collect_examples, label_name
+from inversedmixup.data import MAX_CHARACTERS, Example, Row, check_classes, class_counts, collect_examples, label_name
 from inversedmixup.errors import InputError
-from inversedmixup.mixing import interpolate, realised_ratio, row_stream
+from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
-from inversedmixup.stages.augment import AugmentConfig, AugmentResult, DecodeConfig, run_augment, write_texts
+from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
+from inversedmixup.stages.writer import DecodeConfig, write_mixes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -145,7 +145,13 @@ class InversedMixup:
         if not self._examples:
             raise InputError("augment needs labelled rows: call fit(texts, labels) first")
         config = build(AugmentConfig, {"seed": self.seed}, options, {"n": n})
-        return run_augment(self.models_, self._examples, self.classes_, config)
+        kept: list[Row] = []
+        rejected: list[Row] = []
+        summary = run_augment(
+            self.models_, self._examples, self.classes_, config,
+            lambda row: (kept if row.kept else rejected).append(row),
+        )  # fmt: skip
+        return AugmentResult(kept, rejected, summary)
 
     def mix(
         self, first: str, second: str, *, steps: int = 7, lams: Sequence[float] | None = None, **options: Any
@@ -181,24 +187,19 @@ class InversedMixup:
         config = build(DecodeConfig, {"max_tokens": 48}, options)
         ends = self.models_.task_model.encode([first, second])
         a, b = (end.expand(len(ratios), -1) for end in ends)
-        mixed = interpolate(a, b, torch.tensor(ratios), config.interpolation)
         # the same stream for every λ: neighbours differ by λ, not by luck
         streams = [row_stream(self.seed, 0) for _ in ratios]
-        texts, reread = write_texts(self.models_, mixed, streams, config)
-        cycle = nn.functional.cosine_similarity(reread, mixed, dim=1)
-        realised = realised_ratio(reread, a, b)
-        fluency = self.models_.llm.log_likelihood(texts)
-        rows = [
-            {
-                "lam": round(lam, 4), "text": texts[at], "lam_realised": round(float(realised[at]), 4),
-                "cycle_similarity": round(float(cycle[at]), 4), "fluency": round(float(fluency[at]), 4),
-            }
-            for at, lam in enumerate(ratios)
-        ]  # fmt: skip
-        if self.models_.task_model.head is not None:
-            for row, probs in zip(rows, self.models_.task_model.predict_proba(reread), strict=True):
-                names = self.models_.task_model.classes
-                row["label_probs"] = {name: round(float(p), 4) for name, p in zip(names, probs, strict=True)}
+        written = write_mixes(self.models_, a, b, torch.tensor(ratios), streams, config)
+        names = self.models_.task_model.classes
+        rows: list[dict[str, Any]] = []
+        for at, lam in enumerate(ratios):
+            rows.append({
+                "lam": round(lam, 4), "text": written.texts[at], "lam_realised": written.lam_realised[at],
+                "cycle_similarity": written.cycle_similarity[at], "fluency": written.fluency[at],
+            })  # fmt: skip
+            if written.class_probs is not None:
+                probs = zip(names, written.class_probs[at], strict=True)
+                rows[-1]["label_probs"] = {name: round(float(p), 4) for name, p in probs}
         return rows
 
     def fit_resample(self, X: Any, y: Any) -> tuple[Any, Any]:  # noqa: ANN401, N803 (imbalanced-learn's names)

@@ -107,31 +107,41 @@ class PairSampler:
             raise InputError("pairs same-class: no class has two rows; use --pairs cross-class or any")
         if len(self.labels) < 2:
             raise InputError("mixing needs at least two rows")
+        # rows class by class, where each class begins there, and each row's place: a draw costs the same for any n
+        sizes = np.array([len(rows) for rows in self.rows_of.values()])
+        self._ordered = np.concatenate(list(self.rows_of.values()))
+        self._begins = dict(zip(self.rows_of, np.cumsum(sizes) - sizes, strict=True))
+        self._place = np.empty(len(self.labels), dtype=np.int64)
+        self._place[self._ordered] = np.arange(len(self.labels))
+        self._mixable = np.concatenate([rows for rows in self.rows_of.values() if len(rows) > 1] or [self._ordered])
+        lacking = sizes.max() - sizes + 1.0
+        self._lacking = lacking / lacking.sum()
 
     def draw(self, row: int, rng: np.random.Generator) -> Draw:
         """The plan of row number ``row``; ``rng`` is its :func:`row_stream`."""
         first = self._first(rng)
-        second = int(rng.choice(self._partners(first)))
+        second = self._second(first, rng)
         lam = sample_lambda(self.lam, row, rng)
         return Draw(row, first, second, max(lam, 1 - lam) if self.policy == "balanced" else lam)
 
     def _first(self, rng: np.random.Generator) -> int:
         if self.policy == "balanced":
-            sizes = np.array([len(rows) for rows in self.rows_of.values()])
-            lacking = sizes.max() - sizes + 1.0
-            label = list(self.rows_of)[int(rng.choice(len(sizes), p=lacking / lacking.sum()))]
+            label = list(self.rows_of)[int(rng.choice(len(self._lacking), p=self._lacking))]
             return int(rng.choice(self.rows_of[label]))
         if self.policy == "same-class":
-            return int(rng.choice(np.concatenate([rows for rows in self.rows_of.values() if len(rows) > 1])))
+            return int(rng.choice(self._mixable))
         return int(rng.integers(len(self.labels)))
 
-    def _partners(self, first: int) -> np.ndarray:
+    def _second(self, first: int, rng: np.random.Generator) -> int:
+        """A partner: a row that lies outside, or inside, the first row's class; or any but itself."""
+        label, place = self.labels[first], int(self._place[first])
+        begin, size = int(self._begins[label]), len(self.rows_of[label])
         if self.policy == "cross-class":
-            return np.flatnonzero(self.labels != self.labels[first])
-        if self.policy == "same-class":
-            rows: np.ndarray = self.rows_of[self.labels[first]]
-            return np.asarray(rows[rows != first])
-        return np.delete(np.arange(len(self.labels)), first)
+            drawn = int(rng.integers(len(self.labels) - size))
+            return int(self._ordered[drawn if drawn < begin else drawn + size])
+        low, high = (begin, begin + size) if self.policy == "same-class" else (0, len(self.labels))
+        drawn = int(rng.integers(low, high - 1))
+        return int(self._ordered[drawn if drawn < place else drawn + 1])
 
 
 # ---- the point between -------------------------------------------------------------------------------------------

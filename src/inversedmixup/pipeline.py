@@ -13,25 +13,28 @@ from typing import Any, TypeVar
 from inversedmixup import __version__
 from inversedmixup.data import (
     Example,
+    Row,
+    RowFile,
     check_classes,
     check_known_labels,
     check_output,
     class_counts,
     read_examples,
     take_shots,
-    write_rows,
 )
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.models.pair import Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, inputs_digest
-from inversedmixup.stages.augment import AugmentConfig, AugmentResult, check_rows, run_augment
+from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.downstream import run_downstream
 from inversedmixup.stages.warmup import WarmupConfig, fit_settings, run_warmup
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+SAMPLE_ROWS = 8  # kept rows to show
 
 # They change speed, memory or where things go, never the rows.
 _NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original")
@@ -57,12 +60,11 @@ class JobConfig(PairOptions, AugmentConfig, WarmupConfig):
 
 @dataclasses.dataclass(frozen=True)
 class JobResult:
-    """What ``augment`` made: the rows, where they are, and the summary that ``--json`` prints."""
+    """What ``augment`` made: the summary that ``--json`` prints, a few kept rows to look at, and the originals."""
 
-    rows: AugmentResult
-    examples: list[Example]
-    output: Path
     summary: dict[str, Any]
+    sample: list[Row]
+    examples: list[Example]
 
 
 def run_job(train: str, output: str, config: JobConfig) -> JobResult:
@@ -81,6 +83,7 @@ class _Job:
 
     def __init__(self, train: str, output: Path, config: JobConfig) -> None:
         self.config, self.output, self.seconds = config, output, dict[str, float]()
+        self.kept: list[Row] = []
         columns = {"text_column": config.text_column, "label_column": config.label_column}
         self.examples = read_examples(train, **columns)
         if config.shots is not None:
@@ -103,20 +106,31 @@ class _Job:
 
     def run(self) -> JobResult:
         """Every stage that is not finished yet, then the output files."""
-        config, run = self.config, self.run_folder
+        run = self.run_folder
         pair = self._timed("load", self._warm_pair)
-        rows = self._timed("augmentation", lambda: run_augment(pair, self.examples, self.classes, config, run))
-        write_rows(self._originals() + _dicts(rows.kept), self.output)
-        write_rows(_dicts(rows.rejected), self.rejected)
-        downstream = self._timed("downstream", lambda: self._downstream(rows)) if self.test else {}
+        made = self._timed("augmentation", lambda: self._augment(pair))
+        downstream = self._timed("downstream", self._downstream) if self.test else {}
         summary = {
             "output": str(self.output), "rejected_output": str(self.rejected), "originals": class_counts(self.examples),
-            **{k: v for k, v in rows.summary.items() if k != "seconds"},
+            **{k: v for k, v in made.items() if k != "seconds"},
             "warmup": run.read("warmup"), **downstream,
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
         }  # fmt: skip
         (run.folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
-        return JobResult(rows, self.examples, self.output, summary)
+        return JobResult(summary, self.kept[:SAMPLE_ROWS], self.examples)
+
+    def _augment(self, pair: Pair) -> dict[str, Any]:
+        """Stage 3, into the output files. Kept rows are held only where the downstream models need them."""
+        with RowFile(self.output, self.classes) as kept, RowFile(self.rejected, self.classes) as rejected:
+            for original in self._originals():
+                kept.write(original)
+
+            def take(row: Row) -> None:
+                (kept if row.kept else rejected).write(dataclasses.asdict(row))
+                if row.kept and (self.test or len(self.kept) < SAMPLE_ROWS):
+                    self.kept.append(row)
+
+            return run_augment(pair, self.examples, self.classes, self.config, take, self.run_folder)
 
     def _timed(self, name: str, work: Callable[[], T]) -> T:
         before, started = sum(self.seconds.values()), time.monotonic()
@@ -140,13 +154,13 @@ class _Job:
         run.write("warmup", measured)
         return pair
 
-    def _downstream(self, rows: AugmentResult) -> dict[str, Any]:
+    def _downstream(self) -> dict[str, Any]:
         config, run = self.config, self.run_folder
         stored = run.read("downstream")
         if stored is None:
             stored = run_downstream(
                 lambda: Pair.load_task_model(config.pair, encoder=config.encoder, device=config.device),
-                self.examples, rows.kept, self.test, self.classes, fit_settings(config, config.downstream_steps),
+                self.examples, self.kept, self.test, self.classes, fit_settings(config, config.downstream_steps),
                 weight=config.augmented_weight, soft=config.labels == "soft",
             )  # fmt: skip
             run.write("downstream", stored)
@@ -176,7 +190,3 @@ def _original_row(example: Example, classes: Sequence[str], seed: int) -> dict[s
         "fluency": None, "labels": {"soft": example.label, "task": None, "llm": None},
         "intruded": False, "seed": seed, "kept": True, "reject_reason": None,
     }  # fmt: skip
-
-
-def _dicts(rows: Sequence[Any]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(row) for row in rows]

@@ -19,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
-    """Train, or take up again; the last validation record."""
+    """Train, or take up again; the last validation record, or nothing if another process has it."""
     corpus, output = options.pop("corpus"), options.pop("output")
     record = run_align(corpus, Path(output), resolve(AlignConfig, options))
-    return {**record, "output": output}
+    return record and {**record, "output": output}
 
 
 def show(result: dict[str, Any]) -> None:

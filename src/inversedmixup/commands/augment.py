@@ -17,7 +17,6 @@ from inversedmixup.gate import REASONS
 from inversedmixup.pipeline import JobConfig, run_job
 
 EXAMPLE = "example"
-SHOWN_ROWS = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +35,10 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         options.setdefault("test", str(folder / "test.jsonl"))
     result = run_job(train, output, resolve(JobConfig, options))
     texts = {example.id: example.text for example in result.examples}
-    shown = result.rows.kept[:SHOWN_ROWS]
-    sample = [{"text": r.text, "label": r.label, "lam": r.lam, "parents": [texts[p] for p in r.parents]} for r in shown]
+    sample = [
+        {"text": row.text, "label": row.label, "lam": row.lam, "parents": [texts[parent] for parent in row.parents]}
+        for row in result.sample
+    ]
     return {**result.summary, "sample": sample}
 
 

@@ -22,7 +22,7 @@ from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, PairOptions, write_json
 from inversedmixup.options import at_least, option
-from inversedmixup.stages.augment import DecodeConfig, write_texts
+from inversedmixup.stages.writer import DecodeConfig, write_texts
 from inversedmixup.terminal import progress
 
 BLOCK = 64  # sentences at a time

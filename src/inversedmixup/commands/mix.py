@@ -16,7 +16,7 @@ from inversedmixup.data import read_examples, take_shots
 from inversedmixup.mixer import InversedMixup
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import option
-from inversedmixup.stages.augment import DecodeConfig
+from inversedmixup.stages.writer import DecodeConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,7 +146,7 @@ class _EncoderDecoder:
 # ---- the key/value cache -------------------------------------------------------------------------------------------
 
 
-class GrowingLayer(DynamicLayer):
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # (transformers is untyped)
     """A layer's keys and values in memory laid out once: a step writes one slot where the parent copies them all.
 
     Attention sees the filled slots only, so nothing is computed on empty ones and no mask is needed, as it would be

@@ -36,7 +36,7 @@ def choose_dtype(name: str, device: str | torch.device) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    capable = getattr(torch.cpu, "get_capabilities", dict)()
+    capable: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     fast = capable.get("amx_bf16") or capable.get("avx512_bf16")
     return torch.bfloat16 if fast and torch.device(device).type == "cpu" else torch.float32
 
@@ -291,8 +291,9 @@ class SoftTokenLLM:
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
                 opened = self._words([self.start]).expand(len(rows), -1, -1)
-                nll = self._nll(opened, [encoded[i] for i in rows], []).cpu()
-                scores[rows] = [-float(part.mean()) for part in nll.split([len(encoded[i]) for i in rows])]
+                nll = self._nll(opened, [encoded[i] for i in rows], []).cpu().numpy()
+                ends = np.cumsum([len(encoded[i]) for i in rows])
+                scores[rows] = [-part.mean() for part in np.split(nll, ends[:-1])]
         return scores
 
     # ---- decoding --------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class _ChunkedNLL(torch.autograd.Function):
         return nll
 
     @staticmethod
-    def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]  # noqa: ANN401
+    def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
         (grad,) = ctx.saved_tensors
         return grad * grad_nll[:, None].to(grad.dtype), None, None, None
 

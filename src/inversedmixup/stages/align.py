@@ -110,7 +110,7 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
     """Train an adaptor and write it as a pair folder; taken up again from its checkpoint if there is one.
 
     Returns:
-        The last validation record.
+        The last validation record; empty in a process that another one of the same run reports for.
 
     Raises:
         InputError: for unreadable input, or an output folder that holds a run with other settings.

@@ -12,64 +12,34 @@ import dataclasses
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.labels import LABEL_POLICIES, LLMJudge, is_intruded, judge_accuracy
 from inversedmixup.mixing import (
-    INTERPOLATIONS,
     LAM_HELP,
     PAIR_POLICIES,
     Draw,
     PairSampler,
-    interpolate,
     parse_lambda,
-    realised_ratio,
     row_stream,
     soft_label,
 )
 from inversedmixup.models.pair import Pair
-from inversedmixup.models.sampling import Sampling
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, shard_name
+from inversedmixup.stages.writer import DIGITS, DecodeConfig, Written, write_mixes
 from inversedmixup.terminal import progress
 
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 32
-DIGITS = 4  # scores are rounded: beyond that they are floating-point noise
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeConfig:
-    """How texts are written."""
-
-    interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
-    candidates: int = option(4, "texts written per pair; the one with the best cycle similarity is taken")
-    temperature: float = option(0.7, "sampling temperature; 0 is greedy")
-    top_p: float = option(0.95, "share of probability that sampling keeps")
-    max_tokens: int = option(40, "longest text, in tokens")
-    batch_size: int | None = option(
-        None, "texts decoded at a time; changes memory and speed, not the texts; default: what the device bears"
-    )
-    seed: int = option(0, "seed of everything random but the choice of examples")
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "candidates", "max_tokens", "batch_size")
-        at_least(self, 0, "temperature", "seed")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p {self.top_p}: lies above 0 and at most at 1")
-
-    def sampling(self) -> Sampling:
-        """The LLM's share of these settings."""
-        return Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +74,9 @@ class AugmentResult:
 
 
 def run_augment(
-    pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig, run: RunFolder | None = None
-) -> AugmentResult:
+    pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig,
+    take: Callable[[Row], None], run: RunFolder | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Make rows until ``n`` passed the gate or ``tries · n`` pairs were tried.
 
     Args:
@@ -113,31 +84,91 @@ def run_augment(
         examples: the labelled rows to mix.
         classes: class names.
         config: settings.
+        take: is given each judged row, kept or not, in order; none is held here.
         run: where finished shards are recorded and found again.
+
+    Returns:
+        The summary: counts, rates and mean scores.
 
     Raises:
         InputError: for settings that the rows cannot serve.
     """
     writer = RowWriter(pair, examples, classes, config)
     gate = Gate(config, (example.text for example in examples), _fluencies(writer, run))
-    judged: list[Row] = []
-    kept = number = 0
-    started = time.monotonic()
+    tally, number, started = Tally(), 0, time.monotonic()
     with progress("augmentation", config.n) as advance:
-        while kept < config.n and number * SHARD_ROWS < config.tries * config.n:
-            before = kept
+        while tally.kept < config.n and number * SHARD_ROWS < config.tries * config.n:
+            before = tally.kept
             for row in _shard(writer, number, run):
                 first, second = (writer.by_id[identity] for identity in row.parents)
-                judged.append(gate.judge(row, (first.text, second.text), (first.label, second.label)))
-                kept += judged[-1].kept
-                if kept == config.n:
+                judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
+                tally.add(judged)
+                take(judged)
+                if tally.kept == config.n:
                     break
             number += 1
-            advance(kept - before)
-    result = _result(judged, config, time.monotonic() - started)
+            advance(tally.kept - before)
+    if tally.kept < config.n:
+        logger.warning(
+            "%d of the %d rows asked for passed the gate, of %d tried; raise --tries or --candidates, or loosen "
+            "the gate (%s)", tally.kept, config.n, tally.tried, tally.common_reason(),
+        )  # fmt: skip
+    summary = {**tally.summary(), "seconds": round(time.monotonic() - started, 1)}
     if config.labels == "llm":
-        result.summary["judge"] = _judge_record(writer, examples, run)
-    return result
+        summary["judge"] = _judge_record(writer, examples, run)
+    return summary
+
+
+class Tally:
+    """Counts and sums over judged rows, so that the rows themselves need not be held.
+
+    Attributes:
+        tried: rows seen.
+        kept: rows that passed the gate.
+    """
+
+    def __init__(self) -> None:
+        self.tried = self.kept = self.intruded = 0
+        self.reasons: Counter[str] = Counter()
+        self.cycle = 0.0
+        # over kept rows, of λ and λ̂: sums, and sums of products
+        self.sums, self.products = np.zeros(2), np.zeros((2, 2))
+
+    def add(self, row: Row) -> None:
+        """Count one row."""
+        self.tried, self.kept = self.tried + 1, self.kept + row.kept
+        self.intruded += row.intruded
+        if row.kept:
+            ratios = np.array([row.lam, row.lam_realised])
+            self.cycle += row.cycle_similarity
+            self.sums += ratios
+            self.products += np.outer(ratios, ratios)
+        else:
+            self.reasons[str(row.reject_reason)] += 1
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, rates and means."""
+        return {
+            "tried": self.tried, "kept": self.kept, "rejected": dict(self.reasons.most_common()),
+            "intrusion_rate": round(self.intruded / self.tried, DIGITS) if self.tried else None,
+            "cycle_similarity": round(self.cycle / self.kept, DIGITS) if self.kept else None,
+            "lam_correlation": self.lam_correlation(),
+        }  # fmt: skip
+
+    def lam_correlation(self) -> float | None:
+        """Pearson correlation of λ and λ̂: whether the text keeps to the ratio asked for (trap 3 of the design)."""
+        if self.kept < 3:
+            return None
+        covariance = self.products / self.kept - np.outer(self.sums, self.sums) / self.kept**2
+        variance = covariance.diagonal()
+        if variance.min() < 1e-12:
+            return None
+        return round(float(covariance[0, 1] / np.sqrt(variance.prod())), DIGITS)
+
+    def common_reason(self) -> str:
+        """What most rejected rows were rejected for."""
+        reasons = self.reasons.most_common(1)
+        return f"most common reason: {reasons[0][0]}" if reasons else "nothing was rejected"
 
 
 def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSampler:
@@ -208,20 +239,16 @@ class RowWriter:
         """The rows of one shard, before the gate."""
         streams = [row_stream(self.config.seed, number * SHARD_ROWS + at) for at in range(SHARD_ROWS)]
         draws = [self.sampler.draw(number * SHARD_ROWS + at, stream) for at, stream in enumerate(streams)]
-        first = self.embeddings[[draw.first for draw in draws]]
-        second = self.embeddings[[draw.second for draw in draws]]
-        mixed = interpolate(first, second, torch.tensor([d.lam for d in draws]), self.config.interpolation)
-        texts, reread = write_texts(self.pair, mixed, streams, self.config)
-        return self._rows(draws, texts, reread, first, second, mixed)
+        written = write_mixes(
+            self.pair, self.embeddings[[d.first for d in draws]], self.embeddings[[d.second for d in draws]],
+            torch.tensor([d.lam for d in draws]), streams, self.config,
+        )  # fmt: skip
+        return self._rows(draws, written)
 
-    def _rows(
-        self, draws: list[Draw], texts: list[str], reread: Tensor, first: Tensor, second: Tensor, mixed: Tensor
-    ) -> list[Row]:
-        cycle = nn.functional.cosine_similarity(reread, mixed, dim=1)
-        realised = realised_ratio(reread, first, second)
-        fluency = self.pair.llm.log_likelihood(texts)
-        task = self.pair.task_model.predict_proba(reread)
-        llm = None if self.judge is None else self.judge.probabilities(texts)
+    def _rows(self, draws: list[Draw], written: Written) -> list[Row]:
+        task = written.class_probs
+        assert task is not None
+        llm = None if self.judge is None else self.judge.probabilities(written.texts)
         rows = []
         for at, draw in enumerate(draws):
             parents = self.examples[draw.first], self.examples[draw.second]
@@ -238,14 +265,14 @@ class RowWriter:
             rows.append(
                 Row(
                     id=f"aug-{draw.row}",
-                    text=texts[at],
+                    text=written.texts[at],
                     label=str(names[self.config.labels]),
                     label_probs={name: _round(p) for name, p in chosen.items()},
                     parents=[parent.id for parent in parents],
                     lam=_round(draw.lam),
-                    lam_realised=_round(realised[at]),
-                    cycle_similarity=_round(cycle[at]),
-                    fluency=_round(fluency[at]),
+                    lam_realised=written.lam_realised[at],
+                    cycle_similarity=written.cycle_similarity[at],
+                    fluency=written.fluency[at],
                     labels=names,  # type: ignore[arg-type]
                     intruded=is_intruded(str(names["llm"] or names["task"]), sources["soft"] or {}),
                     seed=self.config.seed,
@@ -256,58 +283,3 @@ class RowWriter:
 
 def _round(value: Any) -> float:  # noqa: ANN401 (float, numpy or torch scalar)
     return round(float(value), DIGITS)
-
-
-def write_texts(
-    pair: Pair, mixed: Tensor, streams: Sequence[np.random.Generator], config: DecodeConfig
-) -> tuple[list[str], Tensor]:
-    """The best text at each mixed embedding [n, d], and its re-read embedding [n, d].
-
-    ``candidates`` texts are drawn per embedding from its own random stream, re-read by the task model, and the one
-    nearest to the embedding by cosine is taken (cycle similarity).
-    """
-    n, many = len(mixed), config.candidates if config.temperature > 0 else 1
-    uniforms = np.concatenate([stream.random((many, config.max_tokens)) for stream in streams])
-    with torch.no_grad():
-        soft = pair.adaptor(mixed.to(pair.llm.device))
-    texts = pair.decoder.decode(soft, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size)
-    reread = pair.task_model.encode(texts)
-    similarity = nn.functional.cosine_similarity(reread, mixed.repeat_interleave(many, dim=0), dim=1)
-    similarity[[at for at, text in enumerate(texts) if not text]] = -1.0
-    best = similarity.view(n, many).argmax(1) + torch.arange(n) * many
-    return [texts[at] for at in best.tolist()], reread[best]
-
-
-def _result(judged: list[Row], config: AugmentConfig, seconds: float) -> AugmentResult:
-    kept, rejected = [r for r in judged if r.kept], [r for r in judged if not r.kept]
-    if len(kept) < config.n:
-        logger.warning(
-            "%d of the %d rows asked for passed the gate, of %d tried; raise --tries or --candidates, or loosen "
-            "the gate (%s)", len(kept), config.n, len(judged), _common_reason(rejected),
-        )  # fmt: skip
-    summary = {
-        "tried": len(judged), "kept": len(kept),
-        "rejected": dict(Counter(str(row.reject_reason) for row in rejected).most_common()),
-        "intrusion_rate": _mean([row.intruded for row in judged]),
-        "cycle_similarity": _mean([row.cycle_similarity for row in kept]),
-        "lam_correlation": _correlation(kept),
-        "seconds": round(seconds, 1),
-    }  # fmt: skip
-    return AugmentResult(kept, rejected, summary)
-
-
-def _common_reason(rejected: list[Row]) -> str:
-    reasons = Counter(row.reject_reason for row in rejected).most_common(1)
-    return f"most common reason: {reasons[0][0]}" if reasons else "nothing was rejected"
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return _round(np.mean(values)) if values else None
-
-
-def _correlation(rows: list[Row]) -> float | None:
-    """Pearson correlation of λ and λ̂: whether the text keeps to the ratio asked for (trap 3 of the design)."""
-    asked, found = [row.lam for row in rows], [row.lam_realised for row in rows]
-    if len(rows) < 3 or np.std(asked) == 0 or np.std(found) == 0:
-        return None
-    return _round(np.corrcoef(asked, found)[0, 1])

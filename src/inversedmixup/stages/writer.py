@@ -1,0 +1,101 @@
+"""Texts at mixed embeddings: decoded, re-read, the best one taken, and scored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inversedmixup.errors import InputError
+from inversedmixup.mixing import INTERPOLATIONS, interpolate, realised_ratio
+from inversedmixup.models.pair import Pair
+from inversedmixup.models.sampling import Sampling
+from inversedmixup.options import at_least, option
+
+DIGITS = 4  # scores are rounded: beyond that they are floating-point noise
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """How texts are written."""
+
+    interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
+    candidates: int = option(4, "texts written per pair; the one with the best cycle similarity is taken")
+    temperature: float = option(0.7, "sampling temperature; 0 is greedy")
+    top_p: float = option(0.95, "share of probability that sampling keeps")
+    max_tokens: int = option(40, "longest text, in tokens")
+    batch_size: int | None = option(
+        None, "texts decoded at a time; changes memory and speed, not the texts; default: what the device bears"
+    )
+    seed: int = option(0, "seed of everything random but the choice of examples")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "candidates", "max_tokens", "batch_size")
+        at_least(self, 0, "temperature", "seed")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p {self.top_p}: lies above 0 and at most at 1")
+
+    def sampling(self) -> Sampling:
+        """The LLM's share of these settings."""
+        return Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """One text per mixed embedding, and how well it keeps to it.
+
+    Attributes:
+        texts: n texts.
+        lam_realised: λ̂ [n], where the re-read text projects on the segment between the parents.
+        cycle_similarity: cosine [n] between the re-read text and the mixed embedding.
+        fluency: mean token log-likelihood [n] under the LLM without soft tokens, in nats.
+        class_probs: the task model's class probabilities [n, classes]; ``None`` before stage 2.
+    """
+
+    texts: list[str]
+    lam_realised: list[float]
+    cycle_similarity: list[float]
+    fluency: list[float]
+    class_probs: np.ndarray | None
+
+
+def write_mixes(
+    pair: Pair, first: Tensor, second: Tensor, lam: Tensor, streams: Sequence[np.random.Generator], config: DecodeConfig
+) -> Written:
+    """Mix parents' embeddings [n, d] by ratios [n], write a text at each mix and score it."""
+    mixed = interpolate(first, second, lam, config.interpolation)
+    texts, reread = write_texts(pair, mixed, streams, config)
+    cycle = nn.functional.cosine_similarity(reread, mixed, dim=1)
+    return Written(
+        texts, _rounded(realised_ratio(reread, first, second)), _rounded(cycle),
+        _rounded(pair.llm.log_likelihood(texts)),
+        None if pair.task_model.head is None else pair.task_model.predict_proba(reread),
+    )  # fmt: skip
+
+
+def _rounded(values: Any) -> list[float]:  # noqa: ANN401 (array or tensor)
+    return [round(float(value), DIGITS) for value in values]
+
+
+def write_texts(
+    pair: Pair, mixed: Tensor, streams: Sequence[np.random.Generator], config: DecodeConfig
+) -> tuple[list[str], Tensor]:
+    """The best text at each mixed embedding [n, d], and its re-read embedding [n, d].
+
+    ``candidates`` texts are drawn per embedding from its own random stream, re-read by the task model, and the one
+    nearest to the embedding by cosine is taken (cycle similarity).
+    """
+    n, many = len(mixed), config.candidates if config.temperature > 0 else 1
+    uniforms = np.concatenate([stream.random((many, config.max_tokens)) for stream in streams])
+    with torch.no_grad():
+        soft = pair.adaptor(mixed.to(pair.llm.device))
+    texts = pair.decoder.decode(soft, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size)
+    reread = pair.task_model.encode(texts)
+    similarity = nn.functional.cosine_similarity(reread, mixed.repeat_interleave(many, dim=0), dim=1)
+    similarity[[at for at, text in enumerate(texts) if not text]] = -1.0
+    best = similarity.view(n, many).argmax(1) + torch.arange(n) * many
+    return [texts[at] for at in best.tolist()], reread[best]
