@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo/augmented.jsonl
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-fast lint format models clean
+.PHONY: help setup demo test test-fast lint format bench models clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ lint: setup  ## lint and types
 format: setup  ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: setup  ## measure speed; ratios and a table into benchmarks/results/latest.json
+	$(BIN)/python -m benchmarks
 
 models: setup  ## fetch and verify the default models
 	$(BIN)/inversedmixup models --fetch

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import SENTENCES
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.stages import align
 from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.stream import ahead, chunks
+from tiny import SENTENCES
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import LABELS, SENTENCES
 from inversedmixup.data import Row
 from inversedmixup.gate import REASONS, Gate, GateConfig
 from inversedmixup.labels import CONTENT_FREE, LLMJudge, is_intruded, judge_accuracy
 from inversedmixup.models.llm import SoftTokenLLM
+from tiny import LABELS, SENTENCES
 
 CLASSES = sorted(set(LABELS))
 

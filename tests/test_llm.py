@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import SENTENCES
 from inversedmixup.errors import InputError
 from inversedmixup.models.llm import EMPTY_FLUENCY, SoftTokenLLM
 from inversedmixup.models.sampling import GREEDY, Sampling, pick
+from tiny import SENTENCES
 
 SAMPLED = Sampling(temperature=1.5, top_p=0.95, max_tokens=10)
 

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import LABELS, SENTENCES
 from inversedmixup import InputError, InversedMixup
+from tiny import LABELS, SENTENCES
 
 QUICK = {"task_steps": 3, "follow_steps": 2, "refine_steps": 1, "tolerance": 1.0}
 LOOSE = {"min_cycle": -1.0, "fluency_margin": 99.0, "accept_labels": "any", "candidates": 1, "max_tokens": 6}

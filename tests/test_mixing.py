@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,23 @@ def test_pairs_keep_their_policy(policy, row):
     assert policy != "cross-class" or first != second
     assert policy != "same-class" or first == second
     assert policy != "balanced" or draw.lam >= 0.5
+
+
+@pytest.mark.parametrize("policy", ["cross-class", "same-class", "any"])
+def test_every_allowed_partner_is_drawn_and_equally_often(policy):
+    labels = ["b", "a", "b", "c", "a", "b", "a"]
+    sampler = PairSampler(labels, policy, parse_lambda("0.5"))
+    allowed = {
+        (i, j)
+        for i, one in enumerate(labels)
+        for j, two in enumerate(labels)
+        if i != j and {"cross-class": one != two, "same-class": one == two, "any": True}[policy]
+    }
+    drawn = Counter((d.first, d.second) for d in (sampler.draw(row, row_stream(3, row)) for row in range(6000)))
+    assert set(drawn) == allowed
+    for first in {pair[0] for pair in drawn}:
+        counts = [count for pair, count in drawn.items() if pair[0] == first]
+        assert max(counts) < 1.5 * min(counts)
 
 
 def test_balanced_pairs_lead_with_rare_classes():

@@ -8,13 +8,18 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from conftest import LABELS, SENTENCES, write_jsonl
-from inversedmixup.data import Row
+from conftest import write_jsonl
+from inversedmixup.data import Row, RowFile, iter_records
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
+from inversedmixup.stages.augment import Tally
+from tiny import LABELS, SENTENCES
 
 QUICK = {
     "n": 40, "tries": 2.0, "candidates": 2, "max_tokens": 8, "task_steps": 3, "follow_steps": 2, "refine_steps": 1,
@@ -152,6 +157,41 @@ def test_output_formats_hold_the_same_rows(train_file, tmp_path, config, suffix)
     read = pd.read_csv if suffix == "csv" else pd.read_parquet
     table = read(tmp_path / f"out.{suffix}")
     assert table["text"].tolist() == [row["text"] for row in rows_of(tmp_path / "out.jsonl")]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_row_file_appears_whole_or_not_at_all(tmp_path, suffix):
+    path = tmp_path / f"rows.{suffix}"
+    with pytest.raises(RuntimeError), RowFile(path, ["a", "b"]) as file:
+        file.write(dataclasses.asdict(a_row(0)))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    many = RowFile.BATCH + 3 if suffix == "parquet" else 3
+    with RowFile(path, ["a", "b"]) as file:
+        for number in range(many):
+            file.write(dataclasses.asdict(a_row(number)))
+    assert len(list(iter_records(path))) == many
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), max_size=30))
+def test_the_tally_equals_numbers_over_held_rows(seen):
+    tally = Tally()
+    for lam, realised, kept in seen:
+        row = dataclasses.replace(a_row(0), lam=lam, lam_realised=realised, intruded=kept, kept=kept)
+        tally.add(row if kept else dataclasses.replace(row, reject_reason="duplicate"))
+    kept_rows = np.array([(lam, realised) for lam, realised, kept in seen if kept])
+    summary = tally.summary()
+    assert (summary["tried"], summary["kept"]) == (len(seen), len(kept_rows))
+    assert sum(summary["rejected"].values()) == len(seen) - len(kept_rows)
+    if len(kept_rows) >= 3 and kept_rows.std(axis=0).min() > 1e-3:
+        assert summary["lam_correlation"] == pytest.approx(np.corrcoef(kept_rows.T)[0, 1], abs=1e-3)
+
+
+def a_row(number):
+    return Row(
+        f"aug-{number}", f"text {number}", "a", {"a": 0.7, "b": 0.3}, ["0", "1"], 0.7, 0.6, 0.9, -3.0,
+        {"soft": "a", "task": "b", "llm": None}, False, 0,
+    )  # fmt: skip
 
 
 def test_stage_two_that_spoils_reconstruction_is_an_error_that_says_what_to_change(train_file, tmp_path, config):

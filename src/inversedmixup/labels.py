@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from inversedmixup.data import Example
+from inversedmixup.errors import InputError
 from inversedmixup.models.llm import SoftTokenLLM
 
 LABEL_POLICIES = ("soft", "task", "llm")
@@ -35,11 +36,16 @@ class LLMJudge:
         classes: class names, as the prompt spells them.
         shots: examples per class in the prompt.
         seed: which examples are shown, and in which order.
+
+    Raises:
+        InputError: for an encoder-decoder LLM.
     """
 
     def __init__(
         self, llm: SoftTokenLLM, examples: Sequence[Example], classes: Sequence[str], *, shots: int = 1, seed: int = 0
     ) -> None:
+        if llm.encoder_decoder:
+            raise InputError(f"labels llm: LLM {llm.name!r} is an encoder-decoder and cannot judge; use --labels task")
         self.llm, self.classes = llm, list(classes)
         rng = np.random.default_rng([seed, 5])
         order = rng.permutation(len(examples))

@@ -1,0 +1,279 @@
+"""The engine against plain transformers: likelihoods, gradients, texts; other LLM families; other engines."""
+
+import dataclasses
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from inversedmixup.errors import InputError
+from inversedmixup.models import decoding, nll
+from inversedmixup.models.decoding import growing_cache
+from inversedmixup.models.llm import SoftTokenLLM, choose_dtype
+from inversedmixup.models.sampling import GREEDY, Sampling
+from inversedmixup.models.vllm import VllmDecoder
+from tiny import SENTENCES, save_tokenizer
+
+SAMPLED = Sampling(temperature=1.5, top_p=0.95, max_tokens=10)
+SPECIAL = {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<start>", "pad_token": "<pad>"}
+
+
+def soft_tokens(llm, rows=9, k=3):
+    return torch.randn(rows, k, llm.dim, generator=torch.Generator().manual_seed(0)) * 3
+
+
+@pytest.fixture
+def llm(tiny_llm):
+    return SoftTokenLLM.from_pretrained(tiny_llm)
+
+
+def make_llm(folder, build, **settings):
+    size = save_tokenizer(folder, SPECIAL)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        build(vocab_size=size, eos_token_id=0, bos_token_id=2, pad_token_id=3, **settings).save_pretrained(folder)
+    return SoftTokenLLM.from_pretrained(str(folder))
+
+
+@pytest.fixture(scope="session")
+def t5(tmp_path_factory):
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    return make_llm(
+        tmp_path_factory.mktemp("t5"), lambda **s: T5ForConditionalGeneration(T5Config(**s)), d_model=32, d_kv=8,
+        d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=3, initializer_factor=1.0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session", params=["gpt2", "granite"])
+def family(request, tmp_path_factory):
+    """Another architecture, and one that scales its logits after the output projection."""
+    from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
+
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "gpt2":
+        return make_llm(
+            folder, lambda **s: GPT2LMHeadModel(GPT2Config(**s)), n_embd=32, n_layer=2, n_head=4, n_positions=64,
+            initializer_range=0.3,
+        )  # fmt: skip
+    return make_llm(
+        folder, lambda **s: GraniteForCausalLM(GraniteConfig(**s)), hidden_size=32, intermediate_size=48,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, logits_scaling=8.0, initializer_range=0.3,
+    )  # fmt: skip
+
+
+# ---- likelihood ------------------------------------------------------------------------------------------------
+
+
+@given(rows=st.integers(1, 9), size=st.integers(2, 40), chunk=st.integers(1, 5), bias=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_chunked_likelihood_and_gradient_equal_cross_entropy(rows, size, chunk, bias):
+    rng = torch.Generator().manual_seed(rows * 100 + size)
+    hidden = torch.randn(rows, 6, generator=rng)
+    weight, offset = torch.randn(size, 6, generator=rng), torch.randn(size, generator=rng) if bias else None
+    targets = torch.randint(size, (rows,), generator=rng)
+    scale = torch.rand(rows, generator=rng)
+    ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nll, "CHUNK_LOGITS", chunk * size)
+        a = nll.chunked_nll(ours, weight, offset, targets)
+    b = functional.cross_entropy(functional.linear(theirs, weight, offset), targets, reduction="none")
+    (a * scale).sum().backward()
+    (b * scale).sum().backward()
+    assert torch.allclose(a, b, atol=1e-5)
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
+
+
+def reference_nll(llm, soft, ids):
+    """One text at a time, through the model's own forward and its full logits."""
+    embedded = llm.lm.get_input_embeddings()(torch.tensor([ids[:-1]], dtype=torch.long))
+    prefix = llm.whole_prefix(soft[None])
+    if llm.encoder_decoder:
+        logits = llm.lm(inputs_embeds=prefix, decoder_input_ids=torch.tensor([[llm.start, *ids[:-1]]])).logits[0]
+    else:
+        logits = llm.lm(inputs_embeds=torch.cat([prefix, embedded], 1)).logits[0, prefix.shape[1] - 1 :]
+    return functional.cross_entropy(logits, torch.tensor(ids), reduction="none")
+
+
+def check_likelihood(llm):
+    soft = soft_tokens(llm)
+    targets = llm.targets(SENTENCES[:9], 64)
+    ours, theirs = soft.clone().requires_grad_(), soft.clone().requires_grad_()
+    a = llm.nll(ours, targets)
+    b = torch.cat([reference_nll(llm, row, ids) for row, ids in zip(theirs, targets, strict=True)])
+    a.sum().backward()
+    b.sum().backward()
+    assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_likelihood_of_other_families_equals_their_own_forward(family):
+    check_likelihood(family)
+
+
+def test_likelihood_of_an_encoder_decoder_equals_its_own_forward(t5):
+    check_likelihood(t5)
+    assert np.isfinite(t5.log_likelihood(SENTENCES[:3])).all()
+
+
+@pytest.mark.parametrize("prompt", ["my {soft} parcel", "{soft} parcel", "where is {soft}"])
+def test_a_prompt_read_once_gives_what_a_prompt_in_line_gives(llm, prompt):
+    llm.set_prompt(prompt)
+    check_likelihood(llm)
+    soft = soft_tokens(llm)
+    texts = llm.decode(soft, dataclasses.replace(GREEDY, max_tokens=8))
+    assert bool(llm._opening) == bool(llm._before)
+    llm._open = list  # nothing is kept: the prompt stands in line
+    assert llm.decode(soft, dataclasses.replace(GREEDY, max_tokens=8)) == texts
+
+
+def test_a_prompts_keys_are_not_kept_while_lora_learns(llm):
+    llm.set_prompt("where is {soft}")
+    assert llm.prefix(soft_tokens(llm))[0]
+    llm.add_lora(2, seed=0)
+    assert not llm.prefix(soft_tokens(llm))[0]
+
+
+def test_bfloat16_stays_near_float32(tiny_llm, llm):
+    half = SoftTokenLLM.from_pretrained(tiny_llm, dtype=torch.bfloat16)
+    soft, targets = soft_tokens(llm), llm.targets(SENTENCES[:9], 64)
+    assert half.loss(soft, targets).item() == pytest.approx(llm.loss(soft, targets).item(), rel=0.02)
+    assert len(half.decode(soft, dataclasses.replace(GREEDY, max_tokens=5))) == 9
+
+
+def test_auto_takes_bfloat16_only_where_the_processor_has_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert choose_dtype("auto", "cpu") == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert choose_dtype("auto", "cpu") == torch.float32
+    assert choose_dtype("bfloat16", "cpu") == torch.bfloat16
+
+
+# ---- decoding --------------------------------------------------------------------------------------------------
+
+
+def check_decoding(llm):
+    soft = soft_tokens(llm)
+    mask = torch.ones(soft.shape[:2], dtype=torch.long)
+    generated = llm.lm.generate(
+        inputs_embeds=soft, attention_mask=mask, do_sample=False, max_new_tokens=10, pad_token_id=llm.eos
+    )  # fmt: skip
+    ids = generated[:, 1:] if llm.encoder_decoder else generated
+    expected = [llm.text([*row, llm.eos]) for row in ids.tolist()]
+    assert llm.decode(soft, dataclasses.replace(GREEDY, max_tokens=10)) == expected
+    uniforms = np.random.default_rng(0).random((27, SAMPLED.max_tokens))
+    shared = llm.decode(soft, SAMPLED, uniforms, candidates=3)
+    assert len(set(shared)) > 5
+    assert shared == llm.decode(soft.repeat_interleave(3, dim=0), SAMPLED, uniforms)
+    assert shared == llm.decode(soft, SAMPLED, uniforms, candidates=3, batch_size=4)
+
+
+def test_candidates_that_share_a_prefill_are_those_of_rows_apart(llm):
+    check_decoding(llm)
+
+
+def test_other_families_decode_as_generate_does(family):
+    check_decoding(family)
+
+
+def test_an_encoder_decoder_decodes_as_generate_does(t5):
+    check_decoding(t5)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried"), MemoryError()])
+def test_less_memory_means_smaller_batches_and_the_same_texts(llm, monkeypatch, error):
+    soft, real, sizes = soft_tokens(llm, rows=8), decoding._decode_batch, []
+
+    def scarce(llm, part, *rest):
+        sizes.append(len(part))
+        if len(part) > 3:
+            raise error
+        return real(llm, part, *rest)
+
+    expected = llm.decode(soft)
+    monkeypatch.setattr(decoding, "_decode_batch", scarce)
+    assert llm.decode(soft) == expected
+    assert max(sizes[-3:]) <= 4
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(llm, monkeypatch):
+    monkeypatch.setattr(decoding, "_decode_batch", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        llm.decode(soft_tokens(llm))
+
+
+def test_the_cache_holds_what_transformers_own_holds(llm):
+    from transformers import DynamicCache
+
+    inputs, rows = soft_tokens(llm, rows=4, k=5), torch.tensor([2, 0, 2])
+    ours, theirs = growing_cache(llm.lm.config, 12), DynamicCache(config=llm.lm.config)
+    with torch.no_grad():
+        for cache in (ours, theirs):
+            llm.lm(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+            cache.batch_select_indices(rows)
+            llm.lm(input_ids=torch.tensor([[5], [6], [7]]), past_key_values=cache, use_cache=True)
+    assert ours.get_seq_length() == theirs.get_seq_length() == 6
+    for a, b in zip(ours.layers, theirs.layers, strict=True):
+        assert torch.allclose(a.keys, b.keys, atol=1e-6)
+        assert torch.allclose(a.values, b.values, atol=1e-6)
+
+
+# ---- vLLM: its requests, as it is not at hand --------------------------------------------------------------------
+
+
+class Engine:
+    """Stands for ``vllm.LLM``: answers each request with three tokens and the end."""
+
+    def __init__(self, **options):
+        self.options, self.calls = options, []
+
+    def generate(self, prompts, params, use_tqdm):
+        self.calls.append((prompts, params))
+        answer = types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=[5, 6, 7, 0])])
+        return [answer] * len(prompts)
+
+
+def test_vllm_gets_one_request_a_text_with_the_rows_own_seed(llm, monkeypatch):
+    module = types.ModuleType("vllm")
+    module.LLM, module.SamplingParams = Engine, lambda **settings: settings
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    llm.set_prompt("my {soft} parcel")
+    llm.add_lora(2, seed=0)
+    decoder = VllmDecoder.from_llm(llm, dtype="float32")
+    assert decoder.engine.options["enable_prompt_embeds"]
+    soft = soft_tokens(llm, rows=2)
+    uniforms = np.array([[0.25], [0.5], [0.75], [0.0]])
+    texts = decoder.decode(soft, Sampling(0.7, 0.9, 40, 12), uniforms, candidates=2)
+    assert texts == [llm.text([5, 6, 7])] * 4
+    prompts, params = decoder.engine.calls[0]
+    assert torch.equal(prompts[1]["prompt_embeds"], llm.whole_prefix(soft)[0])
+    assert torch.equal(prompts[2]["prompt_embeds"], llm.whole_prefix(soft)[1])
+    assert [p["seed"] for p in params] == [2**29, 2**30, 3 * 2**29, 0]
+    assert params[0]["top_p"] == 0.9
+    assert params[0]["max_tokens"] == 12
+    assert "seed" not in decoder.requests(soft, GREEDY, None, 1)[1][0]
+    decoder.decode(soft, GREEDY)
+    assert decoder.engine.calls[1][1][0]["temperature"] == 0.0
+
+
+def test_the_merged_model_is_the_model_with_its_lora(llm, tmp_path):
+    llm.add_lora(2, seed=0)
+    with torch.no_grad():
+        for weight in (w for w in llm.model.parameters() if w.requires_grad):
+            weight.add_(0.1)
+    llm.save_merged(tmp_path)
+    soft, targets = soft_tokens(llm), llm.targets(SENTENCES[:9], 64)
+    merged = SoftTokenLLM.from_pretrained(str(tmp_path))
+    assert not merged.has_lora
+    assert merged.loss(soft, targets).item() == pytest.approx(llm.loss(soft, targets).item(), rel=1e-4)
+
+
+def test_vllm_that_is_not_installed_is_bad_input(llm, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(InputError, match=r"pip install 'inversedmixup\[vllm\]'"):
+        VllmDecoder.from_llm(llm)

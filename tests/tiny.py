@@ -1,0 +1,76 @@
+"""Tiny random models over a handful of sentences: an encoder, an LLM, a pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from inversedmixup.models.pair import Pair
+
+SENTENCES = [
+    "where is my parcel", "the parcel is late again", "my order never came", "when will the box arrive",
+    "the courier lost my parcel", "tracking says nothing at all", "please give me my money back",
+    "i want a refund now", "refund the broken lamp", "how long does a refund take", "the money is not back yet",
+    "cancel this and refund me", "i cannot log in today", "reset my password please", "my account is locked out",
+    "the password mail never came", "log in fails every time", "change the mail of my account",
+]  # fmt: skip
+LABELS = ["delivery"] * 6 + ["refund"] * 6 + ["account"] * 6
+WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
+
+
+def save_tokenizer(folder: Path, special: dict[str, str]) -> int:
+    """A word-level tokenizer over the test sentences; returns its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {
+        word: index for index, word in enumerate([*special.values(), *WORDS, ":", "/", ".", ",", "Label", "Text"])
+    }
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    return len(vocabulary)
+
+
+def make_encoder(folder: Path) -> str:
+    """A two-layer sentence encoder with 24-dimensional embeddings; returns its folder."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel
+
+    bert = folder / "bert"
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    size = save_tokenizer(bert, special)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=size, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=64,
+        )  # fmt: skip
+        BertModel(config).save_pretrained(bert)
+    model = SentenceTransformer(modules=[Transformer(str(bert)), Pooling(24), Normalize()], device="cpu")
+    model.save(str(folder / "encoder"), create_model_card=False)
+    return str(folder / "encoder")
+
+
+def make_llm(folder: Path) -> str:
+    """A two-layer Llama; returns its folder."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size = save_tokenizer(folder / "llm", {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<start>"})
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = LlamaConfig(
+            vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=256, eos_token_id=0, bos_token_id=2, pad_token_id=0,
+            tie_word_embeddings=True, initializer_range=0.3,
+        )  # fmt: skip
+        LlamaForCausalLM(config).save_pretrained(folder / "llm")
+    return str(folder / "llm")
+
+
+def make_pair(encoder: str, llm: str) -> Pair:
+    """A pair with an untrained adaptor."""
+    return Pair.fresh(encoder, llm, soft_tokens=2, hidden=16, layers=1)
