@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,9 +47,9 @@ def run(
 def _ways(llms: dict[str, SoftTokenLLM], soft: torch.Tensor) -> dict[str, Callable[[], Any]]:
     ways: dict[str, Callable[[], Any]] = {}
     for name, llm in llms.items():
-        ways[f"ours, {name}"] = lambda llm=llm: _ours(llm, soft)
+        ways[f"ours, {name}"] = partial(_ours, llm, soft)
         for cache in ("dynamic", "static"):
-            ways[f"generate, {cache} cache, {name}"] = lambda llm=llm, cache=cache: _generate(llm, soft, cache)
+            ways[f"generate, {cache} cache, {name}"] = partial(_generate, llm, soft, cache)
     fastest = llms.get("bfloat16", llms["float32"])
     ways["bound"] = _bound(fastest, len(soft), soft.shape[1])
     return ways
@@ -59,11 +60,11 @@ def _ours(llm: SoftTokenLLM, soft: torch.Tensor) -> None:
         logits[:, llm.eos] = -torch.inf
         return pick(logits, sampling, uniforms)
 
-    real, decoding.pick = decoding.pick, endless
+    decoding.pick = endless  # type: ignore[attr-defined]
     try:
         llm.decode(soft, Sampling(temperature=GREEDY.temperature, max_tokens=TOKENS), batch_size=len(soft))
     finally:
-        decoding.pick = real
+        decoding.pick = pick  # type: ignore[attr-defined]
 
 
 def _generate(llm: SoftTokenLLM, soft: torch.Tensor, cache: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +20,7 @@ def run(examples: list[Example], *, rows: int, kept: int, device: str) -> dict[s
     classes = sorted({example.label for example in examples})
     pair = Pair.load(device=device)
     run_warmup(pair, examples, classes, build(WarmupConfig, {"tolerance": 1.0}))
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     pair.decoder.decode = _timed(pair.decoder.decode, "decoding", spent)  # type: ignore[method-assign]
     pair.task_model.encode = _timed(pair.task_model.encode, "encoder", spent)  # type: ignore[method-assign]
     pair.llm.log_likelihood = _timed(pair.llm.log_likelihood, "fluency", spent)  # type: ignore[method-assign]
@@ -34,7 +34,7 @@ def run(examples: list[Example], *, rows: int, kept: int, device: str) -> dict[s
     }  # fmt: skip
 
 
-def _timed(work: Callable[..., Any], name: str, spent: Counter[str]) -> Callable[..., Any]:
+def _timed(work: Callable[..., Any], name: str, spent: defaultdict[str, float]) -> Callable[..., Any]:
     def timed(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         started = time.perf_counter()
         try:

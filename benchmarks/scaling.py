@@ -31,7 +31,7 @@ def _job(rows: int) -> dict[str, float]:
     from inversedmixup.options import build
     from inversedmixup.runs import RunFolder
     from inversedmixup.stages.augment import AugmentConfig, run_augment
-    from tiny import SENTENCES, make_encoder, make_llm, make_pair  # the tests' own
+    from tiny import SENTENCES, make_encoder, make_llm, make_pair  # type: ignore[import-not-found]  # the tests' own
 
     with tempfile.TemporaryDirectory() as folder:
         pair = make_pair(make_encoder(Path(folder)), make_llm(Path(folder)))
