@@ -56,7 +56,7 @@ def products(layers: Sequence[nn.Linear], rows: int, *, backward: bool) -> Calla
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    capable = getattr(torch.cpu, "get_capabilities", dict)()
+    capable: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "processor": capable.get("cpu_name") or platform.processor(), "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(), "amx_bf16": bool(capable.get("amx_bf16")),
