@@ -166,10 +166,17 @@ def _iter_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def iter_texts(paths: Sequence[str | Path], text_column: str = "text") -> Iterator[str]:
     """The texts of unlabelled files, one after the other; empty and overlong ones are passed over."""
     for path in paths:
-        for number, record in iter_records(path):
-            value = _column(record, text_column, path, number, "--text-column")
-            if isinstance(value, str) and value.strip() and len(value) <= MAX_CHARACTERS:
-                yield " ".join(value.split())
+        for text, _ in iter_sourced(path, text_column):
+            yield text
+
+
+def iter_sourced(path: str | Path, text_column: str = "text") -> Iterator[tuple[str, str | None]]:
+    """The texts of one file as :func:`iter_texts` gives them, each with its ``source`` column if there is one."""
+    for number, record in iter_records(path):
+        value = _column(record, text_column, path, number, "--text-column")
+        if isinstance(value, str) and value.strip() and len(value) <= MAX_CHARACTERS:
+            source = record.get("source")
+            yield " ".join(value.split()), None if source is None else str(source)
 
 
 def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag: str) -> Any:  # noqa: ANN401

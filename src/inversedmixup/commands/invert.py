@@ -9,19 +9,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import nn
 
 from inversedmixup import reconstruction
+from inversedmixup.card import record_report
 from inversedmixup.commands import add_config, resolve
-from inversedmixup.data import check_output, iter_texts, write_jsonl
+from inversedmixup.data import check_output, iter_sourced, read_examples, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, PairOptions, write_json
 from inversedmixup.options import at_least, option
+from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.writer import DecodeConfig, write_texts
 from inversedmixup.terminal import progress
 
@@ -33,7 +34,9 @@ class InvertConfig(PairOptions, DecodeConfig):
     """Settings of ``invert``."""
 
     rows: int | None = option(None, "only the first so many sentences")
-    evaluate: bool = option(False, "print mean scores: greedy, and reranked over --candidates")
+    evaluate: bool = option(False, "mean scores, greedy and reranked over --candidates, by length and by source")
+    reference: str | None = option(None, "labelled file: also label retention, by a labeller fitted to it")
+    record: bool = option(False, "with --evaluate and --pair: add the scores to the pair's record and its model card")
     output: str | None = option(None, "write every reconstruction to this .jsonl")
     text_column: str = option("text", "column of the text")
 
@@ -55,20 +58,29 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     output = check_output(config.output) if config.output else None
     if output and (output.suffix != ".jsonl" or output.resolve() == Path(path).expanduser().resolve()):
         raise InputError(f"--output {output}: end it in .jsonl, and let it be another file than the input")
-    texts = list(islice(iter_texts([path], config.text_column), config.rows))
-    if not texts:
+    if config.record and not (config.evaluate and config.pair):
+        raise InputError("--record needs --evaluate, and --pair for the folder whose card to write")
+    sourced = list(islice(iter_sourced(path, config.text_column), config.rows))
+    if not sourced:
         raise InputError(f"{path}: no sentence in it")
+    texts, sources = [text for text, _ in sourced], [source for _, source in sourced]
+    labelled = read_examples(config.reference) if config.reference else []
     pair = config.load_pair()
     ways = {"greedy": dataclasses.replace(config, temperature=0.0)}
     if config.evaluate and config.candidates > 1 and config.temperature > 0:
         ways["reranked"] = config
     wanted = pair.task_model.encode(texts)
     result: dict[str, Any] = {}
+    labeller = None
+    if labelled:
+        labeller = ReferenceLabeller(pair.task_model.encode([e.text for e in labelled]), [e.label for e in labelled])
+        result["reference"] = {"accuracy": labeller.accuracy, "n": labeller.n}
     for name, how in ways.items():
         written, found = _invert(pair, wanted, how)
         cosine = nn.functional.cosine_similarity(found, wanted, dim=1)
-        result[name] = reconstruction.score(written, texts, found, wanted)
-        result[name]["fluency"] = float(np.mean(pair.llm.log_likelihood(written)))
+        result[name] = reconstruction.report(written, texts, found, wanted, pair.llm.log_likelihood(written), sources)
+        if labeller:
+            result[name]["label_retention"] = labeller.retention(wanted, found)
         if name == "greedy":
             rows = [
                 {
@@ -83,6 +95,8 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         with clear_write_errors(output):
             write_jsonl(rows, output)
             write_json(output.with_name(output.name + ".config.json"), dataclasses.asdict(config))
+    if config.record:
+        record_report(Path(str(config.pair)), Path(path).name, result, rows)
     return {**result, "sample": rows[:10]}
 
 
@@ -111,4 +125,17 @@ def show(result: dict[str, Any]) -> None:
     out.print(table)
     for name in ("greedy", "reranked"):
         if name in result:
-            out.print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in result[name].items()))
+            scores = {key: value for key, value in result[name].items() if not isinstance(value, dict)}
+            out.print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in scores.items()))
+    if "by_length" in result.get("greedy", {}) and "reranked" in result:
+        out.print(_breakdown(result))
+
+
+def _breakdown(result: dict[str, Any]) -> Table:
+    """Greedy scores by length and by source."""
+    names = ("n", "token_f1", "bleu", "exact", "cosine", "fluency")
+    table = Table("greedy", *names)
+    for way in ("by_length", "by_source"):
+        for key, scores in result["greedy"].get(way, {}).items():
+            table.add_row(Text(key), *(f"{scores[name]:.3g}" for name in names))
+    return table

@@ -1,10 +1,11 @@
-"""``inversedmixup mix "A" "B"``: the λ strip."""
+"""``inversedmixup mix "A" "B"``: the λ strip; ``mix --evaluate FILE``: whether λ controls the text."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
+from itertools import islice
 from typing import Any
 
 from rich.console import Console
@@ -12,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from inversedmixup.commands import add_config, resolve
-from inversedmixup.data import read_examples, take_shots
+from inversedmixup.control import lam_control, plot
+from inversedmixup.data import iter_records, iter_texts, read_examples, take_shots
+from inversedmixup.errors import InputError
 from inversedmixup.mixer import InversedMixup
 from inversedmixup.models.pair import PairOptions
-from inversedmixup.options import option
+from inversedmixup.options import at_least, option
 from inversedmixup.stages.writer import DecodeConfig
 
 
@@ -28,19 +31,35 @@ class MixConfig(PairOptions, DecodeConfig):
     shots: int | None = option(None, "with --train: use only this many rows of each class")
     text_column: str = option("text", "column of the text")
     label_column: str = option("label", "column of the label")
+    evaluate: str | None = option(
+        None, "instead of A and B: sentences to pair at random, to see whether λ controls the text"
+    )
+    pairs: int = option(500, "with --evaluate: how many pairs, each at eleven ratios and by every interpolation")
+    plot: str | None = option(None, "with --evaluate: a picture of it, .png, .svg or .pdf")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 2, "steps")
+        at_least(self, 1, "pairs", "shots")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("first", metavar="A", help="the sentence at λ = 1")
-    parser.add_argument("second", metavar="B", help="the sentence at λ = 0")
+    parser.add_argument("first", metavar="A", nargs="?", help="the sentence at λ = 1")
+    parser.add_argument("second", metavar="B", nargs="?", help="the sentence at λ = 0")
     add_config(parser, MixConfig)
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
-    """The strip's rows."""
+    """The strip's rows, or the λ control report."""
     first, second = options.pop("first"), options.pop("second")
     config = resolve(MixConfig, options)
+    if config.evaluate:
+        if first is not None:
+            raise InputError("mix: give two sentences or --evaluate FILE, not both")
+        return _evaluate(config, config.evaluate)
+    if first is None or second is None:
+        raise InputError("mix: two sentences are needed, or --evaluate FILE")
     models = {field.name: getattr(config, field.name) for field in dataclasses.fields(PairOptions)}
     mixer = InversedMixup(**models, seed=config.seed)
     if config.train:
@@ -52,8 +71,25 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     return {"first": first, "second": second, "strip": mixer.strip(first, second, steps=config.steps, **decode)}
 
 
+def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
+    """λ control over random pairs of a file's sentences, by class where it has labels."""
+    labels = None
+    if any(config.label_column in record for _, record in islice(iter_records(path), 1)):
+        examples = read_examples(path, text_column=config.text_column, label_column=config.label_column)
+        texts, labels = [example.text for example in examples], [example.label for example in examples]
+    else:
+        texts = list(iter_texts([path], config.text_column))
+    report = lam_control(config.load_pair(), texts, labels, config, config.pairs)
+    if config.plot:
+        plot(report, config.plot)
+    return report
+
+
 def show(result: dict[str, Any]) -> None:
-    """The strip as a table."""
+    """The strip, or the report, as a table."""
+    if "interpolations" in result:
+        _show_control(result)
+        return
     labelled = "label_probs" in result["strip"][0]
     table = Table("λ", "λ̂", "cycle", "text", *(["labels"] if labelled else []))
     for row in result["strip"]:
@@ -68,3 +104,22 @@ def show(result: dict[str, Any]) -> None:
             cells.append(Text(", ".join(f"{name} {p:.2f}" for name, p in best)))
         table.add_row(*cells)
     Console(file=sys.stdout, highlight=False).print(table)
+
+
+def _show_control(result: dict[str, Any]) -> None:
+    out = Console(file=sys.stdout, highlight=False)
+    table = Table("interpolation", "pairs", "Spearman λ, λ̂", "mean |λ − λ̂|", "snapped to a parent")
+    for how, figures in result["interpolations"].items():
+        for kind in ("all", "same-class", "cross-class"):
+            part = figures if kind == "all" else figures.get(kind)
+            if part:
+                table.add_row(
+                    how, kind, f"{part['spearman']:.3f}", f"{part['mean_abs_error']:.3f}", f"{part['snap_rate']:.1%}"
+                )
+    out.print(table)
+    by_lam = Table("λ", "mean λ̂", "cycle similarity", "fluency", title=result["interpolation"], title_justify="left")
+    for row in result["interpolations"][result["interpolation"]]["by_lam"]:
+        numbers = (row["lam_realised"], row["cycle_similarity"], row["fluency"])
+        by_lam.add_row(f"{row['lam']:.1f}", *(f"{number:.2f}" for number in numbers))
+    out.print(by_lam)
+    out.print(f"fluency of the sentences themselves: {result['real_fluency']:.2f} nats a token")

@@ -218,7 +218,7 @@ class Pair:
             save_weights(self.task_model.head, folder / "head.safetensors")
         self.config.classes = self.task_model.classes
         self.config.fingerprint = self._fingerprint().tolist()
-        write_json(folder / "pair.json", dataclasses.asdict(self.config))
+        write_config(folder, self.config)
 
     def _fingerprint(self) -> Tensor:
         return self.task_model.encode(FINGERPRINT_TEXTS)
@@ -252,15 +252,25 @@ def default_pair_folder() -> Path:
 
 def default_pair_record() -> dict[str, Any]:
     """How the default pair was trained, and its scores."""
-    return _read_config(default_pair_folder()).training
+    return read_config(default_pair_folder()).training
 
 
 def _open(folder: str | Path | None) -> tuple[Path, PairConfig]:
     where = default_pair_folder() if folder is None else Path(folder).expanduser()
-    return where, _read_config(where)
+    return where, read_config(where)
 
 
-def _read_config(folder: Path) -> PairConfig:
+def write_config(folder: Path, config: PairConfig) -> None:
+    """Write ``pair.json``."""
+    write_json(folder / "pair.json", dataclasses.asdict(config))
+
+
+def read_config(folder: Path) -> PairConfig:
+    """What ``pair.json`` records.
+
+    Raises:
+        InputError: if it is missing, damaged or of another format.
+    """
     path = folder / "pair.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from inversedmixup import reconstruction
+from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.models.llm import DTYPES, SOFT
@@ -398,6 +399,7 @@ class _Run:
             "metrics": {key: value for key, value in record.items() if key in METRICS},
         }  # fmt: skip
         self.pair.save(self.output, encoder=False)
+        write_card(self.output, self.pair.config)
         return record
 
 

@@ -1,0 +1,120 @@
+"""The model card of a pair: ``MODEL_CARD.md`` beside its weights, made from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inversedmixup.models.pair import PairConfig, read_config, write_config
+from inversedmixup.models.sources import WHEELS
+
+SHOWN = ("n", "token_f1", "bleu", "exact", "cosine", "fluency", "label_retention")
+WORST = 8  # failures kept in the card
+# Published figures of inverters on texts of 32 tokens, for scale: other encoders, other sizes, other corpora.
+PUBLISHED = (
+    ("GTR, zero-step (Morris et al. 2023)", "0.67", "31.9", "0.91"),
+    ("GTR, one correction step (Morris et al. 2023)", "0.80", "50.7", "0.96"),
+    ("GPT-2 decoder attack, as reported there", "0.47", "1.0", "0.76"),
+)
+TEMPLATE = """# {encoder} → {llm}
+
+An adaptor{extras} that turns sentence embeddings of `{encoder}` into soft tokens of `{llm}`, trained by
+[inversedmixup](https://arxiv.org/abs/2601.21543) (an implementation of "inversedMixup", arXiv 2601.21543).
+
+## What it is made of
+
+{models}
+- adaptor: {soft_tokens} soft tokens, {layers} hidden layers of {hidden}; prompt `{prompt}`
+
+## What it was trained on
+
+{sentences} sentences ({tokens} target tokens) of {corpus}. The licences of those texts are those of the
+corpus; evaluation sets were not trained on.
+
+## How well sentences come back
+
+{figures}
+
+For scale, published inverters on texts of 32 tokens (other encoders, sizes and corpora):
+
+| inverter | token F1 | BLEU | cosine |
+|---|---|---|---|
+{published}
+
+{failures}
+## What it is for, and what to mind
+
+For writing new labelled sentences between two of yours, and for looking at what lies between them. Not for
+recovering private text. Decoded texts can repeat pieces of the texts they were mixed from, and of the corpus: treat a
+text that was mixed from confidential rows as confidential. It learnt from the corpus above; texts of other languages or
+much longer ones come back as their gist at best. Facts in its sentences are invented.
+"""
+
+
+def record_report(folder: Path, name: str, result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+    """Add what ``invert --evaluate`` measured on the file ``name`` to the record of a pair, and write its card."""
+    config = read_config(folder)
+    reports = config.training.setdefault("reports", {})
+    reports[name] = {key: value for key, value in result.items() if key in ("greedy", "reranked", "reference")}
+    worst = sorted(rows, key=lambda row: row["cosine"])[:WORST]
+    config.training["failures"] = [{key: row[key] for key in ("text", "reconstruction", "cosine")} for row in worst]
+    write_config(folder, config)
+    write_card(folder, config)
+
+
+def write_card(folder: Path, config: PairConfig) -> None:
+    """Write the card of a pair."""
+    training, adaptor = config.training, config.adaptor
+    ranks = (("the LLM", config.lora_rank), ("the encoder", config.encoder_lora_rank))
+    extras = "".join(f", LoRA weights of rank {rank} on {part}" for part, rank in ranks if rank)
+    card = TEMPLATE.format(
+        encoder=config.encoder, llm=config.llm, extras=extras, models=_models(config),
+        soft_tokens=adaptor.soft_tokens, layers=adaptor.layers, hidden=adaptor.hidden, prompt=config.prompt,
+        sentences=f"{training.get('sentences', 0):,}", tokens=f"{training.get('target_tokens', 0):,}",
+        corpus=", ".join(training.get("corpus", [])) or "no corpus", figures=_figures(training),
+        published="\n".join(f"| {' | '.join(row)} |" for row in PUBLISHED), failures=_failures(training),
+    )  # fmt: skip
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+
+
+def _models(config: PairConfig) -> str:
+    lines = []
+    for part, name in (("encoder", config.encoder), ("LLM", config.llm)):
+        known, source = WHEELS.get(name), config.sources.get(name)
+        about = f": {known.about} ({known.licence})" if known else ""
+        pinned = f", {source['package']} {source['version']}, sha256 `{source['sha256']}`" if source else ""
+        lines.append(f"- {part} `{name}`{about}{pinned}")
+    return "\n".join(lines)
+
+
+def _figures(training: dict[str, Any]) -> str:
+    """A table of every report, or what the last validation measured if there is none."""
+    lines = [f"| text | way | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
+    for name, report in training.get("reports", {}).items():
+        for way in ("greedy", "reranked"):
+            if way in report:
+                lines.append(_line(name, way, report[way]))
+                lines += [_line("", f"{way}, {key} words", part) for key, part in report[way]["by_length"].items()]
+    if len(lines) == 2:
+        lines.append(_line("validation", "greedy", training.get("metrics", {})))
+    return "\n".join(lines)
+
+
+def _line(name: str, way: str, scores: dict[str, Any]) -> str:
+    cells = [f"{scores[key]:.4g}" if key in scores else "" for key in SHOWN]
+    return f"| {name} | {way} | {' | '.join(cells)} |"
+
+
+def _failures(training: dict[str, Any]) -> str:
+    if not training.get("failures"):
+        return ""
+    rows = [
+        f"| {_cell(row['text'])} | {_cell(row['reconstruction'])} | {row['cosine']:.2f} |"
+        for row in training["failures"]
+    ]
+    return "\n".join(["The worst of them:", "", "| sentence | came back as | cosine |", "|---|---|---|", *rows, "", ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

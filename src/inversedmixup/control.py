@@ -1,0 +1,153 @@
+"""Does λ control the text? λ against λ̂ over many pairs of sentences (trap 3 of the design: shown, never assumed)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from inversedmixup.errors import InputError
+from inversedmixup.mixing import INTERPOLATIONS, row_stream
+from inversedmixup.models.pair import Pair
+from inversedmixup.stages.writer import DecodeConfig, write_mixes
+from inversedmixup.terminal import Advance, progress
+
+LAMS = tuple(round(0.1 * step, 1) for step in range(11))
+INNER = (0.2, 0.8)  # a text between these that lands on a parent has snapped to it
+SNAPPED = 0.05  # λ̂ within this of 0 or 1
+BLOCK = 32  # pairs at a time
+
+
+def lam_control(
+    pair: Pair, texts: Sequence[str], labels: Sequence[str] | None, config: DecodeConfig, pairs: int
+) -> dict[str, Any]:
+    """Write a text at λ = 0, 0.1, … 1 between random pairs of sentences, by every interpolation.
+
+    Args:
+        pair: the pair.
+        texts: sentences to draw parents from.
+        labels: their classes: half of the pairs are then of one class, half of two.
+        config: how texts are written; ``config.interpolation`` gives the headline figures.
+        pairs: how many pairs.
+
+    Returns:
+        ``spearman`` of λ and λ̂, ``mean_abs_error`` |λ − λ̂|, and ``snap_rate``: how often a text for λ in
+        :data:`INNER` has a λ̂ within :data:`SNAPPED` of a parent. The same by interpolation, by kind of pair and by λ,
+        there with mean λ̂, cycle similarity and fluency. ``real_fluency`` is that of the parents.
+
+    Raises:
+        InputError: if there are fewer than two sentences.
+    """
+    if len(texts) < 2:
+        raise InputError("--evaluate needs at least two sentences")
+    rng = np.random.default_rng([config.seed, 8])
+    drawn, kinds = _draw(labels, len(texts), pairs, rng)
+    embeddings = pair.task_model.encode(texts)
+    by_interpolation: dict[str, Any] = {}
+    with progress("λ control", pairs * len(INTERPOLATIONS)) as advance:
+        for how in INTERPOLATIONS:
+            table = _walk(pair, embeddings, drawn, config, how, advance)
+            by_interpolation[how] = _figures(table)
+            if kinds is not None:
+                for kind in ("same-class", "cross-class"):
+                    by_interpolation[how][kind] = _headline(table[kinds == kind])
+    parents = [texts[i] for i in sorted(set(drawn.flatten().tolist()))]
+    headline = by_interpolation[config.interpolation]
+    return {
+        **{name: headline[name] for name in ("spearman", "mean_abs_error", "snap_rate")},
+        "pairs": pairs, "n": pairs * len(LAMS), "interpolation": config.interpolation,
+        "real_fluency": round(float(pair.llm.log_likelihood(parents).mean()), 4), "interpolations": by_interpolation,
+    }  # fmt: skip
+
+
+def _draw(
+    labels: Sequence[str] | None, n: int, pairs: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Indices of parents [pairs, 2], and what kind each pair is."""
+    if labels is None:
+        return np.array([rng.choice(n, 2, replace=False) for _ in range(pairs)]), None
+    names, counts = np.unique(np.asarray(labels), return_counts=True)
+    if len(names) < 2 or counts.max() < 2:
+        raise InputError("--evaluate: the labels need two classes, and one of them two rows")
+    classes = np.asarray(labels)
+    drawn, kinds = [], np.array(["same-class", "cross-class"] * pairs)[:pairs]
+    for kind in kinds:
+        while True:
+            first, second = rng.choice(n, 2, replace=False)
+            if (classes[first] == classes[second]) == (kind == "same-class"):
+                break
+        drawn.append((first, second))
+    return np.array(drawn), kinds
+
+
+def _walk(
+    pair: Pair, embeddings: torch.Tensor, drawn: np.ndarray, config: DecodeConfig, how: str, advance: Advance
+) -> np.ndarray:
+    """λ, λ̂, cycle similarity and fluency of every text: [pairs, λs, 4]."""
+    blocks = []
+    for at in range(0, len(drawn), BLOCK):
+        block = drawn[at : at + BLOCK]
+        first, second = (torch.from_numpy(block[:, side]).repeat_interleave(len(LAMS)) for side in (0, 1))
+        lams = np.tile(LAMS, len(block))
+        # the same stream for every λ of a pair: neighbours differ by λ, not by luck
+        streams = [row_stream(config.seed, at + row) for row in range(len(block)) for _ in LAMS]
+        written = write_mixes(
+            pair, embeddings[first], embeddings[second], torch.from_numpy(lams), streams,
+            dataclasses.replace(config, interpolation=how),
+        )  # fmt: skip
+        columns = (lams, written.lam_realised, written.cycle_similarity, written.fluency)
+        blocks.append(np.stack([np.asarray(column, dtype=float) for column in columns], axis=-1))
+        advance(len(block))
+    return np.concatenate(blocks).reshape(len(drawn), len(LAMS), 4)
+
+
+def _headline(table: np.ndarray) -> dict[str, float]:
+    from scipy.stats import spearmanr
+
+    lam, realised = table[..., 0].ravel(), table[..., 1].ravel()
+    inner = (lam >= INNER[0]) & (lam <= INNER[1])
+    snapped = np.minimum(realised, 1 - realised)[inner] <= SNAPPED
+    rank = spearmanr(lam, realised).statistic if np.ptp(realised) > 0 else 0.0
+    return {
+        "spearman": round(float(rank), 4), "mean_abs_error": round(float(np.abs(lam - realised).mean()), 4),
+        "snap_rate": round(float(snapped.mean()), 4),
+    }  # fmt: skip
+
+
+def _figures(table: np.ndarray) -> dict[str, Any]:
+    names = ("lam", "lam_realised", "cycle_similarity", "fluency")
+    means = table.mean(axis=0).round(4)
+    return {**_headline(table), "by_lam": [dict(zip(names, map(float, row), strict=True)) for row in means]}
+
+
+def plot(report: dict[str, Any], path: str | Path) -> None:
+    """λ against mean λ̂, cycle similarity and fluency by interpolation, as a picture (suffix decides its format).
+
+    Raises:
+        InputError: without matplotlib, or for a format that it does not know.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("--plot needs matplotlib; pip install 'inversedmixup[plots]'") from None
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = (("lam_realised", "mean λ̂"), ("cycle_similarity", "cycle similarity"), ("fluency", "fluency (nats/token)"))
+    for axes, (name, title) in zip(figure.subplots(1, 3), panels, strict=True):
+        for how, figures in report["interpolations"].items():
+            rows = figures["by_lam"]
+            axes.plot([row["lam"] for row in rows], [row[name] for row in rows], marker=".", label=how)
+        axes.set(xlabel="λ", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+        if name == "lam_realised":
+            axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
+            axes.legend(frameon=False)
+        if name == "fluency":
+            axes.axhline(report["real_fluency"], color="0.7", linestyle="--", linewidth=1)
+    try:
+        figure.savefig(path)
+    except ValueError as error:
+        raise InputError(f"--plot {path}: {error}") from error

@@ -1,0 +1,141 @@
+"""Reports: reconstruction by length and source, label retention, λ control, the model card."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_jsonl
+from inversedmixup import control, reconstruction
+from inversedmixup.cli import main
+from inversedmixup.errors import InputError
+from inversedmixup.options import build
+from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.stages.writer import DecodeConfig
+from tiny import LABELS, SENTENCES
+
+SCORES = {"token_f1", "bleu", "exact", "cosine", "n", "fluency"}
+
+
+def last_json(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("words", "bucket"), [(1, "1-8"), (8, "1-8"), (9, "9-16"), (24, "17-24"), (40, "25-40"), (41, "41+"), (999, "41+")]
+)
+def test_length_buckets(words, bucket):
+    assert reconstruction.length_bucket("a " * words) == bucket
+
+
+def test_parts_of_a_report_add_up_to_the_whole():
+    rng = torch.Generator().manual_seed(0)
+    references = [" ".join(f"w{i}" for i in range(1 + 7 * (row % 4))) for row in range(20)]
+    candidates = [text if row % 3 else "nothing alike" for row, text in enumerate(references)]
+    found, wanted = torch.randn(20, 4, generator=rng), torch.randn(20, 4, generator=rng)
+    fluency = np.linspace(-4, -2, 20)
+    report = reconstruction.report(candidates, references, found, wanted, fluency, ["x", "y"] * 10)
+    assert set(report) == {*SCORES, "by_length", "by_source"}
+    for way in ("by_length", "by_source"):
+        parts = report[way].values()
+        assert sum(part["n"] for part in parts) == 20
+        for name in ("token_f1", "exact", "cosine", "fluency"):
+            assert sum(part["n"] * part[name] for part in parts) / 20 == pytest.approx(report[name], abs=1e-6)
+    assert list(report["by_length"]) == ["1-8", "9-16", "17-24"]
+    assert "by_source" not in reconstruction.report(candidates, references, found, wanted, fluency, [None] * 20)
+
+
+def test_a_reference_labeller_knows_its_own_error_and_measures_retention():
+    rng = np.random.default_rng(0)
+    labels = ["a", "b"] * 60
+    centres = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(60, 1)
+    points = centres + 0.2 * torch.from_numpy(rng.standard_normal((120, 2))).float()
+    labeller = ReferenceLabeller(points, labels)
+    assert labeller.accuracy > 0.95
+    assert labeller.retention(centres, centres) == 1.0
+    assert labeller.retention(centres, centres.flip(1)) == 0.0
+    noise = ReferenceLabeller(torch.from_numpy(rng.standard_normal((120, 2))).float(), labels)
+    assert noise.accuracy < 0.7
+
+
+def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsys, tiny_pair):
+    tiny_pair.save(tmp_path / "pair", encoder=False)
+    rows = [{"text": text, "source": "ab"[at % 2]} for at, text in enumerate(SENTENCES)]
+    file = write_jsonl(tmp_path / "texts.jsonl", rows)
+    train = write_jsonl(
+        tmp_path / "t.jsonl", [{"text": t, "label": one} for t, one in zip(SENTENCES, LABELS, strict=True)]
+    )
+    command = ["invert", str(file), "--pair", str(tmp_path / "pair"), "--evaluate", "--candidates", "2", "--record"]
+    assert main([*command, "--max-tokens", "6", "--reference", str(train), "--json"]) == 0
+    result = last_json(capsys)
+    for way in ("greedy", "reranked"):
+        assert set(result[way]) == {*SCORES, "by_length", "by_source", "label_retention"}
+        assert set(result[way]["by_source"]) == {"a", "b"}
+    assert result["reference"]["n"] == len(SENTENCES)
+    card = (tmp_path / "pair" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| texts.jsonl | reranked |" in card
+    assert "came back as" in card
+    assert main([*command[:4], "--max-tokens", "6", "--rows", "3"]) == 0  # the pair still loads
+
+
+def test_record_needs_a_pair_to_write_to(corpus_file, capsys):
+    assert main(["invert", str(corpus_file), "--evaluate", "--record"]) == 2
+    assert "--pair" in capsys.readouterr().err
+
+
+def test_lambda_control_counts_every_ratio_of_every_pair(tiny_pair):
+    config = build(DecodeConfig, {"temperature": 0.0, "max_tokens": 6})
+    report = control.lam_control(tiny_pair, SENTENCES, LABELS, config, 6)
+    assert report["n"] == 66
+    assert set(report["interpolations"]) == {"linear", "renormalised", "slerp"}
+    linear = report["interpolations"]["linear"]
+    assert [row["lam"] for row in linear["by_lam"]] == list(control.LAMS)
+    assert report["spearman"] == linear["spearman"]
+    assert {"spearman", "mean_abs_error", "snap_rate"} == set(linear["same-class"]) == set(linear["cross-class"])
+    # both ends are the same point for every interpolation
+    for end in (0, 10):
+        ends = [figures["by_lam"][end]["lam_realised"] for figures in report["interpolations"].values()]
+        assert max(ends) - min(ends) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("realised", "spearman", "error", "snaps"),
+    [
+        (lambda lam: lam, 1.0, 0.0, 0.0),
+        (lambda lam: np.round(lam), 0.866, 0.227, 1.0),
+        (lambda lam: 1 - lam, -1, 0.545, 0),
+    ],
+)
+def test_headline_figures_of_known_strips(realised, spearman, error, snaps):
+    lams = np.tile(control.LAMS, (5, 1))
+    table = np.stack([lams, realised(lams), lams, lams], axis=-1)
+    figures = control._headline(table)
+    assert figures["spearman"] == pytest.approx(spearman, abs=0.01)
+    assert figures["mean_abs_error"] == pytest.approx(error, abs=0.01)
+    assert figures["snap_rate"] == snaps
+
+
+def test_pairs_are_half_of_one_class_and_half_of_two():
+    drawn, kinds = control._draw(LABELS, len(LABELS), 40, np.random.default_rng(0))
+    same = np.array([LABELS[first] == LABELS[second] for first, second in drawn])
+    assert (same == (kinds == "same-class")).all()
+    assert same.sum() == 20
+    assert (drawn[:, 0] != drawn[:, 1]).all()
+    with pytest.raises(InputError, match="two classes"):
+        control._draw(["a", "a"], 2, 1, np.random.default_rng(0))
+
+
+def test_mix_evaluates_labelled_and_unlabelled_files(train_file, corpus_file, tmp_path, capsys, tiny_pair_folder):
+    common = ["--pair", tiny_pair_folder, "--pairs", "3", "--temperature", "0", "--max-tokens", "5"]
+    picture = tmp_path / "control.svg"
+    assert main(["mix", "--evaluate", str(train_file), "--plot", str(picture), "--json", *common]) == 0
+    result = last_json(capsys)
+    assert {"spearman", "mean_abs_error", "snap_rate"} <= set(result)
+    assert "cross-class" in result["interpolations"]["slerp"]
+    assert picture.read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    assert main(["mix", "--evaluate", str(corpus_file), *common]) == 0
+    assert "Spearman" in capsys.readouterr().out
+    for wrong in (["mix", "a"], ["mix"], ["mix", "a", "b", "--evaluate", str(corpus_file)]):
+        assert main([*wrong, *common]) == 2
+        assert "two sentences" in capsys.readouterr().err
