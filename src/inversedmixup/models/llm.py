@@ -249,7 +249,7 @@ class SoftTokenLLM:
         inputs["use_cache"] = bool(opening)
         if opening:
             inputs["past_key_values"] = self._opened(opening, len(ids))
-        first, head = prefix.shape[1] - 1, self._projection()
+        first, head = prefix.shape[1] - 1, self.projection()
         if head is None:
             logits = self.lm(**inputs).logits[:, first:][mask].float()
             return nn.functional.cross_entropy(logits, ids[mask], reduction="none")
@@ -265,7 +265,7 @@ class SoftTokenLLM:
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
         return cache
 
-    def _projection(self) -> nn.Linear | None:
+    def projection(self) -> nn.Linear | None:
         """The output projection, if it is all that turns hidden states into logits, and frozen.
 
         Some families scale or cap their logits after it; they go the long way round, through the model's own forward.
