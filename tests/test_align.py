@@ -15,6 +15,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.stages import align
 from inversedmixup.stages.align import AlignConfig, run_align
+from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.stream import ahead, chunks
 from tiny import SENTENCES
 
@@ -78,7 +79,7 @@ def test_only_the_adaptor_learns_unless_lora_is_asked_for(corpus_file, tmp_path,
 def test_training_halves_the_loss(corpus_file, tmp_path, config):
     options = config(sentences=1600, learning_rate=1e-2, lora=8, hidden=128, batch_size=16, lower=0.0)
     start = Pair.fresh(options.encoder, options.llm, soft_tokens=2, hidden=128, layers=1)
-    before = align.evaluate_pair(start, SENTENCES[:6])["loss"]
+    before = evaluate_pair(start, SENTENCES[:6])["loss"]
     assert run_align([corpus_file], tmp_path / "run", options)["loss"] < before / 2
 
 

@@ -70,7 +70,7 @@ def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsy
     assert main([*command, "--max-tokens", "6", "--reference", str(train), "--json"]) == 0
     result = last_json(capsys)
     for way in ("greedy", "reranked"):
-        assert set(result[way]) == {*SCORES, "by_length", "by_source", "label_retention"}
+        assert set(result[way]) == {*SCORES, "decodes", "by_length", "by_source", "label_retention"}
         assert set(result[way]["by_source"]) == {"a", "b"}
     assert result["reference"]["n"] == len(SENTENCES)
     card = (tmp_path / "pair" / "MODEL_CARD.md").read_text(encoding="utf-8")

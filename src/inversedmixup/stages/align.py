@@ -11,14 +11,13 @@ encoder, which makes the embeddings themselves easier to invert while an anchor 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,26 +25,23 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import nn
 
-from inversedmixup import reconstruction
 from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.models.llm import DTYPES, SOFT
-from inversedmixup.models.pair import Pair, write_json
-from inversedmixup.models.sampling import GREEDY
+from inversedmixup.models.pair import write_json
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
-from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import at_least, option
+from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, Lesson
 from inversedmixup.stages.stream import Chunk, ahead, chunks
 from inversedmixup.stages.team import Team
 from inversedmixup.terminal import interrupts_held, progress
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PAIR = "default"  # the word for the pair that ships, where a folder is expected
 # may change when a run is taken up again
 BUDGET_OPTIONS = ("sentences", "minutes", "tokens")
 SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every")
@@ -61,6 +57,7 @@ class AlignConfig:
     text_column: str = option("text", "column of the text")
     validation: str | None = option(None, "file of held-out texts; default: the corpus' first ones are held out")
     validation_rows: int = option(200, "how many held-out texts to score")
+    teach: str = option("invert", "what to train: the adaptor, or then its correction", choices=("invert", "correct"))
     start: str | None = option(None, f"train on from this pair folder, or from the one that ships: {DEFAULT_PAIR!r}")
     soft_tokens: int = option(8, "k, soft tokens per embedding")
     hidden: int = option(2048, "width of the adaptor's hidden layers")
@@ -164,26 +161,14 @@ class _Run:
         self, corpus: Sequence[str | Path], output: Path, config: AlignConfig, held_out: list[str], team: Team
     ) -> None:
         self.corpus, self.output, self.config, self.held_out, self.team = corpus, output, config, held_out, team
-        self.pair = Pair.fresh(
-            config.encoder, config.llm, soft_tokens=config.soft_tokens, hidden=config.hidden, layers=config.layers,
-            prompt=config.prompt, lora=config.lora, encoder_lora=config.encoder_lora, seed=config.seed,
-            device=config.device, dtype=config.dtype,
-        )  # fmt: skip
-        if config.start:
-            self.pair.start_from(None if config.start == DEFAULT_PAIR else config.start)
-        # the embeddings that the anchor holds on to
-        self.original = self.pair.task_model
-        if config.encoder_lora:
-            self.original = TaskModel.from_pretrained(config.encoder, device=config.device)
+        self.lesson: Lesson = LESSONS[config.teach](config, output, writes=team.leads)
+        self.pair = self.lesson.pair
         self.total = config.sentences or self._corpus_size()
         if config.compile == "always" or (config.compile == "auto" and self._compiling_pays()):
             self.pair.llm.compile_layers()
-        parts = {"adaptor": self.pair.adaptor, "llm": self.pair.llm.model}
-        if config.encoder_lora:
-            parts["encoder"] = self.pair.encoder_lora
         self.weights = {
             f"{part}.{name}": weight
-            for part, module in parts.items()
+            for part, module in self.lesson.modules.items()
             for name, weight in module.named_parameters()
             if weight.requires_grad
         }
@@ -215,10 +200,10 @@ class _Run:
         with progress("alignment", 1000) as advance:
             shown = 0.0
             for chunk in ahead(self._chunks()):
-                embeddings = self._embeddings(chunk.texts)
+                prepared = self.lesson.prepare(self.state.chunk, chunk)
                 batches = self._batches(chunk)
                 for rows in batches[self.state.batch :]:
-                    self._step(chunk, rows, embeddings)
+                    self._step(chunk, rows, prepared)
                     self._maybe_report()
                     advance(1000 * (self.fraction() - shown))
                     shown = self.fraction()
@@ -235,21 +220,6 @@ class _Run:
             targets=lambda texts: self.pair.llm.targets(texts, config.max_tokens),
         )  # fmt: skip
 
-    def _embeddings(self, texts: list[str]) -> Tensor:
-        """Embeddings [n, d] by the encoder as it came; kept on disk, as they are the same in every pass."""
-        folder = self.output / "embeddings"
-        path = folder / (hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24] + ".safetensors")
-        if path.exists():
-            return load_file(path)["embeddings"].float()
-        embeddings = self.original.encode(texts)
-        if self.team.leads:
-            folder.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(save({"embeddings": embeddings.half()}))
-            partial.replace(path)
-        # as a later pass will read it, so that an interrupted run continues with the same numbers
-        return embeddings.half().float()
-
     def _batches(self, chunk: Chunk) -> list[np.ndarray]:
         """Row numbers of each batch of a chunk, similar lengths together, in an order drawn by the chunk's number."""
         rng = np.random.default_rng([self.config.seed, self.state.chunk, 1])
@@ -259,7 +229,7 @@ class _Run:
         batches = [order[first : first + size] for first in range(0, len(order), size)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _step(self, chunk: Chunk, rows: np.ndarray, embeddings: Tensor) -> None:
+    def _step(self, chunk: Chunk, rows: np.ndarray, prepared: Any) -> None:  # noqa: ANN401 (the lesson's own)
         """One optimiser step on a batch, of which this process takes its share, a micro-batch at a time."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.learning_rate()
@@ -269,7 +239,7 @@ class _Run:
         mine = rows[self.team.rank :: self.team.size]
         size = self.config.micro_batch or len(rows)
         for part in (mine[at : at + size] for at in range(0, len(mine), size)):
-            sums += self._backward(chunk, part, embeddings[torch.from_numpy(part)], tokens, len(rows))
+            sums += self.lesson.backward(chunk, prepared, part, tokens, len(rows))
         weights = list(self.weights.values())
         now = time.monotonic()
         generation, drift, seconds = self.team.add_up(weights, [*sums.tolist(), now - self.started])
@@ -283,18 +253,6 @@ class _Run:
             state.sentences += len(rows)
             state.tokens += tokens
             self.losses.append((generation, drift))
-
-    def _backward(self, chunk: Chunk, rows: np.ndarray, original: Tensor, tokens: int, batch: int) -> Tensor:
-        """Add the gradients of some rows of a batch; returns their parts of L_GEN and of the drift."""
-        original = original.to(self.config.device)
-        embeddings = original
-        if self.config.encoder_lora:
-            embeddings = self.pair.task_model([chunk.texts[row] for row in rows])
-        drift = (1 - nn.functional.cosine_similarity(embeddings, original, dim=-1)).sum() / batch
-        nll = self.pair.llm.nll(self.pair.adaptor(embeddings), [chunk.targets[row] for row in rows])
-        generation = nll.sum() / tokens
-        (generation + self.config.anchor * drift).backward()  # type: ignore[no-untyped-call]
-        return torch.stack([generation, drift]).detach().float()
 
     def fraction(self) -> float:
         """Share of the budget that is spent, in [0, 1]: the largest over the budgets given."""
@@ -320,7 +278,7 @@ class _Run:
             return
         if state.sentences // config.validate_every > state.validated:
             state.validated = state.sentences // config.validate_every
-            self._record(self.validate())
+            self._record(self.lesson.validate(self.held_out))
             self.checkpoint()
         elif time.monotonic() - self.saved > 60 * config.checkpoint_every:
             self._record({})
@@ -339,13 +297,6 @@ class _Run:
             file.write(json.dumps(record) + "\n")
         logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()))
         return record
-
-    def validate(self) -> dict[str, float]:
-        """Loss and greedy reconstruction scores on the held-out texts."""
-        self.pair.adaptor.eval()
-        scores = evaluate_pair(self.pair, self.held_out, self.config.max_tokens)
-        self.pair.adaptor.train()
-        return scores
 
     def checkpoint(self) -> None:
         """Everything needed to go on, in one file that is swapped in whole."""
@@ -388,40 +339,25 @@ class _Run:
         """Final validation, the checkpoint and the pair folder."""
         if not self.team.leads:
             return {}
-        record = self._record(self.validate())
+        record = self._record(self.lesson.validate(self.held_out))
         self.checkpoint()
-        before, state = self.pair.config.training, self.state
-        self.pair.config.training = {
-            "corpus": sorted({*before.get("corpus", []), *(Path(path).name for path in self.corpus)}),
-            "sentences": before.get("sentences", 0) + state.sentences,
-            "target_tokens": before.get("target_tokens", 0) + state.tokens,
-            "steps": before.get("steps", 0) + state.step,
-            "metrics": {key: value for key, value in record.items() if key in METRICS},
-        }  # fmt: skip
-        self.pair.save(self.output, encoder=False)
+        self.pair.config.training = self._training_record(record)
+        self.lesson.save(self.output)
         write_card(self.output, self.pair.config)
         return record
 
+    def _training_record(self, record: dict[str, Any]) -> dict[str, Any]:
+        """What the pair saw before and in this run."""
+        before, state = self.pair.config.training, self.state
+        scores = {key: value for key, value in record.items() if key in METRICS}
+        if self.config.teach == "correct":
+            return {**before, "correction": {"sentences": state.sentences, "steps": state.step, "metrics": scores}}
+        return {
+            "corpus": sorted({*before.get("corpus", []), *(Path(path).name for path in self.corpus)}),
+            "sentences": before.get("sentences", 0) + state.sentences,
+            "target_tokens": before.get("target_tokens", 0) + state.tokens,
+            "steps": before.get("steps", 0) + state.step, "metrics": scores,
+        }  # fmt: skip
 
-METRICS = ("loss", "token_f1", "bleu", "exact", "cosine", "n")
 
-
-@torch.no_grad()
-def evaluate_pair(
-    pair: Pair, texts: Sequence[str], max_tokens: int = 64, *, advance: Callable[[float], None] = lambda _: None
-) -> dict[str, float]:
-    """Teacher-forced loss and greedy reconstruction scores of a pair on texts."""
-    wanted = pair.task_model.encode(texts)
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    written, nll, count = [""] * len(texts), 0.0, 0
-    sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens)
-    for first in range(0, len(order), 64):
-        rows = order[first : first + 64]
-        soft = pair.adaptor(wanted[torch.from_numpy(rows)].to(pair.llm.device))
-        targets = pair.llm.targets([texts[i] for i in rows], max_tokens)
-        size = sum(map(len, targets))
-        nll, count = nll + pair.llm.loss(soft, targets).item() * size, count + size
-        for row, text in zip(rows, pair.llm.decode(soft, sampling), strict=True):
-            written[row] = text
-        advance(len(rows))
-    return {"loss": nll / count, **reconstruction.score(written, texts, pair.task_model.encode(written), wanted)}
+METRICS = ("loss", "cosine_before", "token_f1", "bleu", "exact", "cosine", "n")

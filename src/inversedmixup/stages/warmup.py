@@ -26,7 +26,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.task_model import FitSettings
 from inversedmixup.options import option
-from inversedmixup.stages.align import evaluate_pair
+from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.terminal import Advance, progress
 
 logger = logging.getLogger(__name__)

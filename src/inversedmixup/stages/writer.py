@@ -25,6 +25,7 @@ class DecodeConfig:
 
     interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
     candidates: int = option(4, "texts written per pair; the one with the best cycle similarity is taken")
+    correct: int = option(0, "correction steps on the best candidate, by a pair that has learnt it")
     temperature: float = option(0.7, "sampling temperature; 0 is greedy")
     top_p: float = option(0.95, "share of probability that sampling keeps")
     max_tokens: int = option(40, "longest text, in tokens")
@@ -35,7 +36,7 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "candidates", "max_tokens", "batch_size")
-        at_least(self, 0, "temperature", "seed")
+        at_least(self, 0, "correct", "temperature", "seed")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p}: lies above 0 and at most at 1")
 
@@ -98,4 +99,9 @@ def write_texts(
     similarity = nn.functional.cosine_similarity(reread, mixed.repeat_interleave(many, dim=0), dim=1)
     similarity[[at for at, text in enumerate(texts) if not text]] = -1.0
     best = similarity.view(n, many).argmax(1) + torch.arange(n) * many
-    return [texts[at] for at in best.tolist()], reread[best]
+    chosen, found = [texts[at] for at in best.tolist()], reread[best]
+    if not config.correct:
+        return chosen, found
+    return pair.correct(
+        mixed, chosen, found, steps=config.correct, max_tokens=config.max_tokens, batch_size=config.batch_size
+    )

@@ -1,0 +1,209 @@
+"""What stage 1 can teach: to invert embeddings (the paper's stage 1), and then to correct what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from inversedmixup import reconstruction
+from inversedmixup.errors import InputError
+from inversedmixup.mixing import row_stream
+from inversedmixup.models.pair import Pair, copy_pair, default_pair_folder
+from inversedmixup.models.sampling import GREEDY, Sampling
+from inversedmixup.models.task_model import TaskModel
+from inversedmixup.stages.stream import Chunk
+
+if TYPE_CHECKING:
+    from inversedmixup.stages.align import AlignConfig
+
+DEFAULT_PAIR = "default"  # the word for the pair that ships, where a folder is expected
+BATCH = 64  # texts written at a time when a pair is scored
+
+
+class Lesson(Protocol):
+    """What is trained, and how a batch teaches it.
+
+    Attributes:
+        pair: the pair at hand.
+        modules: what holds trainable weights, by the name that checkpoints know it by.
+    """
+
+    pair: Pair
+    modules: dict[str, nn.Module]
+
+    def prepare(self, number: int, chunk: Chunk) -> Any:  # noqa: ANN401 (the lesson's own)
+        """What the batches of chunk ``number`` need; the same whenever it is asked for."""
+        ...
+
+    def backward(self, chunk: Chunk, prepared: Any, rows: np.ndarray, tokens: int, batch: int) -> Tensor:  # noqa: ANN401
+        """Add the gradients of some rows of a batch of ``batch`` rows and ``tokens`` target tokens.
+
+        Returns:
+            Their parts of the loss and of the drift of the embeddings, [2].
+        """
+        ...
+
+    def validate(self, texts: Sequence[str]) -> dict[str, float]:
+        """Scores on held-out texts."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the pair."""
+        ...
+
+
+class Inverting:
+    """L_GEN = −log P_ψ(x | A_φ(M_θ(x))), and with LoRA on the encoder an anchor to its original embeddings."""
+
+    def __init__(self, config: AlignConfig, folder: Path, *, writes: bool) -> None:
+        self.config, self.folder, self.writes = config, folder, writes
+        self.pair = Pair.fresh(
+            config.encoder, config.llm, soft_tokens=config.soft_tokens, hidden=config.hidden, layers=config.layers,
+            prompt=config.prompt, lora=config.lora, encoder_lora=config.encoder_lora, seed=config.seed,
+            device=config.device, dtype=config.dtype,
+        )  # fmt: skip
+        if config.start:
+            self.pair.start_from(None if config.start == DEFAULT_PAIR else config.start)
+        self.modules: dict[str, nn.Module] = {"adaptor": self.pair.adaptor, "llm": self.pair.llm.model}
+        # the embeddings that the anchor holds on to
+        self.original = self.pair.task_model
+        if config.encoder_lora:
+            self.modules["encoder"] = self.pair.encoder_lora
+            self.original = TaskModel.from_pretrained(config.encoder, device=config.device)
+
+    def prepare(self, number: int, chunk: Chunk) -> Tensor:
+        """Embeddings [n, d] by the encoder as it came; kept on disk, as they are the same in every pass."""
+        path = self.folder / "embeddings" / (_digest(chunk.texts) + ".safetensors")
+        if path.exists():
+            return load_file(path)["embeddings"].float()
+        embeddings = self.original.encode(chunk.texts).half()
+        if self.writes:
+            path.parent.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(save({"embeddings": embeddings}))
+            partial.replace(path)
+        # as a later pass will read it, so that an interrupted run continues with the same numbers
+        return embeddings.float()
+
+    def backward(self, chunk: Chunk, prepared: Tensor, rows: np.ndarray, tokens: int, batch: int) -> Tensor:
+        """See :class:`Lesson`."""
+        original = prepared[torch.from_numpy(rows)].to(self.config.device)
+        embeddings = original
+        if self.config.encoder_lora:
+            embeddings = self.pair.task_model([chunk.texts[row] for row in rows])
+        drift = (1 - nn.functional.cosine_similarity(embeddings, original, dim=-1)).sum() / batch
+        nll = self.pair.llm.nll(self.pair.adaptor(embeddings), [chunk.targets[row] for row in rows])
+        generation = nll.sum() / tokens
+        (generation + self.config.anchor * drift).backward()  # type: ignore[no-untyped-call]
+        return torch.stack([generation, drift]).detach().float()
+
+    def validate(self, texts: Sequence[str]) -> dict[str, float]:
+        """Loss and greedy reconstruction scores."""
+        self.pair.adaptor.eval()
+        scores = evaluate_pair(self.pair, texts, self.config.max_tokens)
+        self.pair.adaptor.train()
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write the pair."""
+        self.pair.save(folder, encoder=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempts:
+    """What the pair wrote for the texts of a chunk: embeddings [n, d] wanted and found, and the texts between."""
+
+    wanted: Tensor
+    texts: list[str]
+    found: Tensor
+
+
+class Correcting:
+    """−log P_ψ(x | what the pair wrote for x, and how far its embedding is from that of x); the pair stays as it is."""
+
+    def __init__(self, config: AlignConfig, folder: Path, *, writes: bool) -> None:
+        if not config.start:
+            raise InputError("--teach correct needs a trained pair: give its folder with --start")
+        self.config, self.folder, self.writes = config, folder, writes
+        source = default_pair_folder() if config.start == DEFAULT_PAIR else Path(config.start).expanduser()
+        self.source = source
+        self.pair = Pair.load(source, device=config.device, dtype=config.dtype)
+        corrector = self.pair.add_corrector(text_tokens=config.max_tokens, seed=config.seed)
+        self.modules: dict[str, nn.Module] = {"corrector": corrector, "llm": self.pair.llm.model}
+
+    def prepare(self, number: int, chunk: Chunk) -> Attempts:
+        """What the pair writes, sampled anew for every chunk; that of the last chunk is kept on disk."""
+        wanted = self.pair.task_model.encode(chunk.texts)
+        path = self.folder / "attempts.json"
+        key = f"{number}-{_digest(chunk.texts)}"
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        texts = stored.get("texts") if stored.get("key") == key else None
+        if texts is None:
+            texts = self._write(number, wanted)
+            if self.writes:
+                partial = path.with_suffix(".partial")
+                partial.write_text(json.dumps({"key": key, "texts": texts}, ensure_ascii=False), encoding="utf-8")
+                partial.replace(path)
+        return Attempts(wanted, texts, self.pair.task_model.encode(texts))
+
+    def _write(self, number: int, wanted: Tensor) -> list[str]:
+        sampling = Sampling(max_tokens=self.config.max_tokens)
+        stream = row_stream(self.config.seed, number)
+        uniforms = stream.random((len(wanted), sampling.max_tokens))
+        return self.pair.invert(wanted, sampling, uniforms)
+
+    def backward(self, chunk: Chunk, prepared: Attempts, rows: np.ndarray, tokens: int, batch: int) -> Tensor:
+        """See :class:`Lesson`."""
+        at = torch.from_numpy(rows)
+        with self.pair.llm.correcting(learning=True):
+            soft = self.pair.correction(prepared.wanted[at], prepared.found[at], [prepared.texts[row] for row in rows])
+            generation = self.pair.llm.nll(soft, [chunk.targets[row] for row in rows]).sum() / tokens
+            generation.backward()  # type: ignore[no-untyped-call]
+        return torch.stack([generation, torch.zeros_like(generation)]).detach().float()
+
+    def validate(self, texts: Sequence[str]) -> dict[str, float]:
+        """Scores of greedy texts after one correction, each kept if it is nearer; and the cosine before."""
+        wanted = self.pair.task_model.encode(texts)
+        before = self.pair.invert(wanted, dataclasses.replace(GREEDY, max_tokens=self.config.max_tokens))
+        found = self.pair.task_model.encode(before)
+        after, reread = self.pair.correct(wanted, before, found, steps=1, max_tokens=self.config.max_tokens)
+        cosine = nn.functional.cosine_similarity(found, wanted, dim=-1).mean().item()
+        return {"cosine_before": cosine, **reconstruction.score(after, texts, reread, wanted)}
+
+    def save(self, folder: Path) -> None:
+        """Write the pair that was given, and the corrector."""
+        copy_pair(self.source, folder)
+        self.pair.save_corrector(folder)
+
+
+LESSONS: dict[str, type[Inverting] | type[Correcting]] = {"invert": Inverting, "correct": Correcting}
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]
+
+
+@torch.no_grad()
+def evaluate_pair(pair: Pair, texts: Sequence[str], max_tokens: int = 64) -> dict[str, float]:
+    """Teacher-forced loss and greedy reconstruction scores of a pair on texts."""
+    wanted = pair.task_model.encode(texts)
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    written, nll, count = [""] * len(texts), 0.0, 0
+    sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens)
+    for first in range(0, len(order), BATCH):
+        rows = order[first : first + BATCH]
+        soft = pair.adaptor(wanted[torch.from_numpy(rows)].to(pair.llm.device))
+        targets = pair.llm.targets([texts[i] for i in rows], max_tokens)
+        nll, count = nll + pair.llm.nll(soft, targets).sum().item(), count + sum(map(len, targets))
+        for row, text in zip(rows, pair.decoder.decode(soft, sampling), strict=True):
+            written[row] = text
+    return {"loss": nll / count, **reconstruction.score(written, texts, pair.task_model.encode(written), wanted)}
