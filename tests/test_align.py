@@ -133,6 +133,12 @@ def test_ways_to_make_the_step_cheaper_do_not_change_it(corpus_file, tmp_path, c
     assert weights(tmp_path / "parts") == pytest.approx(weights(tmp_path / "whole"), abs=1e-3)
 
 
+def test_bfloat16_training_stays_near_float32(corpus_file, tmp_path, config):
+    exact = run_align([corpus_file], tmp_path / "exact", config(sentences=64, lora=2, dtype="float32"))
+    rough = run_align([corpus_file], tmp_path / "rough", config(sentences=64, lora=2, dtype="bfloat16"))
+    assert rough["loss"] == pytest.approx(exact["loss"], rel=0.03)
+
+
 def test_two_processes_train_as_one(corpus_file, tmp_path, config, tiny_encoder, tiny_llm):
     options = config(sentences=40, batch_size=7)
     run_align([corpus_file], tmp_path / "one", options)
