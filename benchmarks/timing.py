@@ -11,12 +11,6 @@ import torch
 from torch import nn
 
 
-def seconds(work: Callable[[], Any], repeats: int = 3) -> float:
-    """The fastest of some runs after one that warms up."""
-    work()
-    return min(_once(work) for _ in range(repeats))
-
-
 def side_by_side(ways: dict[str, Callable[[], Any]], repeats: int = 3) -> dict[str, float]:
     """The fastest run of each way, in rounds, so that a slow minute of the machine falls on all of them."""
     for work in ways.values():

@@ -133,6 +133,18 @@ def test_ways_to_make_the_step_cheaper_do_not_change_it(corpus_file, tmp_path, c
     assert weights(tmp_path / "parts") == pytest.approx(weights(tmp_path / "whole"), abs=1e-3)
 
 
+def test_a_run_may_go_on_on_another_device(corpus_file, tmp_path, config):
+    options = config(sentences=16)
+    run_align([corpus_file], tmp_path, options)
+    align._check_same_run(tmp_path, [corpus_file], dataclasses.replace(options, device="cuda:1"), write=False)
+
+
+@pytest.mark.parametrize("budget", [{"minutes": -1}, {"tokens": 0}, {"sentences": 0}])
+def test_a_budget_that_never_ends_is_refused(config, budget):
+    with pytest.raises(InputError, match="must be at least"):
+        config(**budget)
+
+
 def test_bfloat16_training_stays_near_float32(corpus_file, tmp_path, config):
     exact = run_align([corpus_file], tmp_path / "exact", config(sentences=64, lora=2, dtype="float32"))
     rough = run_align([corpus_file], tmp_path / "rough", config(sentences=64, lora=2, dtype="bfloat16"))

@@ -1,5 +1,6 @@
 """Correction: taught by align, kept apart from writing, never further from what was wanted."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -14,6 +15,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY
 from inversedmixup.options import build
 from inversedmixup.stages.align import AlignConfig, run_align
+from inversedmixup.stages.lessons import Correcting
 from tiny import SENTENCES
 
 SHAPE = {"soft_tokens": 2, "hidden": 16, "layers": 1}
@@ -65,19 +67,49 @@ def test_corrected_texts_are_never_further_away(taught):
     assert not any(weight.requires_grad for weight in pair.llm.model.parameters())
 
 
-def test_an_interrupted_lesson_resumes_to_the_same_corrector(taught, tmp_path):
-    _, corpus, config, _ = taught
-    run_align([corpus], tmp_path / "run", dataclasses.replace(config, sentences=24))
-    (tmp_path / "run" / "pair.json").unlink()
-    run_align([corpus], tmp_path / "run", dataclasses.replace(config, sentences=48, learning_rate=3e-3))
-    # the learning rate depends on the budget, so the first half differs; a second resumption must not
-    again = tmp_path / "again"
-    run_align([corpus], again, dataclasses.replace(config, sentences=24))
-    (again / "attempts.json").unlink()
-    (again / "pair.json").unlink()
-    run_align([corpus], again, dataclasses.replace(config, sentences=48))
-    one, two = (load_file(path / "corrector.safetensors") for path in (tmp_path / "run", again))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+def test_it_learns(taught, tmp_path):
+    folder, corpus, config, _ = taught
+    start = Pair.load(folder / "pair")
+    start.add_corrector(text_tokens=8, seed=0)
+    untaught = lesson_loss(start)
+    run_align([corpus], tmp_path, dataclasses.replace(config, sentences=800, learning_rate=1e-2))
+    pair = Pair.load(tmp_path)
+    assert lesson_loss(pair) < untaught - 0.3
+    if pair.config.lora_rank:
+        one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("lora", "correction_lora"))
+        assert not all(torch.equal(one[name], two[name]) for name in one)
+        # what it corrects with is not what it writes with
+        assert lesson_loss(pair, correcting=False) > lesson_loss(pair)
+
+
+@torch.no_grad()
+def lesson_loss(pair, *, correcting=True):
+    wanted = pair.task_model.encode(SENTENCES)
+    texts = pair.invert(wanted, dataclasses.replace(GREEDY, max_tokens=8))
+    soft = pair.correction(wanted, pair.task_model.encode(texts), texts)
+    with pair.llm.correcting() if correcting else contextlib.nullcontext():
+        return pair.llm.loss(soft, pair.llm.targets(SENTENCES, 8)).item()
+
+
+def test_an_interrupted_lesson_resumes_to_the_same_corrector(taught, tmp_path, monkeypatch):
+    folder, corpus, config, _ = taught
+    real, steps = Correcting.backward, []
+
+    def interrupted(self, *arguments):
+        steps.append(1)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Correcting, "backward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_align([corpus], tmp_path, config)
+    monkeypatch.undo()
+    run_align([corpus], tmp_path, config)
+    for name in ("corrector.safetensors", "correction_lora/adapter_model.safetensors"):
+        if (folder / "corrects" / name).exists():
+            whole, resumed = load_file(folder / "corrects" / name), load_file(tmp_path / name)
+            assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 def test_the_corrector_survives_stage_two_and_saving(taught, tmp_path, examples):
@@ -102,9 +134,41 @@ def test_invert_reports_corrected_beside_greedy(taught, capsys):
     assert result["corrected"]["cosine"] >= result["greedy"]["cosine"] - 1e-6
 
 
-def test_a_pair_that_has_not_learnt_it_is_refused(taught, tiny_pair_folder, capsys):
+def test_without_evaluate_the_corrected_texts_are_shown_and_written(taught, tmp_path, capsys):
+    folder, corpus, *_ = taught
+    out = tmp_path / "out.jsonl"
+    command = ["invert", str(corpus), "--rows", "18", "--max-tokens", "8", "--pair", str(folder / "corrects"), "--json"]
+    assert main([*command, "--correct", "3", "--output", str(out)]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    cosine = sum(json.loads(line)["cosine"] for line in out.read_text().splitlines()) / 18
+    assert cosine == pytest.approx(result["corrected"]["cosine"], abs=1e-3)
+
+
+def test_a_pair_that_has_not_learnt_it_is_refused_before_any_work(
+    taught, tiny_pair_folder, train_file, tmp_path, capsys
+):
+    _, corpus, *_ = taught
+    out = str(tmp_path / "o.jsonl")
+    for command in (["invert", str(corpus)], ["mix", "a", "b"], ["augment", str(train_file), "-o", out]):
+        assert main([*command, "--correct", "1", "--pair", tiny_pair_folder]) == 2
+        assert "--teach correct" in capsys.readouterr().err
+    assert not (tmp_path / "o.jsonl.run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"start": None}, "--start"), ({"lora": 4}, "lora is that of the pair"), ({"hidden": 8}, "hidden is that")],
+)
+def test_settings_that_mean_nothing_to_the_lesson_are_refused(taught, tmp_path, change, message):
+    _, corpus, config, _ = taught
+    with pytest.raises(InputError, match=message):
+        run_align([corpus], tmp_path, dataclasses.replace(config, **change))
+
+
+def test_a_pair_that_corrects_can_be_taught_further_but_not_in_place(taught, tmp_path):
     folder, corpus, config, _ = taught
-    assert main(["invert", str(corpus), "--rows", "2", "--correct", "1", "--pair", tiny_pair_folder]) == 2
-    assert "--teach correct" in capsys.readouterr().err
-    with pytest.raises(InputError, match="--start"):
-        run_align([corpus], folder / "x", dataclasses.replace(config, start=None))
+    again = dataclasses.replace(config, start=str(folder / "corrects"), sentences=16)
+    run_align([corpus], tmp_path, again)
+    assert Pair.load(tmp_path).corrector is not None
+    with pytest.raises(InputError, match="choose another output"):
+        run_align([corpus], tmp_path / "x", dataclasses.replace(config, start=str(tmp_path / "x")))

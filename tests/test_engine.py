@@ -139,6 +139,38 @@ def test_a_prompts_keys_are_not_kept_while_lora_learns(llm):
     assert not llm.prefix(soft_tokens(llm))[0]
 
 
+def test_looking_at_fluency_leaves_frozen_weights_frozen(llm, tmp_path):
+    llm.add_lora(2, seed=0)
+    llm.save_lora(tmp_path)
+    loaded = SoftTokenLLM.from_pretrained(llm.name)
+    loaded.load_lora(tmp_path)
+    loaded.set_prompt("where is {soft}")
+    loaded.log_likelihood(SENTENCES[:3])
+    assert not any(weight.requires_grad for weight in loaded.model.parameters())
+    assert loaded.prefix(soft_tokens(loaded))[0]
+    learning = {name for name, weight in llm.model.named_parameters() if weight.requires_grad}
+    llm.log_likelihood(SENTENCES[:3])
+    assert {name for name, weight in llm.model.named_parameters() if weight.requires_grad} == learning
+
+
+def test_decoding_compiles_nothing_and_training_few_graphs(llm, monkeypatch):
+    graphs, real = [], torch.nn.Module.compile
+
+    def counting(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: real(module, backend=counting))
+    torch.compiler.reset()
+    llm.compile_layers()
+    soft = soft_tokens(llm)
+    llm.decode(soft, dataclasses.replace(GREEDY, max_tokens=6))
+    assert graphs == []
+    for words in (1, 2, 3, 4, 5, 6):
+        llm.loss(soft, llm.targets([" ".join(["parcel"] * words)] * 9, 64))
+    assert 1 <= len(graphs) <= 3
+
+
 def test_bfloat16_stays_near_float32(tiny_llm, llm):
     half = SoftTokenLLM.from_pretrained(tiny_llm, dtype=torch.bfloat16)
     soft, targets = soft_tokens(llm), llm.targets(SENTENCES[:9], 64)
@@ -198,7 +230,7 @@ def test_less_memory_means_smaller_batches_and_the_same_texts(llm, monkeypatch, 
     expected = llm.decode(soft)
     monkeypatch.setattr(decoding, "_decode_batch", scarce)
     assert llm.decode(soft) == expected
-    assert max(sizes[-3:]) <= 4
+    assert sizes == [8, 4, 2, 2, 2, 2]
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(llm, monkeypatch):

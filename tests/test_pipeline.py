@@ -239,6 +239,23 @@ def test_a_changed_pair_is_a_changed_run(train_file, tmp_path, config, tiny_pair
     [{"shots": 0}, {"seed": -1}, {"data_seed": -1}, {"candidates": 0}, {"top_p": 0.0}, {"augmented_weight": -1.0},
      {"n": 0}, {"batch_size": 0}, {"temperature": -1.0}],
 )  # fmt: skip
+def test_files_of_a_run_beside_the_pair_change_nothing(train_file, tmp_path, config, tiny_pair):
+    tiny_pair.save(tmp_path / "pair", encoder=False)
+    (tmp_path / "pair" / "embeddings").mkdir()
+    (tmp_path / "pair" / "embeddings" / "kept.safetensors").write_bytes(b"0")
+    options = config(pair=str(tmp_path / "pair"))
+    run_job(str(train_file), str(tmp_path / "o.jsonl"), options)
+    (tmp_path / "pair" / "embeddings" / "kept.safetensors").unlink()
+    run_job(str(train_file), str(tmp_path / "o.jsonl"), options)
+
+
+def test_the_correlation_of_a_constant_ratio_is_unknown_however_many_rows():
+    tally, row = Tally(), dataclasses.replace(a_row(0), lam=0.7)
+    for number in range(20_000):
+        tally.add(dataclasses.replace(row, lam_realised=number % 7 / 7))
+    assert tally.lam_correlation() is None
+
+
 def test_numbers_out_of_range_are_refused_by_name(train_file, tmp_path, config, options):
     with pytest.raises(InputError, match=next(iter(options))):
         run_job(str(train_file), str(tmp_path / "out.jsonl"), config(**options))

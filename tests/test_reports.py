@@ -79,6 +79,21 @@ def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsy
     assert main([*command[:4], "--max-tokens", "6", "--rows", "3"]) == 0  # the pair still loads
 
 
+def test_a_reference_with_a_class_of_one_row_still_knows_its_error(tmp_path, capsys, tiny_pair_folder, corpus_file):
+    points = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [0.5, 0.5]])
+    assert ReferenceLabeller(points, ["a", "a", "b", "b", "c"]).accuracy == 1.0
+    assert ReferenceLabeller(points[[0, 2]], ["a", "b"]).accuracy is None
+    one_class = write_jsonl(tmp_path / "one.jsonl", [{"text": text, "label": "a"} for text in SENTENCES])
+    command = ["invert", str(corpus_file), "--pair", tiny_pair_folder, "--evaluate", "--rows", "3", "--candidates", "1"]
+    assert main([*command, "--reference", str(one_class)]) == 2
+    assert "at least two classes" in capsys.readouterr().err
+    rows = [{"text": text, "label": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
+    assert main([*command, "--reference", str(write_jsonl(tmp_path / "two.jsonl", rows))]) == 0
+    shown = capsys.readouterr().out
+    assert "its own accuracy" in shown
+    assert "1-8" in shown
+
+
 def test_record_needs_a_pair_to_write_to(corpus_file, capsys):
     assert main(["invert", str(corpus_file), "--evaluate", "--record"]) == 2
     assert "--pair" in capsys.readouterr().err
@@ -137,5 +152,22 @@ def test_mix_evaluates_labelled_and_unlabelled_files(train_file, corpus_file, tm
     assert main(["mix", "--evaluate", str(corpus_file), *common]) == 0
     assert "Spearman" in capsys.readouterr().out
     for wrong in (["mix", "a"], ["mix"], ["mix", "a", "b", "--evaluate", str(corpus_file)]):
-        assert main([*wrong, *common]) == 2
+        assert main([*wrong, "--pair", tiny_pair_folder]) == 2
         assert "two sentences" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["a", "b", "--plot", "x.svg"], "--plot needs --evaluate"),
+        (["a", "b", "--pairs", "9"], "--pairs needs --evaluate"),
+        (["--evaluate", "FILE", "--train", "t.csv"], "--train does not go with --evaluate"),
+        (["--evaluate", "FILE", "--pairs", "1"], "at least 2"),
+        (["--evaluate", "FILE", "--plot", "x.xyz"], "end it in .png"),
+        (["--evaluate", "FILE", "--plot", "/no/such/x.svg"], "there is no folder"),
+    ],
+)
+def test_what_mix_cannot_do_is_refused_before_any_work(corpus_file, capsys, flags, message, monkeypatch):
+    monkeypatch.setattr("inversedmixup.models.pair.Pair.load", None)
+    assert main(["mix", *(str(corpus_file) if flag == "FILE" else flag for flag in flags)]) == 2
+    assert message in capsys.readouterr().err

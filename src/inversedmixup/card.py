@@ -31,7 +31,7 @@ An adaptor{extras} that turns sentence embeddings of `{encoder}` into soft token
 ## What it was trained on
 
 {sentences} sentences ({tokens} target tokens) of {corpus}. The licences of those texts are those of the
-corpus; evaluation sets were not trained on.
+corpus.
 
 ## How well sentences come back
 
@@ -92,14 +92,18 @@ def _models(config: PairConfig) -> str:
 def _figures(training: dict[str, Any]) -> str:
     """A table of every report, or what the last validation measured if there is none."""
     lines = [f"| text | way | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
+    notes = []
     for name, report in training.get("reports", {}).items():
+        if "reference" in report:
+            seen = report["reference"]
+            notes.append(f"\nReference labeller of {name}: {seen['n']} rows, accuracy {seen['accuracy']}.")
         for way in WAYS:
             if way in report:
                 lines.append(_line(name, way, report[way]))
                 lines += [_line("", f"{way}, {key} words", part) for key, part in report[way]["by_length"].items()]
     if len(lines) == 2:
         lines.append(_line("validation", "greedy", training.get("metrics", {})))
-    return "\n".join(lines)
+    return "\n".join(lines + notes)
 
 
 def _line(name: str, way: str, scores: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ LAMS = tuple(round(0.1 * step, 1) for step in range(11))
 INNER = (0.2, 0.8)  # a text between these that lands on a parent has snapped to it
 SNAPPED = 0.05  # λ̂ within this of 0 or 1
 BLOCK = 32  # pairs at a time
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def lam_control(
@@ -124,16 +125,26 @@ def _figures(table: np.ndarray) -> dict[str, Any]:
     return {**_headline(table), "by_lam": [dict(zip(names, map(float, row), strict=True)) for row in means]}
 
 
-def plot(report: dict[str, Any], path: str | Path) -> None:
-    """λ against mean λ̂, cycle similarity and fluency by interpolation, as a picture (suffix decides its format).
+def check_plot(path: str) -> None:
+    """Refuse, before any work, a picture that could not be written.
 
     Raises:
-        InputError: without matplotlib, or for a format that it does not know.
+        InputError: without matplotlib, for an unknown format or for a folder that is not there.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib  # noqa: F401
     except ImportError:
         raise InputError("--plot needs matplotlib; pip install 'inversedmixup[plots]'") from None
+    if Path(path).suffix not in PICTURES:
+        raise InputError(f"--plot {path}: end it in {', '.join(PICTURES)}")
+    if not Path(path).parent.is_dir():
+        raise InputError(f"--plot {path}: there is no folder {Path(path).parent}; make it first")
+
+
+def plot(report: dict[str, Any], path: str | Path) -> None:
+    """λ against mean λ̂, cycle similarity and fluency by interpolation, as a picture; see :func:`check_plot`."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = (("lam_realised", "mean λ̂"), ("cycle_similarity", "cycle similarity"), ("fluency", "fluency (nats/token)"))
     for axes, (name, title) in zip(figure.subplots(1, 3), panels, strict=True):
@@ -147,7 +158,4 @@ def plot(report: dict[str, Any], path: str | Path) -> None:
             axes.legend(frameon=False)
         if name == "fluency":
             axes.axhline(report["real_fluency"], color="0.7", linestyle="--", linewidth=1)
-    try:
-        figure.savefig(path)
-    except ValueError as error:
-        raise InputError(f"--plot {path}: {error}") from error
+    figure.savefig(path)

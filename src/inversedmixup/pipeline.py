@@ -23,7 +23,7 @@ from inversedmixup.data import (
     take_shots,
 )
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.models.pair import Pair, PairOptions, default_pair_folder
+from inversedmixup.models.pair import PAIR_FILES, Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, inputs_digest
@@ -93,6 +93,7 @@ class _Job:
         check_known_labels(self.test, self.classes, config.test or "")
         # everything that can be refused is refused here, before minutes of warm-up and before the run is recorded
         check_rows(self.examples, config)
+        config.check_corrects(config.correct)
         self.rejected = output.with_name(f"{output.stem}.rejected{output.suffix}")
         for given in (train, config.test, config.unlabelled):
             if given and Path(given).expanduser().resolve() in (output.resolve(), self.rejected.resolve()):
@@ -176,7 +177,11 @@ class _Job:
 def _files_digest(config: JobConfig) -> dict[str, str]:
     """sha256 of the pair's files and of the replayed text: a changed file is a changed run."""
     folder = default_pair_folder() if config.pair is None else Path(config.pair).expanduser()
-    paths = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*.safetensors"))}
+    parts = [
+        folder / name for name in PAIR_FILES if name != "pair.json"
+    ]  # a card written into the record changes nothing
+    files = sorted(path for part in parts for path in (part, *part.rglob("*")) if path.suffix == ".safetensors")
+    paths = {str(path.relative_to(folder)): path for path in files if path.is_file()}
     if config.unlabelled and Path(config.unlabelled).is_file():
         paths["unlabelled"] = Path(config.unlabelled)
     return {name: file_sha256(path) for name, path in paths.items()}

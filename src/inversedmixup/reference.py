@@ -19,10 +19,11 @@ class ReferenceLabeller:
 
     Args:
         embeddings: embeddings [n, d] of labelled texts.
-        labels: their classes.
+        labels: their classes, two or more.
 
     Attributes:
-        accuracy: share of held-out rows that it labels right, by five-fold cross-validation.
+        accuracy: share of held-out rows that it labels right, by (at most) five-fold cross-validation over the classes
+            with two rows or more; ``None`` if there are not two of those.
         n: rows that it was trained on.
     """
 
@@ -30,13 +31,16 @@ class ReferenceLabeller:
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-        points, self.n = embeddings.numpy(), len(labels)
+        points, names, self.n = embeddings.numpy(), np.asarray(labels), len(labels)
         # embeddings are of unit length: the penalty must be weak for the classes to come apart
         model = LogisticRegression(C=10.0, max_iter=1000)
-        fewest = min(np.unique(np.asarray(labels), return_counts=True)[1])
-        folds = StratifiedKFold(min(FOLDS, int(fewest)), shuffle=True, random_state=0) if fewest > 1 else None
-        self.accuracy = float(cross_val_score(model, points, labels, cv=folds).mean()) if folds else float("nan")
-        self.model = model.fit(points, labels)
+        classes, counts = np.unique(names, return_counts=True)
+        shared = np.isin(names, classes[counts > 1])  # a class of one row cannot be held out
+        self.accuracy: float | None = None
+        if (counts > 1).sum() > 1:
+            folds = StratifiedKFold(min(FOLDS, int(counts[counts > 1].min())), shuffle=True, random_state=0)
+            self.accuracy = float(cross_val_score(model, points[shared], names[shared], cv=folds).mean())
+        self.model = model.fit(points, names)
 
     def label(self, embeddings: Tensor) -> np.ndarray:
         """The class [n] of each embedding [n, d]."""

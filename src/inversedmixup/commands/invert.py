@@ -17,7 +17,7 @@ from torch import nn
 from inversedmixup import reconstruction
 from inversedmixup.card import WAYS, record_report
 from inversedmixup.commands import add_config, resolve
-from inversedmixup.data import check_output, iter_sourced, read_examples, write_jsonl
+from inversedmixup.data import check_classes, check_output, iter_sourced, read_examples, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, PairOptions, write_json
@@ -64,7 +64,10 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     if not sourced:
         raise InputError(f"{path}: no sentence in it")
     texts, sources = [text for text, _ in sourced], [source for _, source in sourced]
-    labelled = read_examples(config.reference) if config.reference else []
+    labelled = read_examples(config.reference, text_column=config.text_column) if config.reference else []
+    if config.reference:
+        check_classes(labelled, config.reference)
+    config.check_corrects(config.correct)
     pair = config.load_pair()
     ways = {"greedy": dataclasses.replace(config, temperature=0.0, correct=0)}
     if config.evaluate and config.candidates > 1 and config.temperature > 0:
@@ -86,7 +89,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
         if labeller:
             result[name]["label_retention"] = labeller.retention(wanted, found)
-        if name == "greedy":
+        if name in ("greedy", "corrected"):  # the better of the two comes last
             rows = [
                 {
                     "text": t,
@@ -102,6 +105,9 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
             write_json(output.with_name(output.name + ".config.json"), dataclasses.asdict(config))
     if config.record:
         record_report(Path(str(config.pair)), Path(path).name, result, rows)
+    if not config.evaluate:
+        for name in ways:
+            result[name] = {key: value for key, value in result[name].items() if not isinstance(value, dict)}
     return {**result, "sample": rows[:10]}
 
 
@@ -137,7 +143,11 @@ def show(result: dict[str, Any]) -> None:
         if name in result:
             scores = {key: value for key, value in result[name].items() if not isinstance(value, dict)}
             out.print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in scores.items()))
-    if "by_length" in result.get("greedy", {}) and "reranked" in result:
+    if "reference" in result:
+        found = result["reference"]
+        share = "unknown" if found["accuracy"] is None else f"{found['accuracy']:.1%} by cross-validation"
+        out.print(f"the reference labeller saw {found['n']} rows; its own accuracy: {share}")
+    if "by_length" in result["greedy"]:
         out.print(_breakdown(result))
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import sys
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,13 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from inversedmixup.commands import add_config, resolve
-from inversedmixup.control import lam_control, plot
+from inversedmixup.control import check_plot, lam_control, plot
 from inversedmixup.data import iter_records, iter_texts, read_examples, take_shots
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixer import InversedMixup
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import at_least, option
 from inversedmixup.stages.writer import DecodeConfig
+
+PAIRS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +37,20 @@ class MixConfig(PairOptions, DecodeConfig):
     evaluate: str | None = option(
         None, "instead of A and B: sentences to pair at random, to see whether λ controls the text"
     )
-    pairs: int = option(500, "with --evaluate: how many pairs, each at eleven ratios and by every interpolation")
+    pairs: int | None = option(
+        None, f"with --evaluate: how many pairs, each at eleven ratios by every interpolation (default: {PAIRS})"
+    )
     plot: str | None = option(None, "with --evaluate: a picture of it, .png, .svg or .pdf")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 2, "steps")
-        at_least(self, 1, "pairs", "shots")
+        at_least(self, 2, "pairs")
+        at_least(self, 1, "shots")
+        names = ("train", "shots") if self.evaluate else ("pairs", "plot")
+        for name in names:
+            if getattr(self, name) is not None:
+                raise InputError(f"mix: --{name} {'does not go with' if self.evaluate else 'needs'} --evaluate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +64,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """The strip's rows, or the λ control report."""
     first, second = options.pop("first"), options.pop("second")
     config = resolve(MixConfig, options)
+    config.check_corrects(config.correct)
     if config.evaluate:
         if first is not None:
             raise InputError("mix: give two sentences or --evaluate FILE, not both")
@@ -79,9 +90,12 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         texts, labels = [example.text for example in examples], [example.label for example in examples]
     else:
         texts = list(iter_texts([path], config.text_column))
-    report = lam_control(config.load_pair(), texts, labels, config, config.pairs)
     if config.plot:
-        plot(report, config.plot)
+        check_plot(config.plot)
+    report = lam_control(config.load_pair(), texts, labels, config, config.pairs or PAIRS)
+    if config.plot:
+        with clear_write_errors(Path(config.plot)):
+            plot(report, config.plot)
     return report
 
 

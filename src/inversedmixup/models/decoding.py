@@ -46,7 +46,7 @@ def decode(
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not _out_of_memory(error):
                 raise
-            size = size // 2
+            size = max(1, min(size, len(soft) - at) // 2)
             continue
         texts += [llm.text(row) for row in ids.tolist()]
         at += size
@@ -76,7 +76,7 @@ def _decode_batch(
     live = torch.arange(len(rows))  # which text each leading row of the cache is writing
     going = torch.ones(len(rows), dtype=torch.bool)
     for step in range(sampling.max_tokens):
-        scores = model.logits[: len(live)].float().cpu()
+        scores = model.logits[: len(live)].float()
         drawn = pick(scores, sampling, None if uniforms is None else uniforms[live, step])
         written[live[going], step] = drawn[going]
         going &= drawn != llm.eos

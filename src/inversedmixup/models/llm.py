@@ -28,7 +28,6 @@ CORRECTION = "correction"  # name of the LoRA weights for correcting
 DTYPES = ("auto", "float32", "bfloat16")
 Opening = list[tuple[Tensor, Tensor]]  # keys and values [1, heads, p, size] of a fixed prompt, by layer
 EMPTY_FLUENCY = -99.0  # finite, so that it is valid JSON
-LENGTH_BUCKET = 8  # compiled layers see target lengths rounded up to this, so that there are few shapes to compile
 
 
 def choose_dtype(name: str, device: str | torch.device) -> torch.dtype:
@@ -56,7 +55,7 @@ class SoftTokenLLM:
     def __init__(self, model: Any, tokenizer: Any, name: str, prompt: str = SOFT) -> None:  # noqa: ANN401
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.encoder_decoder = bool(self.lm.config.is_encoder_decoder)
-        self._bucket = 1
+        self._compiled = False
         self._head: tuple[nn.Linear | None] | None = None
         table = self.lm.get_input_embeddings().weight
         self.dim = int(table.shape[1])
@@ -154,6 +153,11 @@ class SoftTokenLLM:
         )
         self._activate("default")
 
+    def correction_weights(self) -> dict[str, nn.Parameter]:
+        """The LoRA weights for correcting, by name; none where the LLM corrects as it writes."""
+        marked = f".{CORRECTION}."
+        return {f"llm.{name}": weight for name, weight in self.model.named_parameters() if marked in name}
+
     def load_correction(self, folder: Path) -> None:
         """Read the second set of LoRA weights."""
         self.model.load_adapter(str(folder), adapter_name=CORRECTION)
@@ -169,20 +173,19 @@ class SoftTokenLLM:
         second = self.has_lora and CORRECTION in self.model.peft_config
         if second:
             self._activate(CORRECTION)
-        for name, weight in self.model.named_parameters():
-            if f".{CORRECTION}." in name:
-                weight.requires_grad_(learning)
+        for weight in self.correction_weights().values():
+            weight.requires_grad_(learning)
         try:
             yield
         finally:
+            for weight in self.correction_weights().values():
+                weight.requires_grad_(False)
             if second:
                 self._activate("default")
 
     def _activate(self, adapter: str) -> None:
-        learning = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.model.base_model.set_adapter(adapter, inference_mode=True)
-        for weight in learning:  # peft freezes what is not active
-            weight.requires_grad_(True)
+        with self._gradients_kept():
+            self.model.base_model.set_adapter(adapter, inference_mode=True)
         self._opening = None
 
     def save_merged(self, folder: str | Path) -> None:
@@ -199,8 +202,20 @@ class SoftTokenLLM:
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
         """The LLM as it came, without LoRA: for fluency and judging."""
-        with self.model.disable_adapter() if self.has_lora else contextlib.nullcontext():
+        if not self.has_lora:
             yield
+            return
+        with self._gradients_kept(), self.model.disable_adapter():
+            yield
+
+    @contextlib.contextmanager
+    def _gradients_kept(self) -> Iterator[None]:
+        """Leave every weight as trainable or frozen as it is: peft changes that when it switches LoRA weights."""
+        learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+        yield
+        self.model.requires_grad_(False)
+        for weight in learning:
+            weight.requires_grad_(True)
 
     def compile_layers(self) -> None:
         """Compile the repeated layer rather than the whole model: the layers share their code, kept on disk."""
@@ -209,7 +224,7 @@ class SoftTokenLLM:
         deepest = max(map(len, stacks), default=0)
         for layer in (layer for stack in stacks if len(stack) == deepest for layer in stack):
             layer.compile()
-        self._bucket = LENGTH_BUCKET
+        self._compiled = True
 
     # ---- inputs ----------------------------------------------------------------------------------------------
 
@@ -252,7 +267,7 @@ class SoftTokenLLM:
         if self.encoder_decoder or any(weight.requires_grad for weight in self.lm.parameters()):
             return []
         if self._opening is None:
-            with torch.no_grad():
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 cache = DynamicCache(config=self.lm.config)
                 self.lm.base_model(inputs_embeds=self._words(self._before), past_key_values=cache, use_cache=True)
             plain = all(type(layer) is DynamicLayer for layer in cache.layers)
@@ -261,7 +276,7 @@ class SoftTokenLLM:
 
     def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids [n, longest] padded at the end, and the mask of what is real."""
-        longest = -(-max(len(ids) for ids in sequences) // self._bucket) * self._bucket
+        longest = max(len(ids) for ids in sequences)
         padded = torch.full((len(sequences), longest), self.eos)
         for row, ids in enumerate(sequences):
             padded[row, : len(ids)] = torch.tensor(ids)
@@ -277,7 +292,8 @@ class SoftTokenLLM:
             soft: soft tokens [n, k, D], with gradients.
             targets: n token-id lists, as :meth:`targets` makes them.
         """
-        opening, prefix = self.prefix(soft)
+        # with kept keys every layer would be another graph to the compiler
+        opening, prefix = ([], self.whole_prefix(soft)) if self._compiled else self.prefix(soft)
         return self._nll(prefix, targets, opening)
 
     def loss(self, soft: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
@@ -318,7 +334,7 @@ class SoftTokenLLM:
         """
         if self._head is None:
             head, ids = self.lm.get_output_embeddings(), torch.tensor([[self.start, self.eos]], device=self.device)
-            with torch.no_grad():
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 short = head(self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
                 alone = torch.allclose(short, self.lm(input_ids=ids, use_cache=False).logits, rtol=1e-2, atol=1e-2)
             self._head = (head if alone and isinstance(head, nn.Linear) and not head.weight.requires_grad else None,)
@@ -351,7 +367,9 @@ class SoftTokenLLM:
         """Texts from soft tokens; see :class:`~inversedmixup.models.sampling.Decoder`."""
         from inversedmixup.models.decoding import decode
 
-        return decode(self, soft, sampling, uniforms, candidates, batch_size)
+        # a step of one token is another graph than training's, and would use up the compiler's patience
+        with torch.compiler.set_stance("force_eager"):
+            return decode(self, soft, sampling, uniforms, candidates, batch_size)
 
     def text(self, ids: list[int]) -> str:
         """Token ids as text, up to the end-of-text token."""

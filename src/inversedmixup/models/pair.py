@@ -30,7 +30,13 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import option
 
 FORMAT = 1
+# what a pair consists of; a folder of a run holds more than that
+PAIR_FILES = (
+    "pair.json", "adaptor.safetensors", "head.safetensors", "corrector.safetensors", "lora", "correction_lora",
+    "encoder_lora", "encoder",
+)  # fmt: skip
 ENGINES = ("transformers", "vllm")
+NOT_TAUGHT = "correct: the pair in {} has not learnt to correct; train one with `align --teach correct --start PAIR`"
 # Embeddings of these say whether the encoder at hand is the one that the adaptor was trained on.
 FINGERPRINT_TEXTS = (
     "A man is playing a guitar on the street.",
@@ -83,6 +89,12 @@ class PairOptions:
     device: str = option("cpu", "torch device")
     dtype: str = option("float32", "precision of the LLM; auto: bfloat16 where the device has it", choices=DTYPES)
     engine: str = option("transformers", "what writes the texts; vllm needs a GPU and its package", choices=ENGINES)
+
+    def check_corrects(self, steps: int) -> None:
+        """Refuse correction ``steps`` with a pair that has not learnt to correct, before anything is loaded."""
+        where, config = _open(self.pair)
+        if steps and config.corrector is None:
+            raise InputError(NOT_TAUGHT.format(where))
 
     def load_pair(self, folder: str | Path | None = None) -> Pair:
         """The pair that these options name, or the one in ``folder``, whose encoder is its own."""
@@ -165,6 +177,9 @@ class Pair:
         Raises:
             InputError: if a file is missing or damaged, or the encoder is not the one the adaptor was trained on.
         """
+        for name, value, known in (("dtype", dtype, DTYPES), ("engine", engine, ENGINES)):
+            if value not in known:
+                raise InputError(f"{name}: {value!r} is not one of {', '.join(known)}")
         where, config = _open(folder)
         task_model = cls.load_task_model(folder, encoder=encoder, device=device)
         model = SoftTokenLLM.from_pretrained(
@@ -261,7 +276,7 @@ class Pair:
             InputError: if the pair has not learnt to correct.
         """
         if self.corrector is None:
-            raise InputError("this pair has not learnt to correct: train it with `align --teach correct --start PAIR`")
+            raise InputError(NOT_TAUGHT.format("here"))
         wanted, found = wanted.to(self.llm.device), found.to(self.llm.device)
         read = self.llm.read(texts, self.corrector.config.text_tokens)
         soft = [self.adaptor(wanted), self.corrector(wanted, found)]
@@ -341,12 +356,11 @@ def default_pair_record() -> dict[str, Any]:
 def copy_pair(source: Path, target: Path) -> None:
     """Copy what a pair consists of from one folder to another."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("pair.json", "adaptor.safetensors", "head.safetensors"):
-        if (source / name).exists():
-            shutil.copy(source / name, target / name)
-    for name in ("lora", "encoder_lora", "encoder"):
+    for name in PAIR_FILES:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        elif (source / name).exists():
+            shutil.copy(source / name, target / name)
 
 
 def _cosines(first: Tensor, second: Tensor) -> list[float]:

@@ -51,10 +51,14 @@ class Decoder(Protocol):
 
 
 def pick(logits: Tensor, sampling: Sampling, uniforms: np.ndarray | None) -> Tensor:
-    """The next token [n] from logits [n, V]: greedy, or by inverting the nucleus' distribution at ``uniforms`` [n]."""
+    """The next token [n], on the CPU, from logits [n, V].
+
+    Greedy, or by inverting the nucleus' distribution at ``uniforms`` [n].
+    """
     if sampling.temperature <= 0 or uniforms is None:
-        return logits.argmax(-1)
-    top, tokens = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1)
+        return logits.argmax(-1).cpu()
+    # chosen where the logits are: only these few come to the processor
+    top, tokens = (part.cpu() for part in logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1))
     probs = (top.double() / sampling.temperature).softmax(-1)
     ahead = probs.cumsum(-1) - probs
     probs = probs.masked_fill(ahead >= sampling.top_p, 0.0)

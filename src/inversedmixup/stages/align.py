@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 # may change when a run is taken up again
 BUDGET_OPTIONS = ("sentences", "minutes", "tokens")
-SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every")
+SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device")
 COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, once a machine) pays for itself
 
 
@@ -88,6 +88,8 @@ class AlignConfig:
             self, 1, "validation_rows", "soft_tokens", "hidden", "batch_size", "micro_batch", "max_tokens", "chunk",
             "validate_every",
         )  # fmt: skip
+        at_least(self, 1, "sentences", "tokens")
+        at_least(self, 0.001, "minutes")
         at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed")
 
 
@@ -114,12 +116,12 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
         InputError: for unreadable input, or an output folder that holds a run with other settings.
     """
     team = Team(config.device)
-    config = dataclasses.replace(config, device=team.device)  # one process, one device
     held_out = _held_out(corpus, config)
     with clear_write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         _check_same_run(output, corpus, config, write=team.leads)
-        run = _Run(corpus, output, config, held_out, team)
+        # the settings are the same for every process, the device is not
+        run = _Run(corpus, output, dataclasses.replace(config, device=team.device), held_out, team)
         run.restore()
         try:
             run.train()
@@ -166,12 +168,7 @@ class _Run:
         self.total = config.sentences or self._corpus_size()
         if config.compile == "always" or (config.compile == "auto" and self._compiling_pays()):
             self.pair.llm.compile_layers()
-        self.weights = {
-            f"{part}.{name}": weight
-            for part, module in self.lesson.modules.items()
-            for name, weight in module.named_parameters()
-            if weight.requires_grad
-        }
+        self.weights = self.lesson.weights
         self.optimiser = torch.optim.AdamW(
             self.weights.values(), lr=config.learning_rate, betas=(0.9, 0.98), fused=True
         )
@@ -329,10 +326,12 @@ class _Run:
         except Exception as error:  # safetensors raises types of its own
             raise InputError(f"{path}: damaged ({error}); delete it to start this run again") from error
         metrics = self.output / "metrics.jsonl"
-        if metrics.exists():
+        if metrics.exists() and self.team.leads:
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= self.state.step]
-            metrics.write_text("".join(kept), encoding="utf-8")
+            partial = metrics.with_name("metrics.partial")
+            partial.write_text("".join(kept), encoding="utf-8")
+            partial.replace(metrics)
         logger.info("taken up again at step %d, %d sentences", self.state.step, self.state.sentences)
 
     def finish(self) -> dict[str, Any]:

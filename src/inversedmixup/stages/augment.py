@@ -139,7 +139,7 @@ class Tally:
         self.tried, self.kept = self.tried + 1, self.kept + row.kept
         self.intruded += row.intruded
         if row.kept:
-            ratios = np.array([row.lam, row.lam_realised])
+            ratios = np.array([row.lam, row.lam_realised]) - 0.5  # near zero, so that the sums lose nothing
             self.cycle += row.cycle_similarity
             self.sums += ratios
             self.products += np.outer(ratios, ratios)
@@ -161,7 +161,7 @@ class Tally:
             return None
         covariance = self.products / self.kept - np.outer(self.sums, self.sums) / self.kept**2
         variance = covariance.diagonal()
-        if variance.min() < 1e-12:
+        if variance.min() < 1e-9:
             return None
         return round(float(covariance[0, 1] / np.sqrt(variance.prod())), DIGITS)
 

@@ -34,11 +34,11 @@ class Lesson(Protocol):
 
     Attributes:
         pair: the pair at hand.
-        modules: what holds trainable weights, by the name that checkpoints know it by.
+        weights: what is trained, by the name that checkpoints know it by.
     """
 
     pair: Pair
-    modules: dict[str, nn.Module]
+    weights: dict[str, nn.Parameter]
 
     def prepare(self, number: int, chunk: Chunk) -> Any:  # noqa: ANN401 (the lesson's own)
         """What the batches of chunk ``number`` need; the same whenever it is asked for."""
@@ -73,11 +73,11 @@ class Inverting:
         )  # fmt: skip
         if config.start:
             self.pair.start_from(None if config.start == DEFAULT_PAIR else config.start)
-        self.modules: dict[str, nn.Module] = {"adaptor": self.pair.adaptor, "llm": self.pair.llm.model}
+        self.weights = {**_weights("adaptor", self.pair.adaptor), **_weights("llm", self.pair.llm.model)}
         # the embeddings that the anchor holds on to
         self.original = self.pair.task_model
         if config.encoder_lora:
-            self.modules["encoder"] = self.pair.encoder_lora
+            self.weights |= _weights("encoder", self.pair.encoder_lora)
             self.original = TaskModel.from_pretrained(config.encoder, device=config.device)
 
     def prepare(self, number: int, chunk: Chunk) -> Tensor:
@@ -131,14 +131,25 @@ class Correcting:
     """−log P_ψ(x | what the pair wrote for x, and how far its embedding is from that of x); the pair stays as it is."""
 
     def __init__(self, config: AlignConfig, folder: Path, *, writes: bool) -> None:
+        self.config, self.folder, self.writes = config, folder, writes
+        self.source = self._checked_source(config, folder)
+        paths = {name: getattr(config, name) for name in ("encoder", "llm") if _is_given(config, name)}
+        self.pair = Pair.load(self.source, device=config.device, dtype=config.dtype, **paths)
+        corrector = self.pair.corrector or self.pair.add_corrector(text_tokens=config.max_tokens, seed=config.seed)
+        self.weights = {**_weights("corrector", corrector.requires_grad_()), **self.pair.llm.correction_weights()}
+
+    @staticmethod
+    def _checked_source(config: AlignConfig, folder: Path) -> Path:
+        """The folder of the pair to teach, once options that say what another pair looks like are refused."""
         if not config.start:
             raise InputError("--teach correct needs a trained pair: give its folder with --start")
-        self.config, self.folder, self.writes = config, folder, writes
+        for name in ("soft_tokens", "hidden", "layers", "prompt", "lora", "encoder_lora"):
+            if _is_given(config, name):
+                raise InputError(f"--teach correct: {name} is that of the pair in --start; leave the option out")
         source = default_pair_folder() if config.start == DEFAULT_PAIR else Path(config.start).expanduser()
-        self.source = source
-        self.pair = Pair.load(source, device=config.device, dtype=config.dtype)
-        corrector = self.pair.add_corrector(text_tokens=config.max_tokens, seed=config.seed)
-        self.modules: dict[str, nn.Module] = {"corrector": corrector, "llm": self.pair.llm.model}
+        if source.resolve() == folder.resolve():
+            raise InputError(f"--teach correct: {folder} holds the pair to start from; choose another output")
+        return source
 
     def prepare(self, number: int, chunk: Chunk) -> Attempts:
         """What the pair writes, sampled anew for every chunk; that of the last chunk is kept on disk."""
@@ -186,6 +197,16 @@ class Correcting:
 
 
 LESSONS: dict[str, type[Inverting] | type[Correcting]] = {"invert": Inverting, "correct": Correcting}
+
+
+def _weights(part: str, module: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable weights of a module."""
+    return {f"{part}.{name}": weight for name, weight in module.named_parameters() if weight.requires_grad}
+
+
+def _is_given(config: AlignConfig, name: str) -> bool:
+    """Whether an option differs from its default."""
+    return bool(getattr(config, name) != type(config).__dataclass_fields__[name].default)
 
 
 def _digest(texts: Sequence[str]) -> str:
