@@ -234,11 +234,6 @@ def test_a_changed_pair_is_a_changed_run(train_file, tmp_path, config, tiny_pair
         run_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"shots": 0}, {"seed": -1}, {"data_seed": -1}, {"candidates": 0}, {"top_p": 0.0}, {"augmented_weight": -1.0},
-     {"n": 0}, {"batch_size": 0}, {"temperature": -1.0}],
-)  # fmt: skip
 def test_files_of_a_run_beside_the_pair_change_nothing(train_file, tmp_path, config, tiny_pair):
     tiny_pair.save(tmp_path / "pair", encoder=False)
     (tmp_path / "pair" / "embeddings").mkdir()
@@ -256,6 +251,11 @@ def test_the_correlation_of_a_constant_ratio_is_unknown_however_many_rows():
     assert tally.lam_correlation() is None
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"shots": 0}, {"seed": -1}, {"data_seed": -1}, {"candidates": 0}, {"top_p": 0.0}, {"augmented_weight": -1.0},
+     {"n": 0}, {"batch_size": 0}, {"temperature": -1.0}],
+)  # fmt: skip
 def test_numbers_out_of_range_are_refused_by_name(train_file, tmp_path, config, options):
     with pytest.raises(InputError, match=next(iter(options))):
         run_job(str(train_file), str(tmp_path / "out.jsonl"), config(**options))
