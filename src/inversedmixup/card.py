@@ -20,7 +20,7 @@ PUBLISHED = (
 )
 TEMPLATE = """# {encoder} → {llm}
 
-An adaptor{extras} that turns sentence embeddings of `{encoder}` into soft tokens of `{llm}`, trained by
+An adaptor that turns sentence embeddings of `{encoder}` into soft tokens of `{llm}`{extras}. Trained by
 [inversedmixup](https://arxiv.org/abs/2601.21543) (an implementation of "inversedMixup", arXiv 2601.21543).
 
 ## What it is made of
@@ -68,7 +68,7 @@ def write_card(folder: Path, config: PairConfig) -> None:
     """Write the card of a pair."""
     training, adaptor = config.training, config.adaptor
     ranks = (("the LLM", config.lora_rank), ("the encoder", config.encoder_lora_rank))
-    extras = "".join(f", LoRA weights of rank {rank} on {part}" for part, rank in ranks if rank)
+    extras = "".join(f", with LoRA weights of rank {rank} on {part}" for part, rank in ranks if rank)
     card = TEMPLATE.format(
         encoder=config.encoder, llm=config.llm, extras=extras, models=_models(config),
         soft_tokens=adaptor.soft_tokens, layers=adaptor.layers, hidden=adaptor.hidden, prompt=config.prompt,
