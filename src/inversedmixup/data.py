@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -366,9 +366,7 @@ class RowFile:
 
 def write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
     """Write any records as JSON Lines, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def _cell(value: Any) -> Any:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to see."""
+"""The one exception that users are meant to see, and writing so that a failure leaves nothing half done."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ class InputError(ValueError):
     The message is one line that says what was found, where, and how to mend it. The command line prints it
     without a traceback and exits with code 2; library callers catch it as a ``ValueError``.
     """
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)  # through Python's own file, so that a full disk is an OSError like any other
+    partial.replace(path)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, write_whole
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.corrector import Corrector, CorrectorConfig
@@ -422,7 +422,5 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write JSON, whole or not at all."""
+    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())

@@ -30,7 +30,7 @@ from torch import nn
 
 from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
-from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT
 from inversedmixup.models.pair import write_json
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
@@ -303,10 +303,8 @@ class _Run:
         for name, value in self.weights.items():
             for key, moment in self.optimiser.state[value].items():
                 tensors[f"{key}/{name}"] = moment.detach().clone()
-        partial = self.output / "checkpoint.partial"
-        # through Python's own file, so that a full disk is an OSError like any other
-        partial.write_bytes(save(tensors, {"state": json.dumps(dataclasses.asdict(self.state))}))
-        partial.replace(self.output / "checkpoint.safetensors")
+        state = json.dumps(dataclasses.asdict(self.state))
+        write_whole(self.output / "checkpoint.safetensors", save(tensors, {"state": state}))
         self.saved = time.monotonic()
 
     def restore(self) -> None:
@@ -329,9 +327,7 @@ class _Run:
         if metrics.exists() and self.team.leads:
             lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= self.state.step]
-            partial = metrics.with_name("metrics.partial")
-            partial.write_text("".join(kept), encoding="utf-8")
-            partial.replace(metrics)
+            write_whole(metrics, "".join(kept).encode())
         logger.info("taken up again at step %d, %d sentences", self.state.step, self.state.sentences)
 
     def finish(self) -> dict[str, Any]:

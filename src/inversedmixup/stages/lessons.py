@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from inversedmixup import reconstruction
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, write_whole
 from inversedmixup.mixing import row_stream
-from inversedmixup.models.pair import Pair, copy_pair, default_pair_folder
+from inversedmixup.models.pair import Pair, copy_pair, default_pair_folder, write_json
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.stages.stream import Chunk
@@ -88,9 +88,7 @@ class Inverting:
         embeddings = self.original.encode(chunk.texts).half()
         if self.writes:
             path.parent.mkdir(exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(save({"embeddings": embeddings}))
-            partial.replace(path)
+            write_whole(path, save({"embeddings": embeddings}))
         # as a later pass will read it, so that an interrupted run continues with the same numbers
         return embeddings.float()
 
@@ -161,9 +159,7 @@ class Correcting:
         if texts is None:
             texts = self._write(number, wanted)
             if self.writes:
-                partial = path.with_suffix(".partial")
-                partial.write_text(json.dumps({"key": key, "texts": texts}, ensure_ascii=False), encoding="utf-8")
-                partial.replace(path)
+                write_json(path, {"key": key, "texts": texts})
         return Attempts(wanted, texts, self.pair.task_model.encode(texts))
 
     def _write(self, number: int, wanted: Tensor) -> list[str]:
