@@ -7,8 +7,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from inversedmixup import __version__
 from inversedmixup.data import (
@@ -25,11 +28,12 @@ from inversedmixup.data import (
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.models.pair import PAIR_FILES, Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
+from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, inputs_digest
 from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.downstream import run_downstream
-from inversedmixup.stages.warmup import WarmupConfig, fit_settings, run_warmup
+from inversedmixup.stages.warmup import WarmupConfig, cross_validated, fit_settings, run_warmup
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -131,7 +135,17 @@ class _Job:
                 if row.kept and (self.test or len(self.kept) < SAMPLE_ROWS):
                     self.kept.append(row)
 
-            return run_augment(pair, self.examples, self.classes, self.config, take, self.run_folder)
+            return run_augment(
+                pair, self.examples, self.classes, self.config, take, self.run_folder,
+                cross_validated=self._cross_validated,
+            )  # fmt: skip
+
+    def _fresh_task_model(self) -> TaskModel:
+        return Pair.load_task_model(self.config.pair, encoder=self.config.encoder, device=self.config.device)
+
+    @cache  # noqa: B019 (a job is made once)
+    def _cross_validated(self) -> np.ndarray:
+        return cross_validated(self._fresh_task_model, self.examples, self.classes, self.config)
 
     def _timed(self, name: str, work: Callable[[], T]) -> T:
         before, started = sum(self.seconds.values()), time.monotonic()
@@ -160,9 +174,8 @@ class _Job:
         stored = run.read("downstream")
         if stored is None:
             stored = run_downstream(
-                lambda: Pair.load_task_model(config.pair, encoder=config.encoder, device=config.device),
-                self.examples, self.kept, self.test, self.classes, fit_settings(config, config.downstream_steps),
-                weight=config.augmented_weight, soft=config.labels == "soft",
+                self._fresh_task_model, self.examples, self.kept, self.test, self.classes,
+                fit_settings(config, config.downstream_steps), weight=config.augmented_weight,
             )  # fmt: skip
             run.write("downstream", stored)
         return dict(stored)
