@@ -41,7 +41,7 @@ def rows_of(path):
 
 def test_every_row_has_the_schema(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
-    result = run_job(str(train_file), str(out), config(labels="llm", pairs="cross-class"))
+    result = run_job(str(train_file), str(out), config(labels="llm", pairs="cross-class", force_judge=True))
     rows, rejected = rows_of(out), rows_of(tmp_path / "out.rejected.jsonl")
     assert rows
     assert len(rows) == result.summary["kept"]

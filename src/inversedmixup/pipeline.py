@@ -26,14 +26,13 @@ from inversedmixup.data import (
     take_shots,
 )
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.models.pair import PAIR_FILES, Pair, PairOptions, default_pair_folder
+from inversedmixup.models.pair import PAIR_FILES, Pair, default_pair_folder
 from inversedmixup.models.sources import file_sha256
-from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, inputs_digest
 from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.downstream import run_downstream
-from inversedmixup.stages.warmup import WarmupConfig, cross_validated, fit_settings, run_warmup
+from inversedmixup.stages.warmup import WarmedConfig, cross_validated, fit_settings, warmed_up
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,7 +44,7 @@ _NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original")
 
 
 @dataclasses.dataclass(frozen=True)
-class JobConfig(PairOptions, AugmentConfig, WarmupConfig):
+class JobConfig(WarmedConfig, AugmentConfig):
     """Settings of ``augment``."""
 
     label_column: str = option("label", "column of the label")
@@ -105,14 +104,14 @@ class _Job:
         settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_SETTINGS}
         settings["version"] = __version__
         settings["inputs_sha256"] = inputs_digest(self.examples, self.test)
-        settings["files_sha256"] = _files_digest(config)
+        settings["files_sha256"] = files_digest(config)
         folder = output.with_name(output.name + ".run")
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
 
     def run(self) -> JobResult:
         """Every stage that is not finished yet, then the output files."""
         run = self.run_folder
-        pair = self._timed("load", self._warm_pair)
+        pair = self._timed("warm-up", lambda: warmed_up(self.config, self.examples, self.classes, run))
         made = self._timed("augmentation", lambda: self._augment(pair))
         downstream = self._timed("downstream", self._downstream) if self.test else {}
         summary = {
@@ -140,41 +139,22 @@ class _Job:
                 cross_validated=self._cross_validated,
             )  # fmt: skip
 
-    def _fresh_task_model(self) -> TaskModel:
-        return Pair.load_task_model(self.config.pair, encoder=self.config.encoder, device=self.config.device)
-
     @cache  # noqa: B019 (a job is made once)
     def _cross_validated(self) -> np.ndarray:
-        return cross_validated(self._fresh_task_model, self.examples, self.classes, self.config)
+        return cross_validated(self.config.load_task_model, self.examples, self.classes, self.config)
 
     def _timed(self, name: str, work: Callable[[], T]) -> T:
-        before, started = sum(self.seconds.values()), time.monotonic()
+        started = time.monotonic()
         result = work()
-        inner = sum(self.seconds.values()) - before
-        self.seconds[name] = time.monotonic() - started - inner
+        self.seconds[name] = time.monotonic() - started
         return result
-
-    def _warm_pair(self) -> Pair:
-        """The pair after stage 2, from the run folder if it was finished there."""
-        config, run = self.config, self.run_folder
-        model = run.folder / "model"
-        if run.read("warmup") is not None:
-            try:
-                return config.load_pair(model)
-            except InputError as error:
-                logger.warning("%s; stage 2 is done again", error)
-        pair = config.load_pair()
-        measured = self._timed("warm-up", lambda: run_warmup(pair, self.examples, self.classes, config))
-        pair.save(model, encoder=True)
-        run.write("warmup", measured)
-        return pair
 
     def _downstream(self) -> dict[str, Any]:
         config, run = self.config, self.run_folder
         stored = run.read("downstream")
         if stored is None:
             stored = run_downstream(
-                self._fresh_task_model, self.examples, self.kept, self.test, self.classes,
+                config.load_task_model, self.examples, self.kept, self.test, self.classes,
                 fit_settings(config, config.downstream_steps), weight=config.augmented_weight,
             )  # fmt: skip
             run.write("downstream", stored)
@@ -187,7 +167,7 @@ class _Job:
         return [_original_row(example, self.classes, self.config.seed) for example in self.examples]
 
 
-def _files_digest(config: JobConfig) -> dict[str, str]:
+def files_digest(config: WarmedConfig) -> dict[str, str]:
     """sha256 of the pair's files and of the replayed text: a changed file is a changed run."""
     folder = default_pair_folder() if config.pair is None else Path(config.pair).expanduser()
     parts = [

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from inversedmixup.data import Example, iter_texts
 from inversedmixup.errors import InputError
-from inversedmixup.models.pair import Pair
+from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.options import option
+from inversedmixup.runs import RunFolder
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.terminal import Advance, progress
 
@@ -50,6 +51,26 @@ class WarmupConfig:
     tolerance: float = option(0.1, "largest drop of reconstruction token F1 that stage 2 may cause")
     text_column: str = option("text", "column of the text")
     seed: int = option(0, "seed of everything random but the choice of examples")
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmedConfig(PairOptions, WarmupConfig):
+    """A pair, and the settings of the stage 2 that it goes through."""
+
+
+def warmed_up(config: WarmedConfig, examples: Sequence[Example], classes: Sequence[str], run: RunFolder) -> Pair:
+    """The pair after stage 2, from the run folder if it was finished there."""
+    model = run.folder / "model"
+    if run.read("warmup") is not None:
+        try:
+            return config.load_pair(model)
+        except InputError as error:
+            logger.warning("%s; stage 2 is done again", error)
+    pair = config.load_pair()
+    measured = run_warmup(pair, examples, classes, config)
+    pair.save(model, encoder=True)
+    run.write("warmup", measured)
+    return pair
 
 
 def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig) -> dict[str, Any]:
