@@ -82,10 +82,14 @@ def test_a_study_has_rates_for_every_cell_and_resumes_to_the_same_bytes(tiny_pai
             assert rate["contradicted"]["n"] == wanted
             assert rate["contradicted"]["rate"] >= rate["foreign"]["rate"]
     # a row itself is what the reference was fitted to
-    rows = [r for r in report["rates"] if r["lam"] == 1.0 and r["space"] == "embedding" and r["observer"] == "reference"]
+    rows = [
+        r for r in report["rates"] if r["lam"] == 1.0 and r["space"] == "embedding" and r["observer"] == "reference"
+    ]
     assert len({r["contradicted"]["rate"] for r in rows if r["pairs"] == "cross-class"}) == 1
     counted = sum(
-        r["contradicted"]["n"] for r in report["class_pairs"] if (r["space"], r["observer"]) == ("embedding", "reference")
+        r["contradicted"]["n"]
+        for r in report["class_pairs"]
+        if (r["space"], r["observer"]) == ("embedding", "reference")
     )
     assert counted == 12 * (len(LAMS) - 1)
     before = (out / "intrusion.json").read_bytes()
@@ -100,7 +104,16 @@ def test_a_study_has_rates_for_every_cell_and_resumes_to_the_same_bytes(tiny_pai
 
 
 def test_the_command_prints_a_table_and_draws(tiny_pair_folder, train_file, tmp_path, capsys):
-    arguments = ["intrusion", str(train_file), "-o", str(tmp_path / "study"), "--pair", tiny_pair_folder, "--shots", "4"]
+    arguments = [
+        "intrusion",
+        str(train_file),
+        "-o",
+        str(tmp_path / "study"),
+        "--pair",
+        tiny_pair_folder,
+        "--shots",
+        "4",
+    ]
     arguments += [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     assert main(arguments) == 0
     assert "contradicted, by the reference" in capsys.readouterr().out
