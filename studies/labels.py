@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,21 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from inversedmixup.data import Example, read_examples, take_shots
+from inversedmixup.data import read_examples, take_shots
 from inversedmixup.errors import write_whole
 from inversedmixup.judges import Case, JudgeConfig, make_panel
 from inversedmixup.labels import LabelPolicy, choose_label
-from inversedmixup.mixing import PairSampler, parse_lambda, row_stream, soft_label
 from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.warmup import WarmupConfig, cross_validated, fit_task_model
-from inversedmixup.stages.writer import DecodeConfig, write_mixes
+from studies.common import SETS, WEIGHT, encode, head_accuracy, one_hot, paired, run_grid, sample, write_texts
 
-SETS = ("trec", "sst2", "ag_news", "cr", "subj", "sms_spam", "banking77")
 POLICIES = {
     "interpolated": ("soft", None), "larger parent": ("soft", 0.0),
     **{f"{kind} {judge}": (f"{kind}:{judge}", None) for kind in ("hard", "mitigated", "drop")
        for judge in ("task", "llm", "agreement", "pool", "reference")},
 }  # fmt: skip
-WEIGHT = 0.3  # of an augmented row in the head's loss
-REFERENCE_ROWS = 5000
 
 
 def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> dict[str, Any]:
@@ -50,17 +44,18 @@ def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> di
     config = WarmupConfig(train_encoder="head", seed=seed)
     fit_task_model(pair.task_model, examples, classes, config, lambda _: None)
     embeddings = pair.task_model.encode([example.text for example in examples])
-    soft, texts, reread = _write(pair, examples, classes, embeddings, n, seed)
-    known = _sample(train)
-    reference = ReferenceLabeller(_encode(pair, known), [row.label for row in known])
+    soft, written = write_texts(pair, examples, classes, embeddings, n, seed)
+    reread = written.reread
+    known = sample(train)
+    reference = ReferenceLabeller(encode(pair, known), [row.label for row in known])
     fit = cache(lambda: cross_validated(Pair.load_task_model, examples, classes, config))
     panel = make_panel("task+llm", Case(pair, examples, classes, JudgeConfig(), seed, fit))
-    said = panel.hear(texts, reread)
+    said = panel.hear(written.texts, reread)
     true = reference.label(reread)
     said["pool"] = _pool(said["task"], said["llm"])
     said["reference"] = (true[:, None] == np.array(classes)).astype(float)
-    points, answers = _encode(pair, test), np.array([example.label for example in test])
-    base = _accuracy(embeddings, _one_hot(examples, classes), np.ones(len(examples)), classes, points, answers)
+    points, answers = encode(pair, test), np.array([example.label for example in test])
+    base = head_accuracy(embeddings, one_hot(examples, classes), np.ones(len(examples)), classes, points, answers)
     record: dict[str, Any] = {
         "set": name, "shots": shots, "seed": seed, "n": n, "classes": len(classes), "accuracy_without": base,
         "reference": {"accuracy": reference.accuracy, "n": reference.n}, "policies": {},
@@ -71,8 +66,8 @@ def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> di
         chosen = [choose_label(LabelPolicy(kind, judge or None), soft[at], named[at], temperature) for at in range(n)]
         kept = [at for at in range(n) if chosen[at].refused is None]
         targets = np.array([[chosen[at].probs[c] for c in classes] for at in kept]).reshape(len(kept), len(classes))
-        accuracy = _accuracy(
-            torch.cat([embeddings, reread[kept]]), np.concatenate([_one_hot(examples, classes), targets]),
+        accuracy = head_accuracy(
+            torch.cat([embeddings, reread[kept]]), np.concatenate([one_hot(examples, classes), targets]),
             np.array([1.0] * len(examples) + [WEIGHT] * len(kept)), classes, points, answers,
         )  # fmt: skip
         wrong = [chosen[at].label != true[at] for at in kept]
@@ -81,36 +76,6 @@ def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> di
             "label_error": round(float(np.mean(wrong)), 4) if kept else None,
         }  # fmt: skip
     return record
-
-
-def _write(
-    pair: Pair, examples: Sequence[Example], classes: Sequence[str], embeddings: Tensor, n: int, seed: int
-) -> tuple[list[dict[str, float]], list[str], Tensor]:
-    """Interpolated labels, texts and re-read embeddings [n, d] of n cross-class mixes."""
-    sampler = PairSampler([e.label for e in examples], "cross-class", parse_lambda("uniform:0,1"))
-    streams = [row_stream(seed, row) for row in range(n)]
-    draws = [sampler.draw(row, stream) for row, stream in enumerate(streams)]
-    written = write_mixes(
-        pair, embeddings[[draw.first for draw in draws]], embeddings[[draw.second for draw in draws]],
-        torch.tensor([draw.lam for draw in draws]), streams, DecodeConfig(candidates=3, max_tokens=32),
-    )  # fmt: skip
-    soft = [soft_label(examples[d.first].label, examples[d.second].label, d.lam, classes) for d in draws]
-    return soft, written.texts, written.reread
-
-
-@cache
-def _encoded(pair: Pair, texts: tuple[str, ...]) -> Tensor:
-    return pair.task_model.encode(texts)
-
-
-def _encode(pair: Pair, rows: Sequence[Example]) -> Tensor:
-    """Embeddings [n, d], kept for the next cell of the set: the encoder does not move."""
-    return _encoded(pair, tuple(row.text for row in rows))
-
-
-def _sample(rows: Sequence[Example]) -> list[Example]:
-    order = np.random.default_rng(0).permutation(len(rows))[:REFERENCE_ROWS]
-    return [rows[at] for at in sorted(order)]
 
 
 def _pool(*said: np.ndarray) -> np.ndarray:
@@ -122,24 +87,6 @@ def _pool(*said: np.ndarray) -> np.ndarray:
 
 def _named(probs: np.ndarray, classes: Sequence[str]) -> dict[str, float] | None:
     return None if np.isnan(probs).any() else dict(zip(classes, map(float, probs), strict=True))
-
-
-def _one_hot(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
-    return np.array([[float(example.label == name) for name in classes] for example in examples])
-
-
-def _accuracy(
-    points: Tensor, targets: np.ndarray, weights: np.ndarray, classes: Sequence[str], test: Tensor, answers: np.ndarray
-) -> float:
-    """Test accuracy of a linear head fitted to targets [n, classes]: a row counts once for each class it may have."""
-    from sklearn.linear_model import LogisticRegression
-
-    rows, columns = np.nonzero(targets)
-    share = targets[rows, columns] * weights[rows]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a fit that stops at its last iteration is as good here
-        head = LogisticRegression(C=10.0, max_iter=300).fit(points[rows].numpy(), columns, sample_weight=share)
-    return float((np.array(classes)[head.predict(test.numpy())] == answers).mean())
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------
@@ -161,31 +108,6 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 **paired([one["gain"] for one in found]),
             })  # fmt: skip
     return rows
-
-
-def paired(gains: Sequence[float]) -> dict[str, float | None]:
-    """Mean gain, its 95 % bootstrap interval over the seeds, and the p of an exact Wilcoxon signed-rank test."""
-    from scipy.stats import bootstrap, wilcoxon
-
-    values = np.asarray(gains)
-    found: dict[str, float | None] = {"gain": float(values.mean()), "low": None, "high": None, "p": None}
-    if len(values) > 1 and np.ptp(values) > 0:
-        interval = bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
-        found |= {"low": float(interval.low), "high": float(interval.high), "p": float(wilcoxon(values).pvalue)}
-    return found
-
-
-def run_grid(
-    cells: Iterable[tuple[Any, ...]], make: Callable[..., dict[str, Any]], folder: Path
-) -> list[dict[str, Any]]:
-    """Every cell's record, from its file if it is there."""
-    records = []
-    for one in cells:
-        path = folder / ("-".join(map(str, one)) + ".json")
-        if not path.exists():
-            write_whole(path, json.dumps(make(*one), indent=1).encode())
-        records.append(json.loads(path.read_text(encoding="utf-8")))
-    return records
 
 
 def main() -> None:
