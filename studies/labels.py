@@ -32,8 +32,9 @@ from studies.common import SETS, WEIGHT, encode, head_accuracy, one_hot, paired,
 POLICIES = {
     "interpolated": ("soft", None), "larger parent": ("soft", 0.0),
     **{f"{kind} {judge}": (f"{kind}:{judge}", None) for kind in ("hard", "mitigated", "drop")
-       for judge in ("task", "llm", "agreement", "pool", "reference")},
+       for judge in ("task", "llm", "tuned", "agreement", "pool", "reference")},
 }  # fmt: skip
+JUDGES = "task+llm+tuned"
 
 
 def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> dict[str, Any]:
@@ -49,10 +50,10 @@ def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> di
     known = sample(train)
     reference = ReferenceLabeller(encode(pair, known), [row.label for row in known])
     fit = cache(lambda: cross_validated(Pair.load_task_model, examples, classes, config))
-    panel = make_panel("task+llm", Case(pair, examples, classes, JudgeConfig(), seed, fit))
+    panel = make_panel(JUDGES, Case(pair, examples, classes, JudgeConfig(), seed, fit))
     said = panel.hear(written.texts, reread)
     true = reference.label(reread)
-    said["pool"] = _pool(said["task"], said["llm"])
+    said["pool"] = _pool(said["task"], said["tuned"])
     said["reference"] = (true[:, None] == np.array(classes)).astype(float)
     points, answers = encode(pair, test), np.array([example.label for example in test])
     base = head_accuracy(embeddings, one_hot(examples, classes), np.ones(len(examples)), classes, points, answers)

@@ -26,9 +26,9 @@ def environment(monkeypatch):
     monkeypatch.setattr(api, "RETRIES", 1)
 
 
-def judge(endpoint, pair, examples, memory=None, **options):
+def judge(endpoint, pair, examples, folder=None, **options):
     config = JudgeConfig(api_model="m", api_url=endpoint.url, **options)
-    return ApiJudge(Case(pair, examples, CLASSES, config, 0, memory=memory))
+    return ApiJudge(Case(pair, examples, CLASSES, config, 0, folder=folder))
 
 
 def said(judged):
@@ -46,14 +46,14 @@ def right(body):
 def test_every_text_is_asked_about_once_with_structured_output(tiny_pair, examples, tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     with serving(right) as endpoint:
-        made = judge(endpoint, tiny_pair, examples, tmp_path / "memory.jsonl", api_price=2.0)
+        made = judge(endpoint, tiny_pair, examples, tmp_path, api_price=2.0)
         assert ask(made, SENTENCES[:6] + SENTENCES[:3]) == LABELS[:6] + LABELS[:3]
         assert len(endpoint.requests) == 6
         body = endpoint.requests[0]
         assert body["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"] == CLASSES
         assert endpoint.headers[0]["authorization"] == f"Bearer {KEY}"
         # answers are written down: another judge, in another process say, asks nothing
-        assert ask(judge(endpoint, tiny_pair, examples, tmp_path / "memory.jsonl"), SENTENCES[:6]) == LABELS[:6]
+        assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES[:6]) == LABELS[:6]
         assert len(endpoint.requests) == 6
         record = judge_record(make_panel("api", made.case), examples, CLASSES, seed=0)
         assert (record["accuracy"], record["n"]) == (1.0, 15)
@@ -61,7 +61,7 @@ def test_every_text_is_asked_about_once_with_structured_output(tiny_pair, exampl
     assert "6 requests now" in preview
     assert "at the price given" in preview
     assert KEY not in caplog.text
-    assert KEY not in (tmp_path / "memory.jsonl").read_text()
+    assert KEY not in (tmp_path / "judgements.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,11 @@ def test_what_was_judged_before_the_endpoint_broke_is_kept(tiny_pair, examples, 
     def answer(body):
         return (status, "no") if broken and text_of(body) in SENTENCES[4:] else right(body)
 
-    memory = tmp_path / "memory.jsonl"
     with serving(answer) as endpoint:
         with pytest.raises(InputError, match=r"judge api: m at http://.* does not answer .*run the same command again"):
-            ask(judge(endpoint, tiny_pair, examples, memory, api_concurrency=2), SENTENCES)
+            ask(judge(endpoint, tiny_pair, examples, tmp_path, api_concurrency=2), SENTENCES)
         broken, before = False, len(endpoint.requests)
-        assert ask(judge(endpoint, tiny_pair, examples, memory), SENTENCES) == LABELS
+        assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES) == LABELS
         assert not {text_of(body) for body in endpoint.requests[before:]} & set(SENTENCES[:4])
 
 
@@ -141,24 +140,23 @@ def test_nonsense_abstains_and_much_of_it_is_an_error(tiny_pair, examples, tmp_p
     def answer(body):
         return right(body) if text_of(body) in SENTENCES[:3] else (200, "banana")
 
-    memory = tmp_path / "memory.jsonl"
     with serving(answer) as endpoint:
-        assert ask(judge(endpoint, tiny_pair, examples, memory), SENTENCES[:5]) == [*LABELS[:3], None, None]
+        assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES[:5]) == [*LABELS[:3], None, None]
         with pytest.raises(InputError, match="name no class"):
-            ask(judge(endpoint, tiny_pair, examples, memory), SENTENCES)
+            ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES)
         asked = len(endpoint.requests)
-        assert ask(judge(endpoint, tiny_pair, examples, memory), SENTENCES[:5]) == [*LABELS[:3], None, None]
+        assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES[:5]) == [*LABELS[:3], None, None]
         assert len(endpoint.requests) == asked
 
 
 def test_a_line_that_was_cut_off_is_asked_again(tiny_pair, examples, tmp_path):
-    memory = tmp_path / "memory.jsonl"
+    memory = tmp_path / "judgements.jsonl"
     with serving(right) as endpoint:
-        ask(judge(endpoint, tiny_pair, examples, memory, api_concurrency=1), SENTENCES[:4])
+        ask(judge(endpoint, tiny_pair, examples, tmp_path, api_concurrency=1), SENTENCES[:4])
         memory.write_bytes(memory.read_bytes()[:-20])
-        assert ask(judge(endpoint, tiny_pair, examples, memory), SENTENCES[:4]) == LABELS[:4]
+        assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES[:4]) == LABELS[:4]
         assert len(endpoint.requests) == 5
-        assert ask(judge(endpoint, tiny_pair, examples, memory), SENTENCES[:4]) == LABELS[:4]
+        assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES[:4]) == LABELS[:4]
         assert len(endpoint.requests) == 5
 
 

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
-from inversedmixup.judges.llm import CONTENT_FREE, LLMJudge, branches
+from inversedmixup.judges.llm import LLMJudge
 from inversedmixup.judges.panel import majority
+from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
 from inversedmixup.judges.task import TaskJudge
+from inversedmixup.judges.tuned import TunedJudge
 from tiny import LABELS, SENTENCES
 
 CLASSES = sorted(set(LABELS))
@@ -80,7 +82,8 @@ def test_labels_that_begin_differently_need_no_further_pass():
 def test_calibration_makes_content_free_inputs_undecided(tiny_pair, examples):
     judge = LLMJudge(case(tiny_pair, examples))
     prompt = judge._prompt((0, 1, 2))
-    assert np.allclose(np.exp(prompt.log_likelihoods(CONTENT_FREE) - prompt.offset).mean(0), 1)
+    prompt.probabilities(["anything"])
+    assert np.allclose(np.exp(prompt.log_likelihoods(CONTENT_FREE) - prompt._offset).mean(0), 1)
     probs = judge.probabilities(SENTENCES, torch.zeros(len(SENTENCES), 24))
     assert probs.shape == (len(SENTENCES), 3)
     assert np.allclose(probs.sum(1), 1)
@@ -134,6 +137,47 @@ def test_descriptions_stand_in_the_prompt(tiny_pair, examples, tmp_path):
     path.write_text("refunds: money\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"classes.yaml: 'refunds' is not a class of the training set \(account,"):
         LLMJudge(case(tiny_pair, examples, descriptions=str(path)))
+
+
+# ---- tuned -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", AWKWARD)
+def test_the_loss_is_that_of_the_judgement(tiny_pair, names):
+    prompt = Prompt(tiny_pair.llm, names, opening="my parcel", calibrated=False)
+    labels = [at % 3 for at in range(len(SENTENCES))]
+    judged = prompt.log_likelihoods(SENTENCES)
+    expected = -np.mean([judged[at, label] for at, label in enumerate(labels)])
+    assert prompt.loss(SENTENCES, labels).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(tiny_pair, examples, tmp_path):
+    before = {name: weight.clone() for name, weight in tiny_pair.llm.model.state_dict().items()}
+    made = dataclasses.replace(case(tiny_pair, examples, judge_steps=40), folder=tmp_path)
+    nothing = torch.zeros(len(SENTENCES), 1)
+    judged = make_panel("tuned", made).hear(SENTENCES, nothing)["tuned"]
+    right = np.array([CLASSES.index(label) for label in LABELS])
+    untuned = Prompt(tiny_pair.llm, CLASSES, calibrated=False).probabilities(SENTENCES)
+    rows = np.arange(len(right))
+    assert np.log(judged[rows, right]).mean() > np.log(untuned[rows, right]).mean() + 0.1
+    assert all(torch.equal(weight, before[name]) for name, weight in tiny_pair.llm.model.state_dict().items())
+    assert not tiny_pair.llm.has_lora
+    # taken up again from the run's folder
+    again = TunedJudge(dataclasses.replace(made, config=JudgeConfig(judge_steps=1)))
+    assert np.allclose(again.probabilities(SENTENCES, nothing), judged, atol=1e-2)  # stored in half precision
+
+
+def test_a_tuned_judge_is_measured_by_copies_that_have_not_seen_the_rows(tiny_pair, examples):
+    judge = TunedJudge(case(tiny_pair, examples, judge_steps=2))
+    seen = []
+    tuned = judge._tuned
+    judge._tuned = lambda rows, advance: seen.append(set(rows)) or tuned(rows, advance)
+    held_out = judge.held_out([3, 0, 17])
+    assert np.allclose(held_out.sum(1), 1)
+    assert all(set(range(18)) - rows for rows in seen)
+    folds = [set(range(18)) - rows for rows in seen]
+    assert {3, 0, 17} <= set.union(*folds)
+    assert sum(map(len, folds)) == len(set.union(*folds))
 
 
 # ---- several, and what they are worth ------------------------------------------------------------------------------

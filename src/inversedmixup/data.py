@@ -34,7 +34,7 @@ class Example:
     label: str
 
 
-SOURCES = ("soft", "task", "llm", "api", "agreement")  # of labels
+SOURCES = ("soft", "task", "llm", "tuned", "api", "agreement")  # of labels
 
 
 @dataclasses.dataclass
@@ -389,6 +389,17 @@ def _schema(classes: Sequence[str]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
         "labels": pa.struct([(source, text) for source in SOURCES]),
         "intruded": flag, "seed": pa.int64(), "kept": flag, "reject_reason": text,
     })  # fmt: skip
+
+
+def folds_of(examples: Sequence[Example], folds: int, *, seed: int) -> np.ndarray:
+    """The fold [n] that each row is held out in; every fold holds out about as many rows of every class."""
+    rng, place, begin = np.random.default_rng([seed, 9]), np.empty(len(examples), dtype=int), 0
+    for name in sorted({example.label for example in examples}):
+        rows = rng.permutation([at for at, example in enumerate(examples) if example.label == name])
+        place[rows] = begin + np.arange(len(rows))
+        begin += len(rows)
+    fold: np.ndarray = place % folds
+    return fold
 
 
 def class_counts(examples: Sequence[Example]) -> dict[str, int]:

@@ -54,7 +54,7 @@ class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
     """Settings of ``intrusion``."""
 
     reference: str | None = option(None, "large labelled file for the reference; default: the training file, all of it")
-    judges: str = option("task", "who else looks at the texts: task, llm, api, or several joined by +")
+    judges: str = option("task", "who else looks at the texts: task, llm, tuned, api, or several joined by +")
     mixes: int = option(500, "mixed embeddings for each λ, pair policy and interpolation")
     texts: int = option(16, "texts for each λ, pair policy and interpolation")
     label_column: str = option("label", "column of the label")
@@ -162,7 +162,7 @@ class _Study:
         place = {row.text: at for at, row in enumerate(known)}
         self.own = np.array([place.get(example.text, -1) for example in examples])
         fit = cache(lambda: cross_validated(config.load_task_model, examples, classes, config))
-        case = Case(pair, self.examples, self.classes, config, config.seed, fit, run.folder / "judgements.jsonl")
+        case = Case(pair, self.examples, self.classes, config, config.seed, fit, run.folder)
         self.panel = make_panel(config.judges, case)
 
     # ---- observers -----------------------------------------------------------------------------------------------

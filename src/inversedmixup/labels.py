@@ -17,7 +17,7 @@ POLICIES = {
     "drop": "the interpolated label; rows that the judge contradicts are rejected",
 }
 LABELS_HELP = (
-    "soft, or hard, mitigated or drop and a judge: task, llm, api, or several joined by +, as in drop:task+llm"
+    "soft, or hard, mitigated or drop and a judge: task, llm, tuned, api, or several joined by +, as in drop:task+llm"
 )
 
 

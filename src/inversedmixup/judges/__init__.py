@@ -1,7 +1,8 @@
 """Judges: who says which class a text belongs to.
 
 One protocol (:class:`Judge`) and one file for each real one: the warmed-up task model (:mod:`.task`), the pair's LLM
-(:mod:`.llm`), a chat endpoint (:mod:`.api`). A label policy asks one or several of them, as a :mod:`.panel`.
+(:mod:`.llm`), a copy of it tuned on the user's rows (:mod:`.tuned`), a chat endpoint (:mod:`.api`). A label policy asks
+one or several of them, as a :mod:`.panel`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from inversedmixup.options import at_least, option, read_yaml
 if TYPE_CHECKING:
     from inversedmixup.judges.panel import Panel
 
-NAMES = ("task", "llm", "api")
+NAMES = ("task", "llm", "tuned", "api")
 MEASURED_ROWS = 48  # rows of the user on which a judge's accuracy is measured
 
 
@@ -54,6 +55,7 @@ class JudgeConfig:
     """Settings of the judges."""
 
     judge_shots: int = option(1, "examples per class in an LLM judge's prompt")
+    judge_steps: int = option(60, "optimiser steps of judge tuned")
     shortlist: int = option(8, "classes that an LLM judge chooses from: those the task model finds likeliest")
     descriptions: str | None = option(None, "YAML file that says what each class name means, for the LLM judges")
     api_model: str | None = option(None, "model that judge api asks")
@@ -63,7 +65,7 @@ class JudgeConfig:
     force_judge: bool = option(False, "use a judge's labels even where the interpolated ones are right more often")
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "judge_shots", "api_concurrency")
+        at_least(self, 1, "judge_shots", "judge_steps", "api_concurrency")
         at_least(self, 2, "shortlist")
         at_least(self, 0, "api_price")
 
@@ -94,7 +96,7 @@ class Case:
         seed: decides which rows are shown in prompts.
         cross_validated: makes the class probabilities [n, classes] of each row of the user by task models that were
             fitted without it; asked for only when the task model judges. Without it that judge is not measured.
-        memory: where judge ``api`` keeps its answers.
+        folder: where judges keep what cost them time or money; ``None`` if nowhere.
     """
 
     pair: Pair
@@ -103,7 +105,7 @@ class Case:
     config: JudgeConfig
     seed: int
     cross_validated: Callable[[], np.ndarray] | None = None
-    memory: Path | None = None
+    folder: Path | None = None
 
     def shown(self) -> dict[str, list[int]]:
         """Numbers of the rows of each class that stand in an LLM judge's prompt."""
@@ -148,9 +150,11 @@ def make_panel(name: str, case: Case) -> Panel:
     from inversedmixup.judges.llm import LLMJudge
     from inversedmixup.judges.panel import Panel
     from inversedmixup.judges.task import TaskJudge
+    from inversedmixup.judges.tuned import TunedJudge
 
     makers: Mapping[str, Callable[[], Judge]] = {
-        "task": partial(TaskJudge, case), "llm": partial(LLMJudge, case), "api": partial(ApiJudge, case),
+        "task": partial(TaskJudge, case), "llm": partial(LLMJudge, case), "tuned": partial(TunedJudge, case),
+        "api": partial(ApiJudge, case),
     }  # fmt: skip
     return Panel([makers[part]() for part in check_judges(name, case.config)])
 

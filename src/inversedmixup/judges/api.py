@@ -71,7 +71,7 @@ class ApiJudge:
         )
         self.unseen = case.not_shown()
         self._instructions = self._instruct(config.described(self.classes))
-        self._memory = _Memory(case.memory)
+        self._memory = _Memory(case.folder / "judgements.jsonl" if case.folder else None)
         self._structured, self._answers, self._nonsense, self._previewed = True, 0, 0, False
 
     def _instruct(self, meanings: dict[str, str]) -> str:

@@ -144,6 +144,10 @@ class SoftTokenLLM:
         """Write the LoRA weights."""
         save_lora(self.model, folder, self.name)
 
+    def merge_lora(self) -> None:
+        """Make the LoRA weights part of the LLM; what is plain afterwards has them in it."""
+        self.model, self._opening = self.model.merge_and_unload(), None
+
     def add_correction(self) -> None:
         """Give the LLM a second set of LoRA weights, for correcting: at first a copy of those that it writes with."""
         state = {name: weight for name, weight in self.model.state_dict().items() if ".default." in name}

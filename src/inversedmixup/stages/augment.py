@@ -103,7 +103,7 @@ def run_augment(
     """
     writer = RowWriter(
         pair, examples, classes, config, cross_validated=cross_validated,
-        memory=run.folder / "judgements.jsonl" if run else None,
+        folder=run.folder if run else None,
     )  # fmt: skip
     gate = Gate(config, (example.text for example in examples), _fluencies(writer, run))
     tally, started = Tally(), time.monotonic()
@@ -250,14 +250,14 @@ class RowWriter:
 
     def __init__(
         self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig, *,
-        cross_validated: Callable[[], np.ndarray] | None = None, memory: Path | None = None,
+        cross_validated: Callable[[], np.ndarray] | None = None, folder: Path | None = None,
     ) -> None:  # fmt: skip
         self.pair, self.examples, self.classes, self.config = pair, list(examples), list(classes), config
         self.by_id = {example.id: example for example in examples}
         self.sampler = check_rows(examples, config)
         self.embeddings = pair.task_model.encode([example.text for example in examples])
         self.policy = parse_labels(config.labels)
-        self._case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, memory)
+        self._case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, folder)
 
     @cached_property
     def panel(self) -> Panel | None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, iter_texts
+from inversedmixup.data import Example, folds_of, iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, TaskModel
@@ -145,18 +145,11 @@ def cross_validated(
         classes: class names.
         config: settings of the fit.
     """
-    place = np.empty(len(examples), dtype=int)  # of each row within its class, so that every fold has of every class
-    rng = np.random.default_rng([config.seed, 9])
-    begin = 0
-    for name in classes:
-        rows = rng.permutation([at for at, example in enumerate(examples) if example.label == name])
-        place[rows] = begin + np.arange(len(rows))
-        begin += len(rows)
     out = np.empty((len(examples), len(classes)))
-    folds = min(FOLDS, len(examples))
-    with progress("cross-validation of the task model", folds * config.task_steps) as advance:
-        for fold in range(folds):
-            held = place % folds == fold
+    fold_of = folds_of(examples, FOLDS, seed=config.seed)
+    with progress("cross-validation of the task model", FOLDS * config.task_steps) as advance:
+        for fold in range(FOLDS):
+            held = fold_of == fold
             model = fresh()
             fit_task_model(model, list(compress(examples, ~held)), classes, config, advance)
             out[held] = model.predict_proba(model.encode([example.text for example in compress(examples, held)]))

@@ -1,0 +1,103 @@
+"""Judge ``tuned``: a copy of the pair's LLM, tuned by LoRA on the user's rows to answer with their class names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inversedmixup.data import folds_of
+from inversedmixup.errors import InputError
+from inversedmixup.judges.prompt import Prompt
+from inversedmixup.models.llm import SoftTokenLLM
+from inversedmixup.terminal import Advance, progress
+
+if TYPE_CHECKING:
+    from inversedmixup.judges import Case
+
+FOLDS = 3  # that it is measured on: each time a fresh copy is tuned on the other rows
+RANK, LEARNING_RATE, BATCH = 8, 1e-3, 16  # chosen on training rows of trec and sst2 (docs/log.md)
+
+
+class TunedJudge:
+    """Label likelihood under the tuned copy. It takes a minute or two to make, and three times that to measure.
+
+    Raises:
+        InputError: for an encoder-decoder LLM.
+    """
+
+    name = "tuned"
+
+    def __init__(self, case: Case) -> None:
+        if case.pair.llm.encoder_decoder:
+            name = case.pair.llm.name
+            raise InputError(f"judge tuned: LLM {name!r} is an encoder-decoder and cannot judge; use judge task")
+        self.case = case
+        self.unseen = range(len(case.examples))
+
+    def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        return self._prompt.probabilities(texts)
+
+    def held_out(self, rows: Sequence[int]) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        texts = [example.text for example in self.case.examples]
+        fold_of = folds_of(self.case.examples, FOLDS, seed=self.case.seed)
+        out = np.empty((len(rows), len(self.case.classes)))
+        with progress("measuring judge tuned", FOLDS * self.case.config.judge_steps) as advance:
+            for fold in range(FOLDS):
+                asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
+                if asked:
+                    prompt = self._made(self._tuned(np.flatnonzero(fold_of != fold).tolist(), advance))
+                    out[asked] = prompt.probabilities([texts[rows[at]] for at in asked])
+        return out
+
+    @cached_property
+    def _prompt(self) -> Prompt:
+        """The copy tuned on every row, from the run's folder if it was finished there."""
+        stored = None if self.case.folder is None else self.case.folder / "tuned"
+        if stored is not None and (stored / "adapter_config.json").exists():
+            llm = self._copy()
+            llm.load_lora(stored)
+            return self._made(llm)
+        with progress("tuning judge tuned", self.case.config.judge_steps) as advance:
+            llm = self._tuned(list(range(len(self.case.examples))), advance)
+        if stored is not None:
+            llm.save_lora(stored)
+        return self._made(llm)
+
+    def _copy(self) -> SoftTokenLLM:
+        return SoftTokenLLM.from_pretrained(self.case.pair.llm.name, device=self.case.pair.llm.device)
+
+    def _made(self, llm: SoftTokenLLM) -> Prompt:
+        """The prompt of a tuned copy; its LoRA weights become part of it."""
+        llm.merge_lora()
+        return Prompt(llm, self.case.classes, calibrated=False)
+
+    def _tuned(self, rows: Sequence[int], advance: Advance) -> SoftTokenLLM:
+        """A copy tuned on some rows: cross-entropy of the class name among the class names."""
+        config, number = self.case.config, {name: at for at, name in enumerate(self.case.classes)}
+        llm = self._copy()
+        llm.add_lora(RANK, seed=self.case.seed)
+        prompt = Prompt(llm, self.case.classes, calibrated=False)
+        weights = [weight for weight in llm.model.parameters() if weight.requires_grad]
+        optimiser = torch.optim.AdamW(weights, weight_decay=0.0)
+        rng, queue = np.random.default_rng([self.case.seed, 11]), np.empty(0, dtype=np.int64)
+        for step in range(config.judge_steps):
+            while len(queue) < BATCH:
+                queue = np.concatenate([queue, rng.permutation(rows)])
+            taken, queue = queue[:BATCH], queue[BATCH:]
+            batch = [self.case.examples[at] for at in taken]
+            for group in optimiser.param_groups:
+                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 5) * (1 - step / config.judge_steps)
+            loss = prompt.loss([row.text for row in batch], [number[row.label] for row in batch])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            advance(1)
+        return llm
