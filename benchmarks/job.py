@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inversedmixup.data import Example
+from inversedmixup.judges.llm import LLMJudge
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.stages.augment import AugmentConfig, run_augment
@@ -15,7 +16,7 @@ from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 
 
 def run(examples: list[Example], *, rows: int, kept: int, device: str) -> dict[str, Any]:
-    """``rows`` labelled rows into ``kept`` new ones, four candidates each; warm-up is not counted."""
+    """``rows`` labelled rows into ``kept`` new ones, four candidates each, judged by the LLM; warm-up is not counted."""
     examples = examples[:rows]
     classes = sorted({example.label for example in examples})
     pair = Pair.load(device=device)
@@ -25,7 +26,9 @@ def run(examples: list[Example], *, rows: int, kept: int, device: str) -> dict[s
     pair.task_model.encode = _timed(pair.task_model.encode, "encoder", spent)  # type: ignore[method-assign]
     pair.llm.log_likelihood = _timed(pair.llm.log_likelihood, "fluency", spent)  # type: ignore[method-assign]
     started = time.perf_counter()
-    summary = run_augment(pair, examples, classes, build(AugmentConfig, {"n": kept, "candidates": 4}), lambda row: None)
+    LLMJudge.probabilities = _timed(LLMJudge.probabilities, "judge llm", spent)  # type: ignore[method-assign]
+    config = build(AugmentConfig, {"n": kept, "candidates": 4, "labels": "drop:llm"})
+    summary = run_augment(pair, examples, classes, config, lambda row: None)
     total = time.perf_counter() - started
     spent["rest"] = total - sum(spent.values())
     return {
