@@ -16,7 +16,7 @@ from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 
 
 def run(examples: list[Example], *, rows: int, kept: int, device: str) -> dict[str, Any]:
-    """``rows`` labelled rows into ``kept`` new ones, four candidates each, judged by the LLM; warm-up is not counted."""
+    """``rows`` labelled rows into ``kept`` new ones, four candidates each, judge llm looking on; without warm-up."""
     examples = examples[:rows]
     classes = sorted({example.label for example in examples})
     pair = Pair.load(device=device)

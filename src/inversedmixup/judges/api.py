@@ -149,8 +149,11 @@ class ApiJudge:
                 yield text, label
             if failure:
                 raise failure
+        except KeyboardInterrupt:
+            self._client.close()  # ends the requests that are under way: nobody waits for them
+            raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, text: str) -> str | None:
         """The class of one text; ``None`` if no answer names one."""
