@@ -51,17 +51,13 @@ def show(result: dict[str, Any]) -> None:
         between = Text("\n").join(Text(parent, style="dim") for parent in row["parents"])
         table.add_row(f"{row['lam']:.2f}", Text(row["label"]), Text(row["text"]), between)
     out.print(table)
-    intruded = f"; intrusion rate {result['intrusion_rate']:.0%}" if result["tried"] else ""
-    kept = f"kept {result['kept']} of {result['tried']} tried{intruded}, in {result['output']}"
-    out.print(kept, markup=False, soft_wrap=True)
-    for reason, count in result["rejected"].items():
-        out.print(f"  rejected {count:4d}  {reason}: {REASONS[reason]}", markup=False, soft_wrap=True)
+    out.print(_summary(result), markup=False, soft_wrap=True)
+    for reason in result["rejected"]:
+        out.print(f"  {reason}: {REASONS[reason]}", markup=False, soft_wrap=True)
     rates = [f"mean cycle similarity {result['cycle_similarity']}"]
     if result["lam_correlation"] is not None:
         rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
     out.print(", ".join(rates), markup=False, soft_wrap=True)
-    if "judge" in result:
-        out.print(_judge(result["judge"]), markup=False, soft_wrap=True)
     if "accuracy_with" in result:
         out.print(
             f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
@@ -72,12 +68,15 @@ def show(result: dict[str, Any]) -> None:
     out.print(f"time: {spent}", markup=False, soft_wrap=True)
 
 
-def _judge(record: dict[str, Any]) -> str:
-    """What the judge is worth, beside the interpolated labels."""
-    share = record["interpolated_accuracy"]
-    beside = (
-        ""
-        if share is None
-        else f"; by its account the interpolated label is right on about {share:.0%} of the new texts"
-    )
-    return describe(record) + beside
+def _summary(result: dict[str, Any]) -> str:
+    """One line: kept, rejected by reason, intrusion, and what the judge is worth."""
+    parts = [f"{result['output']}: kept {result['kept']} of {result['tried']} tried"]
+    if result["rejected"]:
+        parts.append("rejected " + ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items()))
+    if result["tried"]:
+        parts.append(f"intrusion rate {result['intrusion_rate']:.0%}")
+    if "judge" in result:
+        share = result["judge"]["interpolated_accuracy"]
+        beside = "" if share is None else f", the interpolated label on about {share:.0%} of the new texts"
+        parts.append(describe(result["judge"]) + beside)
+    return "; ".join(parts)
