@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo/augmented.jsonl
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-fast lint format bench models clean
+.PHONY: help setup demo test test-fast lint format bench faults models clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ format: setup  ## format the code
 
 bench: setup  ## measure speed; ratios and a table into benchmarks/results/latest.json
 	$(BIN)/python -m benchmarks
+
+faults: setup  ## kill, stop, damage and starve runs at random, some 500 times, and count what became of them
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
 
 models: setup  ## fetch and verify the default models
 	$(BIN)/inversedmixup models --fetch

@@ -335,15 +335,16 @@ class RowFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self.suffix == ".parquet":
+        try:
+            if self.suffix == ".parquet":
+                if kind is None:
+                    self._flush()
+                self._table.close()
+            else:
+                self._file.close()
             if kind is None:
-                self._flush()
-            self._table.close()
-        else:
-            self._file.close()
-        if kind is None:
-            self.partial.replace(self.path)
-        else:
+                self.partial.replace(self.path)
+        finally:
             self.partial.unlink(missing_ok=True)
 
     def write(self, row: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from inversedmixup.models.pair import PAIR_FILES, Pair, PairOptions, default_pai
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, inputs_digest
+from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.downstream import run_downstream
 from inversedmixup.stages.warmup import WarmupConfig, fit_settings, run_warmup
@@ -117,7 +117,7 @@ class _Job:
             "warmup": run.read("warmup"), **downstream,
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
         }  # fmt: skip
-        (run.folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(run.folder / "summary.json", summary)
         return JobResult(summary, self.kept[:SAMPLE_ROWS], self.examples)
 
     def _augment(self, pair: Pair) -> dict[str, Any]:
