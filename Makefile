@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo/augmented.jsonl
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-fast lint format bench faults models clean
+.PHONY: help setup demo test test-fast lint format bench faults fuzz models clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,12 @@ bench: setup  ## measure speed; ratios and a table into benchmarks/results/lates
 
 faults: setup  ## kill, stop, damage and starve runs at random, some 500 times, and count what became of them
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
+
+fuzz: setup  ## feed every reader bytes of all kinds, guided by coverage, a minute each
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt atheris
+	for target in csv jsonl parquet txt yaml lam pair record tensors; do \
+		PYTHONPATH=tests $(BIN)/python tests/fuzz.py $$target -max_total_time=60 -timeout=20 || exit 1; \
+	done
 
 models: setup  ## fetch and verify the default models
 	$(BIN)/inversedmixup models --fetch

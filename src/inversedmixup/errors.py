@@ -24,6 +24,9 @@ class InputError(ValueError):
     without a traceback and exits with code 2; library callers catch it as a ``ValueError``.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"\s*[\r\n]\s*", " ", message))  # a library's words within may have lines of their own
+
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it."""

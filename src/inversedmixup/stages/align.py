@@ -32,7 +32,7 @@ from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
 from inversedmixup.options import at_least, option
-from inversedmixup.sealed import read_tensors, write_json, write_tensors
+from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
 from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, Lesson
 from inversedmixup.stages.stream import Chunk, ahead, chunks
 from inversedmixup.stages.team import Team
@@ -137,6 +137,9 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
     if path.exists():
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
+            seal = before.pop("sha256", None)
+            if seal and seal != digest(before):
+                raise ValueError
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{path}: damaged; delete it, and the run goes on with the settings given now") from None
         for name, value in resolved.items():
@@ -146,7 +149,7 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
                     f"choose another folder or the same settings"
                 )
     if write:
-        write_json(path, resolved)
+        write_json(path, {**resolved, "sha256": digest(resolved)})
 
 
 def _held_out(corpus: Sequence[str | Path], config: AlignConfig) -> list[str]:
