@@ -400,6 +400,7 @@ class RowFile:
         self.path, self.partial = path, path.with_name(path.name + ".partial")
         self.suffix = path.suffix.lower()
         self._waiting: list[dict[str, Any]] = []
+        self.partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
         if self.suffix == ".parquet":
             import pyarrow.parquet as pq
 

@@ -31,6 +31,7 @@ class InputError(ValueError):
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it."""
     partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
     partial.write_bytes(data)  # through Python's own file, so that a full disk is an OSError like any other
     partial.replace(path)
 

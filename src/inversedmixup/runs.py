@@ -41,6 +41,8 @@ class RunFolder:
                 f"{folder} holds a run with other settings ({changed}); choose another output, or add --overwrite "
                 f"to replace it"
             )
+        if changed and folder.is_symlink():
+            raise InputError(f"{folder} is a link, and what it leads to is not deleted here; remove it yourself")
         if changed:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
