@@ -19,6 +19,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.stages.augment import Tally
+from server import serving, text_of
 from tiny import LABELS, SENTENCES
 
 QUICK = {
@@ -41,7 +42,7 @@ def rows_of(path):
 
 def test_every_row_has_the_schema(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
-    result = run_job(str(train_file), str(out), config(labels="llm", pairs="cross-class"))
+    result = run_job(str(train_file), str(out), config(labels="llm", pairs="cross-class", force_judge=True))
     rows, rejected = rows_of(out), rows_of(tmp_path / "out.rejected.jsonl")
     assert rows
     assert len(rows) == result.summary["kept"]
@@ -272,3 +273,70 @@ def test_augmented_rows_of_no_weight_change_nothing(train_file, tmp_path, config
         str(train_file), str(tmp_path / "o.jsonl"), config(test=str(train_file), augmented_weight=0.0)
     ).summary
     assert summary["accuracy_with"] > 0
+
+
+# ---- judges ------------------------------------------------------------------------------------------------------
+
+
+def test_a_judge_that_is_worse_is_refused_with_the_run_kept_and_forced_with_a_flag(
+    train_file, tmp_path, config, capsys
+):
+    from inversedmixup.cli import main
+
+    arguments = ["augment", str(train_file), "-o", str(tmp_path / "out.jsonl"), "--pair", config().pair]
+    arguments += [part for name, value in QUICK.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    assert main([*arguments, "--labels", "llm"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--labels llm: judge llm is right on" in said
+    assert "use --labels soft or drop:llm, another judge, or --force-judge" in said
+    assert not (tmp_path / "out.jsonl").exists()
+    assert (tmp_path / "out.jsonl.run" / "shards" / "000000.json").exists()
+
+
+def test_the_task_model_is_cross_validated_before_it_labels(train_file, tmp_path, config):
+    out = tmp_path / "out.jsonl"
+    options = {"labels": "mitigated:task", "pairs": "cross-class", "accept_labels": "any", "force_judge": True}
+    judge = run_job(str(train_file), str(out), config(**options)).summary["judge"]
+    assert (judge["name"], judge["n"]) == ("task", len(SENTENCES))
+    for row in rows_of(out):
+        assert row["label"] == (row["labels"]["task"] if row["intruded"] else row["labels"]["soft"])
+        assert (max(row["label_probs"].values()) == 1.0) or not row["intruded"]
+
+
+def test_contradicted_rows_are_dropped(train_file, tmp_path, config):
+    out = tmp_path / "out.jsonl"
+    options = {"labels": "drop:task", "pairs": "cross-class", "accept_labels": "any"}
+    summary = run_job(str(train_file), str(out), config(**options)).summary
+    assert not any(row["intruded"] for row in rows_of(out))
+    dropped = [row for row in rows_of(tmp_path / "out.rejected.jsonl") if row["reject_reason"] == "intruded"]
+    assert len(dropped) == summary["rejected"].get("intruded", 0)
+    assert all(row["intruded"] for row in dropped)
+
+
+def test_what_an_endpoint_judged_before_it_broke_is_not_asked_again(train_file, tmp_path, config, monkeypatch):
+    from inversedmixup.judges import api
+
+    monkeypatch.setattr(api, "RETRIES", 0)
+    seen, broken = [], True
+
+    def answer(body):
+        seen.append(text_of(body))
+        return (503, "down") if broken and len(seen) > 30 else (200, '{"label": "refund"}')
+
+    out = tmp_path / "out.jsonl"
+    with serving(answer) as endpoint:
+        options = {
+            "labels": "api",
+            "api_model": "m",
+            "api_url": endpoint.url,
+            "force_judge": True,
+            "accept_labels": "any",
+        }
+        with pytest.raises(InputError, match="what it judged is kept"):
+            run_job(str(train_file), str(out), config(**options))
+        broken, paid = False, set(seen[:30])
+        seen.clear()
+        run_job(str(train_file), str(out), config(**options))
+    assert seen
+    assert not paid & set(seen)
+    assert {row["label"] for row in rows_of(out)} <= {"refund"}

@@ -25,6 +25,7 @@ COMMANDS = {
     "mix": "show what lies between two sentences",
     "invert": "reconstruct sentences from their embeddings, with scores",
     "align": "train an adaptor for any encoder and LLM on unlabelled text",
+    "intrusion": "measure how often a mix belongs to another class than interpolation says",
     "models": "list, fetch and verify the models that the default pair is made of",
 }
 

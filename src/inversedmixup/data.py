@@ -45,6 +45,9 @@ class Example:
     label: str
 
 
+SOURCES = ("soft", "task", "llm", "api", "agreement")  # of labels
+
+
 @dataclasses.dataclass
 class Row:
     """One augmented sentence and everything known about it.
@@ -59,7 +62,8 @@ class Row:
         lam_realised: λ̂, where the re-read text projects on the segment between the parents, in [0, 1].
         cycle_similarity: cosine between the re-read text and the mixed embedding.
         fluency: mean token log-likelihood under the LLM without soft tokens, in nats.
-        labels: what each source says: ``soft``, ``task``, ``llm`` (``None`` if it was not asked).
+        labels: what each of :data:`SOURCES` says: the interpolated label, the judges, and what these agree on (``None``
+            for a judge that was not asked or abstained).
         intruded: whether the hard label contradicts interpolation (see ``labels.is_intruded``).
         seed: the run's seed.
         kept: whether the gate let it through.
@@ -466,7 +470,7 @@ def _schema(classes: Sequence[str]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
         "id": text, "text": text, "label": text,
         "label_probs": pa.struct([(name, real) for name in classes]),
         "parents": pa.list_(text), "lam": real, "lam_realised": real, "cycle_similarity": real, "fluency": real,
-        "labels": pa.struct([("soft", text), ("task", text), ("llm", text)]),
+        "labels": pa.struct([(source, text) for source in SOURCES]),
         "intruded": flag, "seed": pa.int64(), "kept": flag, "reject_reason": text,
     })  # fmt: skip
 

@@ -24,6 +24,8 @@ REASONS = {
     "duplicate": "the same words as a training text or an earlier row",
     "low_cycle_similarity": "re-read, it is not where it was meant to be (--min-cycle)",
     "low_fluency": "reads badly to the LLM (--fluency-margin)",
+    "intruded": "the judge sees a class that holds less than half of the interpolated label (--labels drop)",
+    "not_judged": "the judge abstained (--labels hard)",
     "label_contradicted": "the task model sees a class that --accept-labels does not allow",
 }
 
@@ -67,7 +69,7 @@ class Gate:
         self._seen = {fingerprint(normalised(text)) for text in originals}
 
     def judge(self, row: Row, parents: tuple[str, str], parent_labels: tuple[str, str]) -> Row:
-        """The row with ``kept`` and ``reject_reason`` set."""
+        """The row with ``kept`` and ``reject_reason`` set; one that the label policy refused comes with its reason."""
         reason = self._reason(row, parents, parent_labels)
         if reason is None:
             self._seen.add(fingerprint(normalised(row.text)))
@@ -84,6 +86,7 @@ class Gate:
             ("duplicate", fingerprint(words) in self._seen),
             ("low_cycle_similarity", row.cycle_similarity < config.min_cycle),
             ("low_fluency", row.fluency < self.fluency_floor),
+            (str(row.reject_reason), row.reject_reason is not None),
             ("label_contradicted", allowed is not None and row.labels["task"] not in allowed),
         )
         return next((name for name, failed in checks if failed), None)

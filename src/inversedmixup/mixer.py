@@ -23,9 +23,10 @@ from inversedmixup.data import (
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair
+from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
 from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
-from inversedmixup.stages.warmup import WarmupConfig, run_warmup
+from inversedmixup.stages.warmup import WarmupConfig, cross_validated, run_warmup
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class InversedMixup:
         except BaseException:
             self._pair = None  # half-trained: the next use loads the models anew
             raise
-        self._examples, self.classes_ = examples, classes
+        self._examples, self.classes_, self._warmup = examples, classes, config
         return self
 
     def augment(self, n: int = 200, **options: Any) -> Dataset:
@@ -158,9 +159,15 @@ class InversedMixup:
         rejected: list[Row] = []
         summary = run_augment(
             self.models_, self._examples, self.classes_, config,
-            lambda row: (kept if row.kept else rejected).append(row),
+            lambda row: (kept if row.kept else rejected).append(row), cross_validated=self._cross_validated,
         )  # fmt: skip
         return AugmentResult(kept, rejected, summary)
+
+    def _cross_validated(self) -> np.ndarray:
+        def fresh() -> TaskModel:
+            return Pair.load_task_model(self.pair, encoder=self.encoder, device=self.device)
+
+        return cross_validated(fresh, self._examples, self.classes_, self._warmup)
 
     def mix(
         self, first: str, second: str, *, steps: int = 7, lams: Sequence[float] | None = None, **options: Any

@@ -179,8 +179,11 @@ def realised_ratio(reread: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def soft_label(first: str, second: str, lam: float, classes: Sequence[str]) -> dict[str, float]:
-    """ỹ = λ y_i + (1−λ) y_j as class probabilities (paper, stage 3)."""
-    probs = dict.fromkeys(classes, 0.0)
+    """ỹ = λ y_i + (1−λ) y_j as class probabilities (paper, stage 3).
+
+    The first parent's class comes first: at λ = ½ the two tie, and the first leads.
+    """
+    probs = dict.fromkeys([first, *classes], 0.0)
     probs[first] += lam
     probs[second] += 1 - lam
     return probs

@@ -52,21 +52,26 @@ def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
         )  # fmt: skip
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The keys of a YAML config file, with dashes in names read as underscores."""
+def read_yaml(path: str | Path, flag: str) -> dict[str, Any]:
+    """The ``name: value`` lines of the YAML file that ``flag`` gives."""
     import yaml
 
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"--config {path}: not valid YAML ({' '.join(str(error).split())})") from None
+        raise InputError(f"{flag} {path}: not valid YAML ({' '.join(str(error).split())})") from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise InputError(f"--config {path}: expected `name: value` lines, found a {type(loaded).__name__}")
-    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
+        raise InputError(f"{flag} {path}: expected `name: value` lines, found a {type(loaded).__name__}")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML config file, with dashes in names read as underscores."""
+    return {name.replace("-", "_"): value for name, value in read_yaml(path, "--config").items()}
 
 
 def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: ANN401

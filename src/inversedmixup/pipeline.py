@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from inversedmixup import __version__
+from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of
 from inversedmixup.data import (
     Example,
     Row,
@@ -22,14 +27,15 @@ from inversedmixup.data import (
     take_shots,
 )
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.models.pair import PAIR_FILES, Pair, PairOptions, default_pair_folder
+from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
+from inversedmixup.remote import fetched, is_url, local_name, put, sibling
 from inversedmixup.runs import RunFolder, inputs_digest
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.downstream import run_downstream
-from inversedmixup.stages.warmup import WarmupConfig, fit_settings, run_warmup
+from inversedmixup.stages.warmup import WarmedConfig, cross_validated, fit_settings, warmed_up
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,12 +43,16 @@ T = TypeVar("T")
 SAMPLE_ROWS = 8  # kept rows to show
 
 # They change speed, memory or where things go, never the rows.
-_NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original")
+_NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original", "workers", "worker_cpus", "worker_gpus")
 
 
 @dataclasses.dataclass(frozen=True)
-class JobConfig(PairOptions, AugmentConfig, WarmupConfig):
+class JobConfig(WarmedConfig, AugmentConfig, ClusterConfig):
     """Settings of ``augment``."""
+
+    engine: str = option(
+        "transformers", "what writes the texts; vllm needs a GPU and its package; ray, or ray:ADDRESS: many machines"
+    )
 
     label_column: str = option("label", "column of the label")
     shots: int | None = option(None, "use only this many rows of each class, drawn by --data-seed")
@@ -55,6 +65,9 @@ class JobConfig(PairOptions, AugmentConfig, WarmupConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        ClusterConfig.__post_init__(self)
+        if self.engine not in ENGINES and address_of(self.engine) is None:
+            raise InputError(f"engine: {self.engine!r} is not one of {', '.join(ENGINES)}, ray, ray:ADDRESS")
         at_least(self, 0, "data_seed", "augmented_weight", "downstream_steps")
 
 
@@ -70,18 +83,29 @@ class JobResult:
 def run_job(train: str, output: str, config: JobConfig) -> JobResult:
     """Augment a labelled file. Finished work in ``OUTPUT.run`` is taken up again, not redone.
 
+    Either file may be a URL that fsspec knows. An output at a URL is made in the working folder, with its run folder
+    beside it, and put there whole.
+
     Raises:
         InputError: for input that cannot be used, or when the disk is full.
     """
-    out = check_output(output)
-    with clear_write_errors(out):
-        return _Job(train, out, config).run()
+    out = check_output(local_name(output))
+    with fetched(train) as there, clear_write_errors(out):
+        job = _Job(there, out, config)
+        result = job.run()
+    if is_url(output):
+        put(out, output)
+        put(job.rejected, sibling(output, job.rejected.name))
+    return result
 
 
 class _Job:
     """One run of the main job."""
 
     def __init__(self, train: str, output: Path, config: JobConfig) -> None:
+        self.cluster = address_of(config.engine)
+        if self.cluster is not None:  # each worker, and this process, has the one engine of its own
+            config = dataclasses.replace(config, engine=ENGINES[0])
         self.config, self.output, self.seconds = config, output, dict[str, float]()
         self.kept: list[Row] = []
         columns = {"text_column": config.text_column, "label_column": config.label_column}
@@ -101,14 +125,14 @@ class _Job:
         settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_SETTINGS}
         settings["version"] = __version__
         settings["inputs_sha256"] = inputs_digest(self.examples, self.test)
-        settings["files_sha256"] = _files_digest(config)
+        settings["files_sha256"] = files_digest(config)
         folder = output.with_name(output.name + ".run")
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
 
     def run(self) -> JobResult:
         """Every stage that is not finished yet, then the output files."""
         run = self.run_folder
-        pair = self._timed("load", self._warm_pair)
+        pair = self._timed("warm-up", lambda: warmed_up(self.config, self.examples, self.classes, run))
         made = self._timed("augmentation", lambda: self._augment(pair))
         downstream = self._timed("downstream", self._downstream) if self.test else {}
         summary = {
@@ -131,38 +155,37 @@ class _Job:
                 if row.kept and (self.test or len(self.kept) < SAMPLE_ROWS):
                     self.kept.append(row)
 
-            return run_augment(pair, self.examples, self.classes, self.config, take, self.run_folder)
+            with self._workers() as workers:
+                return run_augment(
+                    pair, self.examples, self.classes, self.config, take, self.run_folder,
+                    cross_validated=self._cross_validated, workers=workers,
+                )  # fmt: skip
+
+    def _workers(self) -> contextlib.AbstractContextManager[Cluster | None]:
+        """The cluster that the engine names; nothing for an engine of this process."""
+        if self.cluster is None:
+            return contextlib.nullcontext()
+        config, model = self.config, self.run_folder.folder / "model"
+        models = Models.read(model, llm=config.llm, device=config.device, dtype=config.dtype)
+        return Cluster(self.cluster, config, models)
+
+    @cache  # noqa: B019 (a job is made once)
+    def _cross_validated(self) -> np.ndarray:
+        return cross_validated(self.config.load_task_model, self.examples, self.classes, self.config)
 
     def _timed(self, name: str, work: Callable[[], T]) -> T:
-        before, started = sum(self.seconds.values()), time.monotonic()
+        started = time.monotonic()
         result = work()
-        inner = sum(self.seconds.values()) - before
-        self.seconds[name] = time.monotonic() - started - inner
+        self.seconds[name] = time.monotonic() - started
         return result
-
-    def _warm_pair(self) -> Pair:
-        """The pair after stage 2, from the run folder if it was finished there."""
-        config, run = self.config, self.run_folder
-        model = run.folder / "model"
-        if run.read("warmup") is not None:
-            try:
-                return config.load_pair(model)
-            except InputError as error:
-                logger.warning("%s; stage 2 is done again", error)
-        pair = config.load_pair()
-        measured = self._timed("warm-up", lambda: run_warmup(pair, self.examples, self.classes, config))
-        pair.save(model, encoder=True)
-        run.write("warmup", measured)
-        return pair
 
     def _downstream(self) -> dict[str, Any]:
         config, run = self.config, self.run_folder
         stored = run.read("downstream")
         if stored is None:
             stored = run_downstream(
-                lambda: Pair.load_task_model(config.pair, encoder=config.encoder, device=config.device),
-                self.examples, self.kept, self.test, self.classes, fit_settings(config, config.downstream_steps),
-                weight=config.augmented_weight, soft=config.labels == "soft",
+                config.load_task_model, self.examples, self.kept, self.test, self.classes,
+                fit_settings(config, config.downstream_steps), weight=config.augmented_weight,
             )  # fmt: skip
             run.write("downstream", stored)
         return dict(stored)
@@ -174,7 +197,7 @@ class _Job:
         return [_original_row(example, self.classes, self.config.seed) for example in self.examples]
 
 
-def _files_digest(config: JobConfig) -> dict[str, str]:
+def files_digest(config: WarmedConfig) -> dict[str, str]:
     """sha256 of the pair's files and of the replayed text: a changed file is a changed run."""
     folder = default_pair_folder() if config.pair is None else Path(config.pair).expanduser()
     parts = [

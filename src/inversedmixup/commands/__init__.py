@@ -6,7 +6,7 @@ import argparse
 from typing import Any, TypeVar
 
 from inversedmixup.options import add_arguments as add_options
-from inversedmixup.options import build, read_yaml
+from inversedmixup.options import build, read_settings
 
 T = TypeVar("T")
 
@@ -21,4 +21,4 @@ def resolve(config: type[T], options: dict[str, Any]) -> T:
     """The config from defaults, the ``--config`` file and flags, in rising order."""
     options = dict(options)
     path = options.pop("config", None)
-    return build(config, read_yaml(path) if path else {}, options)
+    return build(config, read_settings(path) if path else {}, options)

@@ -15,6 +15,7 @@ from rich.text import Text
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.gate import REASONS
 from inversedmixup.pipeline import JobConfig, run_job
+from inversedmixup.stages.trust import describe
 
 EXAMPLE = "example"
 
@@ -50,15 +51,17 @@ def show(result: dict[str, Any]) -> None:
         between = Text("\n").join(Text(parent, style="dim") for parent in row["parents"])
         table.add_row(f"{row['lam']:.2f}", Text(row["label"]), Text(row["text"]), between)
     out.print(table)
-    out.print(f"kept {result['kept']} of {result['tried']} tried, in {result['output']}", markup=False, soft_wrap=True)
+    intruded = f"; intrusion rate {result['intrusion_rate']:.0%}" if result["tried"] else ""
+    kept = f"kept {result['kept']} of {result['tried']} tried{intruded}, in {result['output']}"
+    out.print(kept, markup=False, soft_wrap=True)
     for reason, count in result["rejected"].items():
         out.print(f"  rejected {count:4d}  {reason}: {REASONS[reason]}", markup=False, soft_wrap=True)
-    rates = [f"mean cycle similarity {result['cycle_similarity']}", f"intrusion rate {result['intrusion_rate']}"]
+    rates = [f"mean cycle similarity {result['cycle_similarity']}"]
     if result["lam_correlation"] is not None:
         rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
-    if "judge" in result and "accuracy" in result["judge"]:
-        rates.append(f"LLM judge right on {result['judge']['accuracy']:.0%} of {result['judge']['n']} of your rows")
     out.print(", ".join(rates), markup=False, soft_wrap=True)
+    if "judge" in result:
+        out.print(_judge(result["judge"]), markup=False, soft_wrap=True)
     if "accuracy_with" in result:
         out.print(
             f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
@@ -67,3 +70,14 @@ def show(result: dict[str, Any]) -> None:
         )  # fmt: skip
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["seconds_by_stage"].items())
     out.print(f"time: {spent}", markup=False, soft_wrap=True)
+
+
+def _judge(record: dict[str, Any]) -> str:
+    """What the judge is worth, beside the interpolated labels."""
+    share = record["interpolated_accuracy"]
+    beside = (
+        ""
+        if share is None
+        else f"; by its account the interpolated label is right on about {share:.0%} of the new texts"
+    )
+    return describe(record) + beside

@@ -105,6 +105,10 @@ class PairOptions:
         where, encoder = (self.pair, self.encoder) if folder is None else (folder, None)
         return Pair.load(where, encoder=encoder, llm=self.llm, device=self.device, dtype=self.dtype, engine=self.engine)
 
+    def load_task_model(self) -> TaskModel:
+        """The task model of the pair that these options name, alone."""
+        return Pair.load_task_model(self.pair, encoder=self.encoder, device=self.device)
+
 
 class Pair:
     """Task model, adaptor and LLM.

@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from inversedmixup.data import Example, Row
+from inversedmixup.data import SOURCES, Example, Row
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
-from inversedmixup.labels import LABEL_POLICIES, LLMJudge, is_intruded, judge_accuracy
+from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
+from inversedmixup.judges.panel import Panel
+from inversedmixup.labels import LabelConfig, choose_label, is_intruded, parse_labels
 from inversedmixup.mixing import (
     LAM_HELP,
     PAIR_POLICIES,
@@ -34,28 +40,29 @@ from inversedmixup.mixing import (
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, shard_name
+from inversedmixup.stages import trust
 from inversedmixup.stages.writer import DIGITS, DecodeConfig, Written, write_mixes
 from inversedmixup.terminal import progress
 
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 32
+PILOT_SHARDS = 2  # rows on which a judge is compared with the interpolated labels before its own are used
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig(DecodeConfig, GateConfig):
+class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
     """Settings of stage 3."""
 
     n: int = option(200, "rows wanted")
     tries: float = option(3.0, "pairs tried at most, as a multiple of n (rounded up to whole shards)")
     pairs: str = option("same-class", "which rows become parents", choices=PAIR_POLICIES)
     lam: str = option("beta:0.4", f"mixing ratio: {LAM_HELP}")
-    labels: str = option("soft", "label policy: interpolated, the task model's, or the LLM's", choices=LABEL_POLICIES)
-    judge_shots: int = option(1, "examples per class in the LLM judge's prompt")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "n", "tries", "judge_shots")
+        for part in (DecodeConfig, LabelConfig, JudgeConfig):
+            part.__post_init__(self)
+        at_least(self, 1, "n", "tries")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +82,8 @@ class AugmentResult:
 
 def run_augment(
     pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig,
-    take: Callable[[Row], None], run: RunFolder | None = None,
+    take: Callable[[Row], None], run: RunFolder | None = None, *,
+    cross_validated: Callable[[], np.ndarray] | None = None, workers: Workers | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make rows until ``n`` passed the gate or ``tries · n`` pairs were tried.
 
@@ -86,37 +94,60 @@ def run_augment(
         config: settings.
         take: is given each judged row, kept or not, in order; none is held here.
         run: where finished shards are recorded and found again.
+        cross_validated: see :class:`~inversedmixup.judges.Case`.
+        workers: who makes the shards; default: this process.
 
     Returns:
-        The summary: counts, rates and mean scores.
+        The summary: counts, rates, mean scores, and what the judge is worth if there is one.
 
     Raises:
-        InputError: for settings that the rows cannot serve.
+        InputError: for settings that the rows cannot serve, or a judge that is worse than the interpolated labels.
     """
-    writer = RowWriter(pair, examples, classes, config)
+    writer = RowWriter(
+        pair, examples, classes, config, cross_validated=cross_validated,
+        memory=run.folder / "judgements.jsonl" if run else None,
+        embeddings=workers and workers.encode([example.text for example in examples]),
+    )  # fmt: skip
     gate = Gate(config, (example.text for example in examples), _fluencies(writer, run))
-    tally, number, started = Tally(), 0, time.monotonic()
+    tally, started = Tally(), time.monotonic()
+    last = math.ceil(config.tries * config.n / SHARD_ROWS)
+    record, pilot = _tried_judge(writer, run, min(PILOT_SHARDS, last))
+    shards = chain(pilot.values(), _shards(writer, range(len(pilot), last), run, workers))
     with progress("augmentation", config.n) as advance:
-        while tally.kept < config.n and number * SHARD_ROWS < config.tries * config.n:
+        for rows in shards:
             before = tally.kept
-            for row in _shard(writer, number, run):
+            for row in rows:
                 first, second = (writer.by_id[identity] for identity in row.parents)
                 judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
                 tally.add(judged)
                 take(judged)
                 if tally.kept == config.n:
                     break
-            number += 1
             advance(tally.kept - before)
+            if tally.kept == config.n:
+                break
     if tally.kept < config.n:
         logger.warning(
             "%d of the %d rows asked for passed the gate, of %d tried; raise --tries or --candidates, or loosen "
             "the gate (%s)", tally.kept, config.n, tally.tried, tally.common_reason(),
         )  # fmt: skip
     summary = {**tally.summary(), "seconds": round(time.monotonic() - started, 1)}
-    if config.labels == "llm":
-        summary["judge"] = _judge_record(writer, examples, run)
-    return summary
+    return {**summary, "judge": record} if record else summary
+
+
+def _tried_judge(
+    writer: RowWriter, run: RunFolder | None, shards: int
+) -> tuple[dict[str, Any] | None, dict[int, list[Row]]]:
+    """What the judge is worth, found before its labels are used, and the first shards, on which that was found."""
+    panel, config = writer.panel, writer.config
+    if panel is None:
+        return None, {}
+    record = _recorded(run, "judge", lambda: judge_record(panel, writer.examples, writer.classes, seed=config.seed))
+    logger.info("%s", trust.describe(record))
+    pilot = {number: _shard(writer, number, run) for number in range(shards)}
+    record = trust.compare(record, [row for rows in pilot.values() for row in rows], len(writer.classes))
+    trust.check(record, config.labels, force=config.force_judge)
+    return record, pilot
 
 
 class Tally:
@@ -177,63 +208,93 @@ def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSample
     Raises:
         InputError: if the rows or the settings cannot serve it.
     """
+    judge = parse_labels(config.labels).judge
+    if judge:
+        check_judges(judge, config)
+        config.described(sorted({example.label for example in examples}))
     if len({example.id for example in examples}) < len(examples):
         raise InputError("the id column holds the same id twice; make the ids unique or drop the column")
     return PairSampler([example.label for example in examples], config.pairs, parse_lambda(config.lam))
 
 
-def _shard(writer: RowWriter, number: int, run: RunFolder | None) -> list[Row]:
-    """A shard's rows, from the run folder if they are there."""
+class Workers(Protocol):
+    """Who else can make shards; see :class:`~inversedmixup.cluster.Cluster`."""
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor | None:
+        """Embeddings [n, d], or ``None`` where that is better done here."""
+        ...
+
+    def shards(self, writer: RowWriter, numbers: Sequence[int]) -> Iterator[list[Row]]:
+        """The rows that ``writer`` would make for these shards, in this order."""
+        ...
+
+
+def _shards(writer: RowWriter, numbers: range, run: RunFolder | None, workers: Workers | None) -> Iterator[list[Row]]:
+    """Every shard's rows, in order; only those that the run folder does not hold are made."""
+    if workers is None:
+        yield from (_shard(writer, number, run) for number in numbers)
+        return
+    missing = [number for number in numbers if run is None or run.read(shard_name(number)) is None]
+    made = workers.shards(writer, missing)
+    for number in numbers:
+        yield _shard(writer, number, run, lambda _: next(made))
+
+
+def _shard(
+    writer: RowWriter, number: int, run: RunFolder | None, make: Callable[[int], list[Row]] | None = None
+) -> list[Row]:
+    """A shard's rows, from the run folder if they are there, else made: by the writer if by nobody else."""
     stored = run.read(shard_name(number)) if run else None
     if stored is not None:
         return [Row(**row) for row in stored]
-    rows = writer.shard(number)
+    rows = (make or writer.shard)(number)
     if run:
         run.write(shard_name(number), [dataclasses.asdict(row) for row in rows])
     return rows
 
 
+def _recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 (any JSON value)
+    """A finished record of the run, made if it is not there."""
+    stored = run.read(name) if run else None
+    if stored is None:
+        stored = make()
+        if run:
+            run.write(name, stored)
+    return stored
+
+
 def _fluencies(writer: RowWriter, run: RunFolder | None) -> list[float]:
     """Mean token log-likelihoods of (at most 256 of) the training texts."""
-    stored = run.read("fluencies") if run else None
-    if stored is None:
-        texts = [example.text for example in writer.examples]
-        picked = np.random.default_rng([writer.config.seed, 7]).permutation(len(texts))[:256]
-        stored = [round(float(v), DIGITS) for v in writer.pair.llm.log_likelihood([texts[i] for i in sorted(picked)])]
-        if run:
-            run.write("fluencies", stored)
-    return list(stored)
+    texts = [example.text for example in writer.examples]
+    picked = np.random.default_rng([writer.config.seed, 7]).permutation(len(texts))[:256]
 
+    def measure() -> list[float]:
+        return [round(float(v), DIGITS) for v in writer.pair.llm.log_likelihood([texts[i] for i in sorted(picked)])]
 
-def _judge_record(writer: RowWriter, examples: Sequence[Example], run: RunFolder | None) -> dict[str, float]:
-    """The LLM judge's accuracy on rows that it has not seen."""
-    stored = run.read("judge") if run else None
-    if stored is None:
-        assert writer.judge is not None
-        stored = judge_accuracy(writer.judge, examples, rows=48, seed=writer.config.seed)
-        if run:
-            run.write("judge", stored)
-    return dict(stored)
+    return list(_recorded(run, "fluencies", measure))
 
 
 class RowWriter:
     """Turns row numbers into rows. It keeps no memory of earlier rows: any shard can be made anywhere, in any order."""
 
-    def __init__(self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig) -> None:
+    def __init__(
+        self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig, *,
+        cross_validated: Callable[[], np.ndarray] | None = None, memory: Path | None = None,
+        embeddings: torch.Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.pair, self.examples, self.classes, self.config = pair, list(examples), list(classes), config
         self.by_id = {example.id: example for example in examples}
         self.sampler = check_rows(examples, config)
-        self.embeddings = pair.task_model.encode([example.text for example in examples])
-        self._judge: LLMJudge | None = None
+        if embeddings is None:
+            embeddings = pair.task_model.encode([example.text for example in examples])
+        self.embeddings = embeddings
+        self.policy = parse_labels(config.labels)
+        self._case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, memory)
 
-    @property
-    def judge(self) -> LLMJudge | None:
-        """The LLM judge, if the label policy needs one; made when first asked for."""
-        if self._judge is None and self.config.labels == "llm":
-            self._judge = LLMJudge(
-                self.pair.llm, self.examples, self.classes, shots=self.config.judge_shots, seed=self.config.seed
-            )
-        return self._judge
+    @cached_property
+    def panel(self) -> Panel | None:
+        """The judges, if the label policy needs any; made when first asked for."""
+        return make_panel(self.policy.judge, self._case) if self.policy.judge else None
 
     def shard(self, number: int) -> list[Row]:
         """The rows of one shard, before the gate."""
@@ -246,39 +307,45 @@ class RowWriter:
         return self._rows(draws, written)
 
     def _rows(self, draws: list[Draw], written: Written) -> list[Row]:
-        task = written.class_probs
-        assert task is not None
-        llm = None if self.judge is None else self.judge.probabilities(written.texts)
-        rows = []
-        for at, draw in enumerate(draws):
-            parents = self.examples[draw.first], self.examples[draw.second]
-            sources = {
-                "soft": soft_label(parents[0].label, parents[1].label, draw.lam, self.classes),
-                "task": dict(zip(self.classes, map(float, task[at]), strict=True)),
-                "llm": None if llm is None else dict(zip(self.classes, map(float, llm[at]), strict=True)),
-            }
-            # at λ = ½ the two parents tie: the first one leads
-            order = [parents[0].label, *self.classes]
-            names = {source: probs and max(order, key=probs.__getitem__) for source, probs in sources.items()}
-            chosen = sources[self.config.labels]
-            assert chosen is not None
-            rows.append(
-                Row(
-                    id=f"aug-{draw.row}",
-                    text=written.texts[at],
-                    label=str(names[self.config.labels]),
-                    label_probs={name: _round(p) for name, p in chosen.items()},
-                    parents=[parent.id for parent in parents],
-                    lam=_round(draw.lam),
-                    lam_realised=written.lam_realised[at],
-                    cycle_similarity=written.cycle_similarity[at],
-                    fluency=written.fluency[at],
-                    labels=names,  # type: ignore[arg-type]
-                    intruded=is_intruded(str(names["llm"] or names["task"]), sources["soft"] or {}),
-                    seed=self.config.seed,
-                )
-            )
-        return rows
+        assert written.class_probs is not None
+        said = {"task": written.class_probs}
+        if self.panel is not None:
+            said |= self.panel.hear(written.texts, written.reread)
+        return [
+            self._row(draw, written, at, {name: self._named(probs[at]) for name, probs in said.items()})
+            for at, draw in enumerate(draws)
+        ]
+
+    def _named(self, probs: np.ndarray) -> dict[str, float] | None:
+        """Class probabilities by name; ``None`` from a judge that abstained."""
+        return None if np.isnan(probs).any() else dict(zip(self.classes, map(float, probs), strict=True))
+
+    def _row(self, draw: Draw, written: Written, at: int, said: dict[str, dict[str, float] | None]) -> Row:
+        """One row; ``said`` holds what each judge says of its text."""
+        parents = self.examples[draw.first], self.examples[draw.second]
+        soft = soft_label(parents[0].label, parents[1].label, draw.lam, self.classes)
+        verdict = said[self.panel.verdict] if self.panel else None
+        chosen = choose_label(self.policy, soft, verdict, self.config.label_temperature)
+        names = {source: _likeliest(probs) for source, probs in {**said, "soft": soft}.items() if probs}
+        return Row(
+            id=f"aug-{draw.row}",
+            text=written.texts[at],
+            label=chosen.label,
+            label_probs={name: _round(chosen.probs[name]) for name in self.classes},
+            parents=[parent.id for parent in parents],
+            lam=_round(draw.lam),
+            lam_realised=written.lam_realised[at],
+            cycle_similarity=written.cycle_similarity[at],
+            fluency=written.fluency[at],
+            labels={source: names.get(source) for source in SOURCES},
+            intruded=is_intruded(_likeliest(verdict) if verdict else names["task"], soft),
+            seed=self.config.seed,
+            reject_reason=chosen.refused,
+        )
+
+
+def _likeliest(probs: dict[str, float]) -> str:
+    return max(probs, key=probs.__getitem__)
 
 
 def _round(value: Any) -> float:  # noqa: ANN401 (float, numpy or torch scalar)

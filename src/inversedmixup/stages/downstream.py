@@ -15,7 +15,7 @@ from inversedmixup.terminal import progress
 
 def run_downstream(
     fresh: Callable[[], TaskModel], examples: Sequence[Example], rows: Sequence[Row], test: Sequence[Example],
-    classes: Sequence[str], settings: FitSettings, *, weight: float, soft: bool,
+    classes: Sequence[str], settings: FitSettings, *, weight: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracy and macro-F1 on ``test`` of two task models that differ only in their training rows.
 
@@ -27,7 +27,6 @@ def run_downstream(
         classes: class names.
         settings: the same steps, rates and seed for both.
         weight: how much an augmented row counts in the loss; an original counts 1.
-        soft: train augmented rows on their label probabilities, else on their label.
     """
     from sklearn.metrics import f1_score
 
@@ -37,7 +36,7 @@ def run_downstream(
             model = fresh()
             model.set_classes(classes, seed=settings.seed)
             model.fit(
-                [e.text for e in examples] + [row.text for row in extra], _targets(examples, extra, classes, soft),
+                [e.text for e in examples] + [row.text for row in extra], _targets(examples, extra, classes),
                 torch.tensor([1.0] * len(examples) + [weight] * len(extra)), settings, advance=advance,
             )  # fmt: skip
             predicted = model.predict_proba(model.encode([e.text for e in test])).argmax(1)
@@ -48,14 +47,11 @@ def run_downstream(
     return measured
 
 
-def _targets(examples: Sequence[Example], rows: Sequence[Row], classes: Sequence[str], soft: bool) -> torch.Tensor:
-    """Class probabilities [n, classes]: one-hot for originals and hard labels."""
+def _targets(examples: Sequence[Example], rows: Sequence[Row], classes: Sequence[str]) -> torch.Tensor:
+    """Class probabilities [n, classes]: one class for originals, what the label policy says for augmented rows."""
     targets = torch.zeros(len(examples) + len(rows), len(classes))
     for at, example in enumerate(examples):
         targets[at, list(classes).index(example.label)] = 1.0
     for at, row in enumerate(rows, start=len(examples)):
-        if soft:
-            targets[at] = torch.tensor([row.label_probs[name] for name in classes])
-        else:
-            targets[at, list(classes).index(row.label)] = 1.0
+        targets[at] = torch.tensor([row.label_probs[name] for name in classes])
     return targets

@@ -13,8 +13,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import compress, islice
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,17 @@ from torch import Tensor, nn
 
 from inversedmixup.data import Example, iter_texts
 from inversedmixup.errors import InputError
-from inversedmixup.models.pair import Pair
-from inversedmixup.models.task_model import FitSettings
+from inversedmixup.models.pair import Pair, PairOptions
+from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.options import option
+from inversedmixup.runs import RunFolder
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.terminal import Advance, progress
 
 logger = logging.getLogger(__name__)
 
 MEASURED_ROWS = 32  # texts on which reconstruction is measured before and after
+FOLDS = 3  # of the task model's cross-validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,26 @@ class WarmupConfig:
     seed: int = option(0, "seed of everything random but the choice of examples")
 
 
+@dataclasses.dataclass(frozen=True)
+class WarmedConfig(PairOptions, WarmupConfig):
+    """A pair, and the settings of the stage 2 that it goes through."""
+
+
+def warmed_up(config: WarmedConfig, examples: Sequence[Example], classes: Sequence[str], run: RunFolder) -> Pair:
+    """The pair after stage 2, from the run folder if it was finished there."""
+    model = run.folder / "model"
+    if run.read("warmup") is not None:
+        try:
+            return config.load_pair(model)
+        except InputError as error:
+            logger.warning("%s; stage 2 is done again", error)
+    pair = config.load_pair()
+    measured = run_warmup(pair, examples, classes, config)
+    pair.save(model, encoder=True)
+    run.write("warmup", measured)
+    return pair
+
+
 def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig) -> dict[str, Any]:
     """Fit ``pair`` to labelled examples in place.
 
@@ -66,7 +88,7 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     before = evaluate_pair(pair, probe, 40)
     old_embeddings, old_adaptor = pair.task_model.encode(texts + replayed), copy.deepcopy(pair.adaptor)
     with progress("warm-up", config.task_steps + config.follow_steps + config.refine_steps) as advance:
-        accuracy = _fit_task_model(pair, examples, classes, config, advance)
+        accuracy = fit_task_model(pair.task_model, examples, classes, config, advance)
         _refine(pair, old_adaptor, old_embeddings, texts, replayed, config, advance)
     pair.adaptor.eval()
     after = evaluate_pair(pair, probe, 40)
@@ -96,11 +118,10 @@ def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
     return probe
 
 
-def _fit_task_model(
-    pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig, advance: Advance
+def fit_task_model(
+    model: TaskModel, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig, advance: Advance
 ) -> float:
     """L_CE(θ) on the labelled set; returns training accuracy."""
-    model = pair.task_model
     model.set_classes(classes, seed=config.seed)
     number = {name: index for index, name in enumerate(classes)}
     labels = torch.tensor([number[example.label] for example in examples])
@@ -111,6 +132,35 @@ def _fit_task_model(
     )  # fmt: skip
     predicted = model.predict_proba(model.encode(texts)).argmax(1)
     return float((predicted == labels.numpy()).mean())
+
+
+def cross_validated(
+    fresh: Callable[[], TaskModel], examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig
+) -> np.ndarray:
+    """Class probabilities [n, classes] of each example by a task model that was fitted, as in stage 2, without it.
+
+    Args:
+        fresh: makes an untrained task model, the same each time.
+        examples: the labelled rows.
+        classes: class names.
+        config: settings of the fit.
+    """
+    place = np.empty(len(examples), dtype=int)  # of each row within its class, so that every fold has of every class
+    rng = np.random.default_rng([config.seed, 9])
+    begin = 0
+    for name in classes:
+        rows = rng.permutation([at for at, example in enumerate(examples) if example.label == name])
+        place[rows] = begin + np.arange(len(rows))
+        begin += len(rows)
+    out = np.empty((len(examples), len(classes)))
+    folds = min(FOLDS, len(examples))
+    with progress("cross-validation of the task model", folds * config.task_steps) as advance:
+        for fold in range(folds):
+            held = place % folds == fold
+            model = fresh()
+            fit_task_model(model, list(compress(examples, ~held)), classes, config, advance)
+            out[held] = model.predict_proba(model.encode([example.text for example in compress(examples, held)]))
+    return out
 
 
 def fit_settings(config: WarmupConfig, steps: int) -> FitSettings:

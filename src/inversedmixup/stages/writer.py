@@ -54,6 +54,7 @@ class Written:
         lam_realised: λ̂ [n], where the re-read text projects on the segment between the parents.
         cycle_similarity: cosine [n] between the re-read text and the mixed embedding.
         fluency: mean token log-likelihood [n] under the LLM without soft tokens, in nats.
+        reread: embeddings [n, d] of the texts.
         class_probs: the task model's class probabilities [n, classes]; ``None`` before stage 2.
     """
 
@@ -61,6 +62,7 @@ class Written:
     lam_realised: list[float]
     cycle_similarity: list[float]
     fluency: list[float]
+    reread: Tensor
     class_probs: np.ndarray | None
 
 
@@ -73,7 +75,7 @@ def write_mixes(
     cycle = nn.functional.cosine_similarity(reread, mixed, dim=1)
     return Written(
         texts, _rounded(realised_ratio(reread, first, second)), _rounded(cycle),
-        _rounded(pair.llm.log_likelihood(texts)),
+        _rounded(pair.llm.log_likelihood(texts)), reread,
         None if pair.task_model.head is None else pair.task_model.predict_proba(reread),
     )  # fmt: skip
 

@@ -1,0 +1,326 @@
+"""Manifold intrusion, measured: how often a mix belongs to another class than interpolation says.
+
+A mix of rows of the classes a and b at λ is *contradicted* if its class holds less than half of the interpolated label
+λ a + (1−λ) b, and *foreign* if its class is neither a nor b, the collision that Guo et al. (2019, "Mixup as locally
+linear out-of-manifold regularization") call manifold intrusion. What its class is, nobody knows; so several observers
+say so, each with an error of its own that was measured on real rows (:mod:`.rates`):
+
+- ``reference``: a classifier trained on a large labelled set,
+- ``neighbour``: the class of the nearest real row, parents left out,
+- each judge that is asked, on texts; the task model also on mixed embeddings.
+
+Mixes are looked at in embedding space, where thousands cost nothing, and after decoding, where a text is re-read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inversedmixup import __version__
+from inversedmixup.data import Example, check_classes, check_known_labels, read_examples, take_shots
+from inversedmixup.errors import clear_write_errors
+from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
+from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
+from inversedmixup.models.pair import Pair
+from inversedmixup.options import at_least, option
+from inversedmixup.pipeline import files_digest
+from inversedmixup.rates import Observer, seen
+from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.runs import RunFolder, inputs_digest
+from inversedmixup.sealed import write_json
+from inversedmixup.stages.warmup import WarmedConfig, cross_validated, warmed_up
+from inversedmixup.stages.writer import DecodeConfig, write_mixes
+from inversedmixup.terminal import progress
+
+logger = logging.getLogger(__name__)
+
+POLICIES = ("cross-class", "same-class")
+# pairs have no order, so λ and 1−λ are the same mix; λ = 1 is a row itself, and its text a mere reconstruction
+LAMS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+REFERENCE_ROWS = 5000
+SPACES = ("embedding", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
+    """Settings of ``intrusion``."""
+
+    reference: str | None = option(None, "large labelled file for the reference; default: the training file, all of it")
+    judges: str = option("task", "who else looks at the texts: task, llm, api, or several joined by +")
+    mixes: int = option(500, "mixed embeddings for each λ, pair policy and interpolation")
+    texts: int = option(16, "texts for each λ, pair policy and interpolation")
+    label_column: str = option("label", "column of the label")
+    shots: int | None = option(None, "use only this many rows of each class, drawn by --data-seed")
+    data_seed: int = option(0, "seed of the choice of rows by --shots")
+    overwrite: bool = option(False, "replace a study with other settings in the folder")
+
+    def __post_init__(self) -> None:
+        for part in (DecodeConfig, JudgeConfig):
+            part.__post_init__(self)
+        at_least(self, 1, "mixes")
+        at_least(self, 0, "texts", "data_seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixes:
+    """Mixes of one pair policy, interpolation and λ, and what each observer says of them.
+
+    Attributes:
+        space: one of :data:`SPACES`.
+        pairs: the pair policy.
+        interpolation: how they were mixed.
+        lam: λ, the weight of the first parent, at least ½.
+        parents: class numbers of the parents, [n, 2].
+        said: class numbers [n] by observer; −1 where it abstained.
+    """
+
+    space: str
+    pairs: str
+    interpolation: str
+    lam: float
+    parents: np.ndarray
+    said: Mapping[str, np.ndarray]
+
+    def outside(self, observer: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each mix is ``contradicted`` or ``foreign`` to an observer, [n], and how many classes were not."""
+        both = kind == "foreign" or self.lam == 0.5
+        inside = self.parents if both else self.parents[:, :1]
+        hits = (self.said[observer][:, None] != inside).all(axis=1)
+        different = self.parents[:, 0] != self.parents[:, 1]
+        return hits, np.where(different & both, 2, 1)
+
+
+KINDS = ("contradicted", "foreign")
+
+
+def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str, Any]:
+    """Measure intrusion on a labelled file; finished work in the folder ``output`` is taken up again.
+
+    Returns:
+        What ``output/intrusion.json`` holds: ``observers`` with their accuracies, ``rates`` by space, pair policy,
+        interpolation, λ and observer, and ``class_pairs``, the rates by the classes of the parents.
+
+    Raises:
+        InputError: for input that cannot be used, or when the disk is full.
+    """
+    columns = {"text_column": config.text_column, "label_column": config.label_column}
+    everything = read_examples(train, **columns)
+    examples = take_shots(everything, config.shots, seed=config.data_seed) if config.shots else everything
+    classes = check_classes(examples, train)
+    known = read_examples(config.reference, **columns) if config.reference else everything
+    check_known_labels(known, classes, config.reference or train)
+    samplers = {
+        policy: PairSampler([e.label for e in examples], policy, LambdaPolicy("fixed", (1.0,))) for policy in POLICIES
+    }
+    check_judges(config.judges, config)
+    config.described(classes)
+    folder = Path(output).expanduser()
+    with clear_write_errors(folder):
+        speed = ("batch_size", "overwrite", "device")
+        settings = {
+            **{name: value for name, value in dataclasses.asdict(config).items() if name not in speed},
+            "version": __version__, "inputs_sha256": inputs_digest(examples, known),
+            "files_sha256": files_digest(config),
+        }  # fmt: skip
+        run = RunFolder(folder, settings, overwrite=config.overwrite)
+        pair = warmed_up(config, examples, classes, run)
+        study = _Study(pair, examples, classes, _sample(known, config.seed), config, run)
+        result = study.report(study.observers(), [*study.embeddings(samplers), *study.texts(samplers)])
+        write_json(folder / "intrusion.json", result)
+        return result
+
+
+def _sample(rows: Sequence[Example], seed: int) -> list[Example]:
+    """At most :data:`REFERENCE_ROWS` of the rows."""
+    order = np.random.default_rng([seed, 10]).permutation(len(rows))[:REFERENCE_ROWS]
+    return [rows[at] for at in sorted(order)]
+
+
+class _Study:
+    """The rows, the reference and the judges of one study."""
+
+    def __init__(
+        self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], known: Sequence[Example],
+        config: IntrusionConfig, run: RunFolder,
+    ) -> None:  # fmt: skip
+        self.pair, self.examples, self.classes, self.config, self.run = pair, list(examples), list(classes), config, run
+        self.number = {name: at for at, name in enumerate(self.classes)}
+        self.rows = pair.task_model.encode([example.text for example in examples])
+        self.row_classes = np.array([self.number[example.label] for example in examples])
+        self.known = pair.task_model.encode([row.text for row in known])
+        self.known_classes = np.array([self.number[row.label] for row in known])
+        self.reference = ReferenceLabeller(self.known, [row.label for row in known])
+        # a row's own text among the known ones, so that it is not its own neighbour
+        place = {row.text: at for at, row in enumerate(known)}
+        self.own = np.array([place.get(example.text, -1) for example in examples])
+        fit = cache(lambda: cross_validated(config.load_task_model, examples, classes, config))
+        case = Case(pair, self.examples, self.classes, config, config.seed, fit, run.folder / "judgements.jsonl")
+        self.panel = make_panel(config.judges, case)
+
+    # ---- observers -----------------------------------------------------------------------------------------------
+
+    def observers(self) -> dict[str, Observer]:
+        """Everyone who looks, with their accuracies on real rows."""
+        record = self.run.read("judge")
+        if record is None:
+            record = judge_record(self.panel, self.examples, self.classes, seed=self.config.seed)
+            self.run.write("judge", record)
+        found = {
+            "reference": Observer("reference", self.reference.accuracy, self.reference.n),
+            "neighbour": Observer("neighbour", self._neighbour_accuracy(), len(self.known)),
+        }
+        for name, scores in record.get("judges", {self.panel.verdict: {"accuracy": None}}).items():
+            found[name] = Observer(name, scores["accuracy"], record["n"])
+        return found
+
+    def _neighbour_accuracy(self) -> float:
+        """How often the nearest other real row has a row's class."""
+        said = self._neighbours(self.known, np.arange(len(self.known))[:, None])
+        return round(float((said == self.known_classes).mean()), 4)
+
+    def _neighbours(self, points: Tensor, left_out: np.ndarray) -> np.ndarray:
+        """Classes [n] of the real rows nearest to points [n, d] by cosine; rows left out [n, any], −1 for none."""
+        known, out = nn.functional.normalize(self.known, dim=1), []
+        for at in range(0, len(points), 1024):
+            near = (nn.functional.normalize(points[at : at + 1024], dim=1) @ known.T).numpy()
+            rows, columns = np.nonzero(left_out[at : at + 1024] >= 0)
+            near[rows, left_out[at : at + 1024][rows, columns]] = -np.inf
+            out.append(self.known_classes[near.argmax(axis=1)])
+        return np.concatenate(out)
+
+    def _look(self, points: Tensor, draws: Sequence[Draw]) -> dict[str, np.ndarray]:
+        """What the reference and the neighbours say of embeddings [n, d] mixed from these parents."""
+        parents = np.array([[draw.first, draw.second] for draw in draws])
+        named = self.reference.label(points)
+        return {
+            "reference": np.array([self.number[name] for name in named]),
+            "neighbour": self._neighbours(points, self.own[parents]),
+        }
+
+    # ---- mixes ---------------------------------------------------------------------------------------------------
+
+    def _cells(self, samplers: Mapping[str, PairSampler], n: int) -> Iterator[tuple[str, str, float, list[Draw]]]:
+        """Pair policy, interpolation, λ and n draws; the same pairs for every interpolation and λ."""
+        for policy, sampler in samplers.items():
+            draws = [sampler.draw(row, row_stream(self.config.seed, row)) for row in range(n)]
+            for how in INTERPOLATIONS:
+                for lam in LAMS:
+                    yield policy, how, lam, draws
+
+    def embeddings(self, samplers: Mapping[str, PairSampler]) -> Iterator[Mixes]:
+        """Mixed embeddings, with what the task model sees in them beside the others."""
+        for policy, how, lam, draws in self._cells(samplers, self.config.mixes):
+            first, second = self._parents(draws)
+            mixed = interpolate(first, second, torch.full((len(draws),), lam), how)
+            said = self._look(mixed, draws)
+            said["task"] = self.pair.task_model.predict_proba(mixed).argmax(axis=1)
+            yield Mixes("embedding", policy, how, lam, self._classes_of(draws), said)
+
+    def texts(self, samplers: Mapping[str, PairSampler]) -> Iterator[Mixes]:
+        """Decoded texts, re-read."""
+        cells = list(self._cells(samplers, self.config.texts)) if self.config.texts else []
+        with progress("texts", len(cells)) as advance:
+            for policy, how, lam, draws in cells:
+                texts = self._written(policy, how, lam, draws)
+                reread = self.pair.task_model.encode(texts)
+                heard = {name: _named(probs) for name, probs in self.panel.hear(texts, reread).items()}
+                said = {**self._look(reread, draws), **heard}
+                yield Mixes("text", policy, how, lam, self._classes_of(draws), said)
+                advance(1)
+
+    def _written(self, policy: str, how: str, lam: float, draws: Sequence[Draw]) -> list[str]:
+        name = f"texts/{policy}-{how}-{lam}"
+        texts = self.run.read(name)
+        if texts is None:
+            first, second = self._parents(draws)
+            # the same stream for every λ of a pair: neighbours differ by λ, not by luck
+            streams = [row_stream(self.config.seed, draw.row) for draw in draws]
+            config = dataclasses.replace(self.config, interpolation=how)
+            texts = write_mixes(self.pair, first, second, torch.full((len(draws),), lam), streams, config).texts
+            self.run.write(name, texts)
+        return list(texts)
+
+    def _parents(self, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+        return self.rows[[draw.first for draw in draws]], self.rows[[draw.second for draw in draws]]
+
+    def _classes_of(self, draws: Sequence[Draw]) -> np.ndarray:
+        classes: np.ndarray = self.row_classes[np.array([[draw.first, draw.second] for draw in draws])]
+        return classes
+
+    # ---- the report ------------------------------------------------------------------------------------------------
+
+    def report(self, observers: Mapping[str, Observer], mixes: Sequence[Mixes]) -> dict[str, Any]:
+        """Rates of each cell, over all λ < 1 of it, and by the classes of the parents."""
+        return {
+            "observers": [dataclasses.asdict(observer) for observer in observers.values()],
+            "classes": self.classes, "rows": len(self.examples), "interpolation": self.config.interpolation,
+            "rates": [rate for part in _cells(mixes) for rate in self._rates(part, observers)],
+            "class_pairs": [rate for part in self._class_pairs(mixes) for rate in self._rates(part, observers)],
+        }  # fmt: skip
+
+    def _rates(
+        self, part: tuple[dict[str, Any], list[Mixes]], observers: Mapping[str, Observer]
+    ) -> Iterator[dict[str, Any]]:
+        """One record for each observer of some mixes."""
+        about, mixes = part
+        for name in mixes[0].said:
+            answered = [mix.said[name] >= 0 for mix in mixes]
+            record = {**about, "observer": name}
+            for kind in KINDS:
+                hits, inside = zip(*(mix.outside(name, kind) for mix in mixes), strict=True)
+                keep = np.concatenate(answered)
+                record[kind] = seen(
+                    np.concatenate(hits)[keep], np.concatenate(inside)[keep], len(self.classes), observers[name]
+                )
+            yield record
+
+    def _class_pairs(self, mixes: Sequence[Mixes]) -> Iterator[tuple[dict[str, Any], list[Mixes]]]:
+        """Mixes of two classes by the chosen interpolation, λ < 1, apart by class pair."""
+        for space in SPACES:
+            chosen = [
+                mix for mix in mixes
+                if (mix.space, mix.pairs, mix.interpolation) == (space, "cross-class", self.config.interpolation)
+                and mix.lam < 1
+            ]  # fmt: skip
+            if not chosen:
+                continue
+            for first in range(len(self.classes)):
+                for second in range(first + 1, len(self.classes)):
+                    parts = [_between(mix, first, second) for mix in chosen]
+                    if any(len(part.parents) for part in parts):
+                        yield {"space": space, "classes": [self.classes[first], self.classes[second]]}, parts
+
+
+def _cells(mixes: Sequence[Mixes]) -> Iterator[tuple[dict[str, Any], list[Mixes]]]:
+    """Each cell, and those of a space, pair policy and interpolation together (``lam: null``; without λ = 1)."""
+    for mix in mixes:
+        yield {"space": mix.space, "pairs": mix.pairs, "interpolation": mix.interpolation, "lam": mix.lam}, [mix]
+    for space, pairs, how in dict.fromkeys((mix.space, mix.pairs, mix.interpolation) for mix in mixes):
+        parts = [
+            mix for mix in mixes if (mix.space, mix.pairs, mix.interpolation) == (space, pairs, how) and mix.lam < 1
+        ]
+        yield {"space": space, "pairs": pairs, "interpolation": how, "lam": None}, parts
+
+
+def _between(mix: Mixes, first: int, second: int) -> Mixes:
+    """The mixes between two classes, in either order."""
+    rows = (np.sort(mix.parents, axis=1) == (first, second)).all(axis=1)
+    return dataclasses.replace(
+        mix, parents=mix.parents[rows], said={name: said[rows] for name, said in mix.said.items()}
+    )
+
+
+def _named(probs: np.ndarray) -> np.ndarray:
+    """Class numbers [n] of probabilities [n, classes]; −1 where the judge abstained."""
+    said: np.ndarray = np.nan_to_num(probs).argmax(axis=1)
+    said[np.isnan(probs).any(axis=1)] = -1
+    return said

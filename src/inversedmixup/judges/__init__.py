@@ -1,0 +1,180 @@
+"""Judges: who says which class a text belongs to.
+
+One protocol (:class:`Judge`) and one file for each real one: the warmed-up task model (:mod:`.task`), the pair's LLM
+(:mod:`.llm`), a chat endpoint (:mod:`.api`). A label policy asks one or several of them, as a :mod:`.panel`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from inversedmixup.data import Example
+from inversedmixup.errors import InputError
+from inversedmixup.models.pair import Pair
+from inversedmixup.options import at_least, option, read_yaml
+
+if TYPE_CHECKING:
+    from inversedmixup.judges.panel import Panel
+
+NAMES = ("task", "llm", "api")
+MEASURED_ROWS = 48  # rows of the user on which a judge's accuracy is measured
+
+
+class Judge(Protocol):
+    """Says which class a text belongs to."""
+
+    @property
+    def name(self) -> str:
+        """One of :data:`NAMES`."""
+        ...
+
+    @property
+    def unseen(self) -> Sequence[int]:
+        """Numbers of the user's rows that :meth:`held_out` can judge without having learnt from them."""
+        ...
+
+    def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
+        """Class probabilities [n, classes] of texts with these embeddings [n, d]; NaN where the judge abstains."""
+        ...
+
+    def held_out(self, rows: Sequence[int]) -> np.ndarray:
+        """Class probabilities [n, classes] of some of the user's rows, by a judge that has not learnt from them."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+    """Settings of the judges."""
+
+    judge_shots: int = option(1, "examples per class in an LLM judge's prompt")
+    shortlist: int = option(8, "classes that an LLM judge chooses from: those the task model finds likeliest")
+    descriptions: str | None = option(None, "YAML file that says what each class name means, for the LLM judges")
+    api_model: str | None = option(None, "model that judge api asks")
+    api_url: str | None = option(None, "OpenAI-compatible endpoint of judge api; default: $OPENAI_BASE_URL")
+    api_concurrency: int = option(4, "requests to the endpoint at a time")
+    api_price: float | None = option(None, "price of a million input tokens there, for the preview of the cost")
+    force_judge: bool = option(False, "use a judge's labels even where the interpolated ones are right more often")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "judge_shots", "api_concurrency")
+        at_least(self, 2, "shortlist")
+        at_least(self, 0, "api_price")
+
+    def described(self, classes: Sequence[str]) -> dict[str, str]:
+        """What each class means, by its name; the name itself where the user says nothing.
+
+        Raises:
+            InputError: for a description of a class that is not there.
+        """
+        given = read_yaml(self.descriptions, "--descriptions") if self.descriptions else {}
+        for name in given:
+            if name not in classes:
+                raise InputError(
+                    f"{self.descriptions}: {name!r} is not a class of the training set ({', '.join(classes)})"
+                )
+        return {name: " ".join(str(given.get(name, name)).split()) for name in classes}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What judges are made from.
+
+    Attributes:
+        pair: a pair after stage 2.
+        examples: the user's labelled rows.
+        classes: class names, the columns of every judge's answers.
+        config: settings.
+        seed: decides which rows are shown in prompts.
+        cross_validated: makes the class probabilities [n, classes] of each row of the user by task models that were
+            fitted without it; asked for only when the task model judges. Without it that judge is not measured.
+        memory: where judge ``api`` keeps its answers.
+    """
+
+    pair: Pair
+    examples: Sequence[Example]
+    classes: Sequence[str]
+    config: JudgeConfig
+    seed: int
+    cross_validated: Callable[[], np.ndarray] | None = None
+    memory: Path | None = None
+
+    def shown(self) -> dict[str, list[int]]:
+        """Numbers of the rows of each class that stand in an LLM judge's prompt."""
+        order = np.random.default_rng([self.seed, 5]).permutation(len(self.examples)).tolist()
+        return {
+            name: [at for at in order if self.examples[at].label == name][: self.config.judge_shots]
+            for name in self.classes
+        }
+
+    def not_shown(self) -> list[int]:
+        """Numbers of the other rows."""
+        shown = {at for rows in self.shown().values() for at in rows}
+        return [at for at in range(len(self.examples)) if at not in shown]
+
+
+def check_judges(name: str, config: JudgeConfig) -> tuple[str, ...]:
+    """The judges in a name such as ``task+llm``.
+
+    Raises:
+        InputError: for an unknown one, one named twice, or ``api`` without what it needs.
+    """
+    parts = tuple(name.split("+"))
+    for part in parts:
+        if part not in NAMES:
+            raise InputError(f"judge {part!r} is not one of {', '.join(NAMES)}; several are joined by +")
+    if len(set(parts)) < len(parts):
+        raise InputError(f"judge {name!r} names one of them twice")
+    if "api" in parts:
+        from inversedmixup.judges.api import check_api
+
+        check_api(config)
+    return parts
+
+
+def make_panel(name: str, case: Case) -> Panel:
+    """The judges of this name: one, or several joined by ``+``.
+
+    Raises:
+        InputError: if one cannot be had; see :func:`check_judges`.
+    """
+    from inversedmixup.judges.api import ApiJudge
+    from inversedmixup.judges.llm import LLMJudge
+    from inversedmixup.judges.panel import Panel
+    from inversedmixup.judges.task import TaskJudge
+
+    makers: Mapping[str, Callable[[], Judge]] = {
+        "task": partial(TaskJudge, case), "llm": partial(LLMJudge, case), "api": partial(ApiJudge, case),
+    }  # fmt: skip
+    return Panel([makers[part]() for part in check_judges(name, case.config)])
+
+
+def judge_record(panel: Panel, examples: Sequence[Example], classes: Sequence[str], *, seed: int) -> dict[str, Any]:
+    """How often each judge is right on rows of the user that it has not learnt from.
+
+    Returns:
+        ``name`` of the panel, ``n`` rows asked about, and of the panel's verdict and of each judge: ``coverage`` (the
+        share on which it did not abstain) and ``accuracy`` there (``None`` if it abstained on all of them).
+    """
+    chosen = np.random.default_rng([seed, 6]).permutation(np.asarray(panel.unseen, dtype=int))[:MEASURED_ROWS].tolist()
+    record: dict[str, Any] = {"name": panel.name, "n": len(chosen), "accuracy": None, "coverage": None}
+    if not chosen:
+        return record
+    true = np.array([list(classes).index(examples[at].label) for at in chosen])
+    scores = {name: _score(said, true) for name, said in panel.held_out(chosen).items()}
+    return {**record, **scores[panel.verdict], "judges": scores}
+
+
+def _score(said: np.ndarray, true: np.ndarray) -> dict[str, float | None]:
+    """Coverage, and accuracy where there is an answer, of class probabilities [n, classes] against classes [n]."""
+    answered = ~np.isnan(said).any(axis=1)
+    right = said[answered].argmax(axis=1) == true[answered]
+    return {
+        "coverage": round(float(answered.mean()), 4), "accuracy": round(float(right.mean()), 4) if len(right) else None
+    }  # fmt: skip

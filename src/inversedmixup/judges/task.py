@@ -1,0 +1,32 @@
+"""Judge ``task``: the warmed-up task model on the re-read text. It knows what the user's rows taught it, no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from inversedmixup.judges import Case
+
+
+class TaskJudge:
+    """The task model after stage 2. Every row of the user taught it, so it is measured by cross-validation."""
+
+    name = "task"
+
+    def __init__(self, case: Case) -> None:
+        self.model = case.pair.task_model
+        self.unseen = range(len(case.examples) if case.cross_validated else 0)
+        self._cross_validated = case.cross_validated
+
+    def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        return self.model.predict_proba(embeddings)
+
+    def held_out(self, rows: Sequence[int]) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        assert self._cross_validated is not None
+        return self._cross_validated()[list(rows)]

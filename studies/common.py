@@ -1,0 +1,105 @@
+"""What the studies share: mixed texts, a linear head on a frozen encoder, grids of cells, paired statistics."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inversedmixup.data import Example
+from inversedmixup.errors import write_whole
+from inversedmixup.mixing import PairSampler, parse_lambda, row_stream, soft_label
+from inversedmixup.models.pair import Pair
+from inversedmixup.stages.writer import DecodeConfig, Written, write_mixes
+
+SETS = ("trec", "sst2", "ag_news", "cr", "subj", "sms_spam", "banking77")
+WEIGHT = 0.3  # of an augmented row in the head's loss
+REFERENCE_ROWS = 5000
+
+
+def write_texts(
+    pair: Pair, examples: Sequence[Example], classes: Sequence[str], embeddings: Tensor, n: int, seed: int
+) -> tuple[list[dict[str, float]], Written]:
+    """Interpolated labels and texts of n cross-class mixes of rows with these embeddings [rows, d]."""
+    sampler = PairSampler([e.label for e in examples], "cross-class", parse_lambda("uniform:0,1"))
+    streams = [row_stream(seed, row) for row in range(n)]
+    draws = [sampler.draw(row, stream) for row, stream in enumerate(streams)]
+    written = write_mixes(
+        pair, embeddings[[draw.first for draw in draws]], embeddings[[draw.second for draw in draws]],
+        torch.tensor([draw.lam for draw in draws]), streams, DecodeConfig(candidates=3, max_tokens=32),
+    )  # fmt: skip
+    soft = [soft_label(examples[d.first].label, examples[d.second].label, d.lam, classes) for d in draws]
+    return soft, written
+
+
+# ---- a linear head on the frozen encoder ---------------------------------------------------------------------------
+
+
+@cache
+def _encoded(pair: Pair, texts: tuple[str, ...]) -> Tensor:
+    return pair.task_model.encode(texts)
+
+
+def encode(pair: Pair, rows: Sequence[Example]) -> Tensor:
+    """Embeddings [n, d], kept for the next cell of the set: the encoder does not move."""
+    return _encoded(pair, tuple(row.text for row in rows))
+
+
+def sample(rows: Sequence[Example]) -> list[Example]:
+    """At most :data:`REFERENCE_ROWS` rows, the same ones each time."""
+    order = np.random.default_rng(0).permutation(len(rows))[:REFERENCE_ROWS]
+    return [rows[at] for at in sorted(order)]
+
+
+def one_hot(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
+    """Labels as class probabilities [n, classes]."""
+    return np.array([[float(example.label == name) for name in classes] for example in examples])
+
+
+def head_accuracy(
+    points: Tensor, targets: np.ndarray, weights: np.ndarray, classes: Sequence[str], test: Tensor, answers: np.ndarray
+) -> float:
+    """Test accuracy of a linear head fitted to targets [n, classes]: a row counts once for each class it may have."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows, columns = np.nonzero(targets)
+    share = targets[rows, columns] * weights[rows]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fit that stops at its last iteration is as good here
+        head = LogisticRegression(C=10.0, max_iter=300).fit(points[rows].numpy(), columns, sample_weight=share)
+    return float((np.array(classes)[head.predict(test.numpy())] == answers).mean())
+
+
+# ---- grids and statistics ------------------------------------------------------------------------------------------
+
+
+def paired(gains: Sequence[float]) -> dict[str, float | None]:
+    """Mean gain, its 95 % bootstrap interval over the seeds, and the p of an exact Wilcoxon signed-rank test."""
+    from scipy.stats import bootstrap, wilcoxon
+
+    values = np.asarray(gains)
+    found: dict[str, float | None] = {"gain": float(values.mean()), "low": None, "high": None, "p": None}
+    if len(values) > 1 and np.ptp(values) > 0:
+        interval = bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
+        found |= {"low": float(interval.low), "high": float(interval.high), "p": float(wilcoxon(values).pvalue)}
+    return found
+
+
+def run_grid(
+    cells: Iterable[tuple[Any, ...]], make: Callable[..., dict[str, Any]], folder: Path
+) -> list[dict[str, Any]]:
+    """Every cell's record, from its file if it is there."""
+    records = []
+    for one in cells:
+        path = folder / ("-".join(map(str, one)) + ".json")
+        if not path.exists():
+            write_whole(path, json.dumps(make(*one), indent=1).encode())
+        records.append(json.loads(path.read_text(encoding="utf-8")))
+    return records

@@ -1,0 +1,202 @@
+"""How well must the adaptor be aligned? ``python -m studies.misalignment DATA -o DIR --plot FILE``.
+
+The adaptor is degraded on purpose, the same texts are asked for, and what comes of them is set against how well it
+reconstructs: the share of texts that a reference finds contradicted (manifold intrusion), their cycle similarity, and
+the accuracy that they add to a linear head on the frozen encoder. Ways to degrade it: noise on the embedding that it
+sees, a rotation of the space that it was trained in, an encoder that stage 2 moved without the adaptor following
+(and with it), and earlier pairs (``--earlier``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from inversedmixup.data import Example, read_examples, take_shots
+from inversedmixup.errors import write_whole
+from inversedmixup.labels import is_intruded
+from inversedmixup.models.pair import Pair
+from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.stages.lessons import evaluate_pair
+from inversedmixup.stages.warmup import WarmupConfig, fit_task_model, run_warmup
+from studies.common import WEIGHT, head_accuracy, one_hot, paired, run_grid, sample, write_texts
+
+PROBE = 32  # test sentences on which reconstruction is measured
+NOISE = (0.25, 0.5, 1.0, 2.0)  # length of the noise; an embedding has length 1
+TURN = (15, 30, 60, 90)  # degrees
+
+
+class Degraded(nn.Module):
+    """An adaptor that sees something else than the embedding."""
+
+    def __init__(self, adaptor: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.adaptor, self.change = adaptor, change
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Soft tokens [n, k, D] of changed embeddings [n, d]."""
+        out: Tensor = self.adaptor(self.change(embeddings))
+        return out
+
+
+def noise(length: float, seed: int) -> Callable[[Tensor], Tensor]:
+    """Adds a random vector of this length to each embedding."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(embeddings: Tensor) -> Tensor:
+        added = nn.functional.normalize(torch.randn(embeddings.shape, generator=generator), dim=1)
+        return embeddings + length * added.to(embeddings)
+
+    return change
+
+
+def rotation(degrees: float, seed: int) -> Callable[[Tensor], Tensor]:
+    """Turns every embedding by this angle in random planes that lie at right angles."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(embeddings: Tensor) -> Tensor:
+        d, angle = embeddings.shape[1], np.deg2rad(degrees)
+        basis = torch.linalg.qr(torch.randn(d, d, generator=generator.manual_seed(seed)))[0].to(embeddings)
+        pairs = (embeddings @ basis).view(len(embeddings), d // 2, 2)
+        turned = torch.stack([pairs[..., 0] * np.cos(angle) - pairs[..., 1] * np.sin(angle),
+                              pairs[..., 0] * np.sin(angle) + pairs[..., 1] * np.cos(angle)], dim=-1)  # fmt: skip
+        back: Tensor = turned.view(len(embeddings), d) @ basis.T
+        return back
+
+    return change
+
+
+def conditions(earlier: Sequence[str]) -> list[str]:
+    """Names of everything that is compared; the first is the pair as it ships."""
+    return [
+        "as shipped", *(f"noise {length}" for length in NOISE), *(f"rotation {angle}" for angle in TURN),
+        "stage 2 refined", "stage 2 not refined", *(f"pair {Path(folder).name}" for folder in earlier),
+    ]  # fmt: skip
+
+
+def prepared(name: str, earlier: Sequence[str], examples: Sequence[Example], classes: Sequence[str], seed: int) -> Pair:
+    """The pair of one condition, its task model fitted to the examples."""
+    kind, _, amount = name.partition(" ")
+    folders = {Path(folder).name: folder for folder in earlier}
+    pair = Pair.load(folders[amount] if kind == "pair" else None)
+    if kind == "stage":
+        config = WarmupConfig(seed=seed, tolerance=1.0)
+        if amount == "2 not refined":
+            config = dataclasses.replace(config, follow_steps=0, refine_steps=0)
+        run_warmup(pair, examples, classes, config)
+        return pair
+    fit_task_model(pair.task_model, examples, classes, WarmupConfig(train_encoder="head", seed=seed), lambda _: None)
+    if kind in ("noise", "rotation"):
+        change = {"noise": noise, "rotation": rotation}[kind](float(amount), seed)
+        pair.adaptor = Degraded(pair.adaptor, change)  # type: ignore[assignment]
+    return pair
+
+
+def cell(
+    data: Path, earlier: Sequence[str], n: int, name: str, shots: int, seed: int, condition: str
+) -> dict[str, Any]:
+    """What one condition makes of one set, number of shots and seed."""
+    train, test = (read_examples(data / name / f"{part}.jsonl") for part in ("train", "test"))
+    examples = take_shots(train, shots, seed=seed)
+    classes = sorted({example.label for example in examples})
+    pair = prepared(condition, earlier, examples, classes, seed)
+    embeddings = pair.task_model.encode([example.text for example in examples])
+    soft, written = write_texts(pair, examples, classes, embeddings, n, seed)
+    known = sample(train)
+    reference = ReferenceLabeller(pair.task_model.encode([row.text for row in known]), [row.label for row in known])
+    true = reference.label(written.reread)
+    points, answers = pair.task_model.encode([row.text for row in test]), np.array([row.label for row in test])
+    labels = one_hot(examples, classes)
+    base = head_accuracy(embeddings, labels, np.ones(len(examples)), classes, points, answers)
+    targets = np.array([[row[c] for c in classes] for row in soft])
+    accuracy = head_accuracy(
+        torch.cat([embeddings, written.reread]), np.concatenate([labels, targets]),
+        np.array([1.0] * len(examples) + [WEIGHT] * n), classes, points, answers,
+    )  # fmt: skip
+    scores = evaluate_pair(pair, [row.text for row in test[:PROBE]], 40)
+    return {
+        "set": name, "shots": shots, "seed": seed, "condition": condition, "n": n,
+        "token_f1": scores["token_f1"], "cosine": scores["cosine"],
+        "cycle_similarity": float(np.mean(written.cycle_similarity)),
+        "intrusion": float(np.mean([is_intruded(c, row) for c, row in zip(true, soft, strict=True)])),
+        "reference_accuracy": reference.accuracy, "gain": accuracy - base,
+    }  # fmt: skip
+
+
+def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means of each condition over sets and seeds, with the paired interval of the gain."""
+    rows = []
+    for condition in dict.fromkeys(record["condition"] for record in records):
+        cells = [record for record in records if record["condition"] == condition]
+        means = {
+            key: float(np.mean([record[key] for record in cells]))
+            for key in ("token_f1", "cosine", "cycle_similarity", "intrusion")
+        }
+        rows.append({"condition": condition, "cells": len(cells), **means, **paired([r["gain"] for r in cells])})
+    return rows
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Intrusion, cycle similarity and gain against the cosine of reconstructions."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = (
+        ("intrusion", "contradicted texts"),
+        ("cycle_similarity", "cycle similarity"),
+        ("gain", "accuracy gained"),
+    )
+    for axes, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
+        for marker, kind in zip("o^sDv", ("as", "noise", "rotation", "stage", "pair"), strict=True):
+            chosen = [row for row in rows if row["condition"].split()[0] == kind]
+            label = {"as": "as shipped", "stage": "after stage 2", "pair": "earlier pairs"}.get(kind, kind)
+            axes.plot([r["cosine"] for r in chosen], [r[key] for r in chosen], marker, label=label)
+        axes.set(xlabel="cosine of reconstructions", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Run the grid; finished cells are not run again."""
+    parser = argparse.ArgumentParser(prog="python -m studies.misalignment", description="Degrade the adaptor and look.")
+    parser.add_argument("data", type=Path, help="folder with a folder for each set: train.jsonl and test.jsonl")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the cells and summary.json")
+    parser.add_argument("--sets", nargs="+", default=["trec"])
+    parser.add_argument("--shots", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--n", type=int, default=60, help="texts of a cell")
+    parser.add_argument("--earlier", nargs="*", default=[], help="folders of earlier pairs")
+    parser.add_argument("--plot", type=Path, help="picture to draw")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+
+    def make(name: str, shots: int, seed: int, condition: str) -> dict[str, Any]:
+        return cell(options.data, options.earlier, options.n, name, shots, seed, condition)
+
+    names = conditions(options.earlier)
+    grid = [(name, options.shots, s, c) for s in range(options.seeds) for name in options.sets for c in names]
+    rows = summarise(run_grid(grid, make, options.output))
+    write_whole(options.output / "summary.json", json.dumps(rows, indent=1).encode())
+    table = Table("adaptor", "token F1", "cosine", "cycle", "intrusion", "gain", "95 %")
+    for row in rows:
+        interval = "–" if row["low"] is None else f"{row['low']:+.3f} … {row['high']:+.3f}"
+        figures = [f"{row[key]:.3f}" for key in ("token_f1", "cosine", "cycle_similarity", "intrusion")]
+        table.add_row(row["condition"], *figures, f"{row['gain']:+.3f}", interval)
+    Console().print(table)
+    if options.plot:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+import dataclasses
+
+import pytest
+
+from inversedmixup.data import Row
+from inversedmixup.gate import REASONS, Gate, GateConfig
+
+GOOD = Row(
+    id="aug-0", text="where is the lost box", label="a", label_probs={"a": 1.0}, parents=["0", "1"], lam=0.5,
+    lam_realised=0.5, cycle_similarity=0.8, fluency=-3.0, labels={"soft": "a", "task": "a", "llm": None},
+    intruded=False, seed=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"text": ""}, "empty"),
+        ({"text": "?!"}, "empty"),
+        ({"text": "hello"}, "too_short"),
+        ({"text": "My parcel, it is LATE!"}, "copy_of_parent"),
+        ({"text": "A training text."}, "duplicate"),
+        ({"cycle_similarity": 0.1}, "low_cycle_similarity"),
+        ({"fluency": -9.0}, "low_fluency"),
+        ({"labels": {"soft": "a", "task": "c", "llm": None}}, "label_contradicted"),
+        ({"reject_reason": "intruded"}, "intruded"),
+        ({"reject_reason": "not_judged", "label": ""}, "not_judged"),
+    ],
+)  # fmt: skip
+def test_the_gate_rejects_with_the_reason(change, reason):
+    gate = Gate(GateConfig(), ["a training text"], [-3.0, -4.0])
+    judged = gate.judge(dataclasses.replace(GOOD, **change), ("my parcel it is late", "send it back"), ("a", "b"))
+    assert judged.reject_reason == reason
+    assert judged.kept == (reason is None)
+    assert reason is None or reason in REASONS
+
+
+def test_the_second_of_two_equal_texts_is_a_duplicate():
+    gate = Gate(GateConfig(), [], [-3.0])
+    first, second = (gate.judge(GOOD, ("x y", "z w"), ("a", "b")) for _ in range(2))
+    assert (first.reject_reason, second.reject_reason) == (None, "duplicate")
+
+
+def test_what_the_task_model_may_see_is_a_choice():
+    row = dataclasses.replace(GOOD, labels={"soft": "a", "task": "b", "llm": None})
+    for accept, reason in (("agree", "label_contradicted"), ("parents", None), ("any", None)):
+        gate = Gate(GateConfig(accept_labels=accept), [], [-3.0])
+        assert gate.judge(row, ("x y", "z w"), ("a", "b")).reject_reason == reason

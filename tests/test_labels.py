@@ -1,0 +1,106 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inversedmixup.errors import InputError
+from inversedmixup.labels import (
+    LabelPolicy,
+    choose_label,
+    interpolated_accuracy,
+    is_intruded,
+    parse_labels,
+    sharpened,
+)
+from inversedmixup.stages import trust
+
+SOFT = {"a": 0.7, "b": 0.3, "c": 0.0}
+SAYS_A, SAYS_B, SAYS_C = ({name: 0.8 if name == said else 0.1 for name in SOFT} for said in "abc")
+
+
+def test_intrusion_is_a_judged_class_with_less_than_half_of_the_soft_label():
+    assert not is_intruded("a", SOFT)
+    assert is_intruded("b", SOFT)
+    assert is_intruded("c", SOFT)
+    assert not is_intruded("b", {"a": 0.5, "b": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("soft", ("soft", None)), ("task", ("hard", "task")), ("llm", ("hard", "llm")), ("hard:api", ("hard", "api")),
+        ("mitigated:task+llm", ("mitigated", "task+llm")), ("drop:llm", ("drop", "llm")),
+        ("task+llm", ("hard", "task+llm")),
+    ],
+)  # fmt: skip
+def test_label_policies_are_one_word(text, policy):
+    assert parse_labels(text) == LabelPolicy(*policy)
+
+
+@pytest.mark.parametrize("text", ["", "hard", "drop", "mitigated:", "soft:llm", "gentle:llm"])
+def test_an_incomplete_policy_is_refused(text):
+    with pytest.raises(InputError, match="expected soft, or hard"):
+        parse_labels(text)
+
+
+@pytest.mark.parametrize(
+    ("policy", "judged", "label", "probs", "refused"),
+    [
+        ("soft", None, "a", SOFT, None),
+        ("hard:task", SAYS_B, "b", {"a": 0, "b": 1, "c": 0}, None),
+        ("hard:task", None, "", {"a": 0, "b": 0, "c": 0}, "not_judged"),
+        ("mitigated:task", SAYS_A, "a", SOFT, None),
+        ("mitigated:task", SAYS_C, "c", {"a": 0, "b": 0, "c": 1}, None),
+        ("mitigated:task", None, "a", SOFT, None),
+        ("drop:task", SAYS_A, "a", SOFT, None),
+        ("drop:task", SAYS_B, "a", SOFT, "intruded"),
+        ("drop:task", None, "a", SOFT, None),
+    ],
+)  # fmt: skip
+def test_what_each_policy_makes_of_a_judgement(policy, judged, label, probs, refused):
+    chosen = choose_label(parse_labels(policy), SOFT, judged, None)
+    assert (chosen.label, chosen.refused) == (label, refused)
+    assert chosen.probs == pytest.approx(probs)
+
+
+probabilities = st.lists(st.floats(1e-6, 1), min_size=2, max_size=8).map(
+    lambda values: {str(at): value / sum(values) for at, value in enumerate(values)}
+)
+
+
+@given(probabilities, st.floats(0, 20))
+def test_temperature_keeps_the_order_and_the_sum(probs, temperature):
+    out = sharpened(probs, temperature)
+    assert sum(out.values()) == pytest.approx(1)
+    assert max(out, key=out.__getitem__) == max(probs, key=probs.__getitem__)
+
+
+@given(probabilities)
+def test_temperature_one_changes_nothing_and_zero_leaves_one_class(probs):
+    assert sharpened(probs, 1) == pytest.approx(probs)
+    assert sorted(sharpened(probs, 0).values())[-2:] == [0, 1]
+
+
+@given(st.floats(0, 1), st.floats(0.6, 1), st.integers(2, 20))
+def test_the_accuracy_of_the_interpolated_label_is_recovered_from_agreement(share, accuracy, classes):
+    chance = (1 - accuracy) / (classes - 1)
+    agreement = accuracy * share + (1 - share) * chance
+    assert interpolated_accuracy(agreement, accuracy, classes) == pytest.approx(share)
+
+
+def test_a_judge_at_chance_says_nothing_about_other_labels():
+    assert interpolated_accuracy(0.5, 0.5, 2) is None
+    assert interpolated_accuracy(0.9, 0.2, 5) is None
+
+
+def record(accuracy, share):
+    return {"name": "llm", "n": 48, "coverage": 1.0, "accuracy": accuracy, "interpolated_accuracy": share}
+
+
+def test_a_judge_that_is_worse_than_the_interpolated_label_is_refused_unless_forced(caplog):
+    trust.check(record(0.8, 0.7), "hard:llm", force=False)
+    for bad in (record(0.48, 0.71), record(0.2, None)):
+        with pytest.raises(InputError, match="--labels hard:llm: judge llm is right on"):
+            trust.check(bad, "hard:llm", force=False)
+        trust.check(bad, "hard:llm", force=True)
+        trust.check(bad, "drop:llm", force=False)  # its labels are not used
+    assert "on about 71% of the new texts" in caplog.text

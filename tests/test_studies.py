@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import write_jsonl
+from inversedmixup.models.pair import Pair
+from studies import common, labels, misalignment
+from tiny import LABELS, SENTENCES
+
+
+@pytest.fixture
+def data(tmp_path):
+    rows = [{"text": text, "label": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
+    (tmp_path / "toy").mkdir()
+    for part in ("train", "test"):
+        write_jsonl(tmp_path / "toy" / f"{part}.jsonl", rows)
+    return tmp_path
+
+
+@pytest.fixture
+def shipped(tiny_pair_folder, monkeypatch):
+    """The tiny pair in the place of the one that ships."""
+    monkeypatch.setattr("inversedmixup.models.pair.default_pair_folder", lambda: Path(tiny_pair_folder))
+    return Pair.load()
+
+
+def test_label_policies_are_compared_on_the_same_texts(data, shipped):
+    record = labels.cell(shipped, data, "toy", 4, 0, 6)
+    assert set(record["policies"]) == set(labels.POLICIES)
+    assert record["policies"]["hard reference"]["label_error"] == 0
+    assert record["policies"]["drop reference"]["label_error"] == 0
+    assert record["policies"]["interpolated"]["coverage"] == 1
+    assert record == labels.cell(shipped, data, "toy", 4, 0, 6)
+    rows = labels.summarise([record, {**record, "seed": 1}])
+    assert {row["seeds"] for row in rows} == {2}
+
+
+def test_a_finished_cell_is_not_made_again(tmp_path):
+    made = []
+
+    def make(*one):
+        made.append(one)
+        return {"cell": list(one)}
+
+    for _ in range(2):
+        assert common.run_grid([("a", 1), ("b", 2)], make, tmp_path) == [{"cell": ["a", 1]}, {"cell": ["b", 2]}]
+    assert made == [("a", 1), ("b", 2)]
+
+
+def test_paired_gains():
+    found = common.paired([0.1, 0.2, 0.3, 0.15])
+    assert found["gain"] == pytest.approx(0.1875)
+    assert found["low"] < 0.1875 < found["high"]
+    assert found["p"] == 0.125
+    assert common.paired([0.1])["p"] is None
+
+
+def test_an_adaptor_is_degraded_as_told(tiny_pair):
+    h = torch.nn.functional.normalize(torch.randn(5, 24), dim=1)
+    for degrees in (30, 90):
+        turned = misalignment.rotation(degrees, 0)(h)
+        assert torch.allclose(turned.norm(dim=1), torch.ones(5), atol=1e-5)
+        assert torch.allclose((turned * h).sum(1), torch.full((5,), float(np.cos(np.deg2rad(degrees)))), atol=1e-4)
+    added = misalignment.noise(0.5, 0)(h) - h
+    assert torch.allclose(added.norm(dim=1), torch.full((5,), 0.5), atol=1e-5)
+
+
+@pytest.mark.parametrize("condition", ["as shipped", "noise 0.5", "rotation 30", "stage 2 not refined", "pair old"])
+def test_every_condition_is_measured(data, shipped, tiny_pair_folder, condition, tmp_path):
+    (tmp_path / "old").symlink_to(tiny_pair_folder)
+    record = misalignment.cell(data, [str(tmp_path / "old")], 4, "toy", 4, 0, condition)
+    assert 0 <= record["intrusion"] <= 1
+    assert json.loads(json.dumps(record)) == record
+    rows = misalignment.summarise([record])
+    misalignment.plot(rows, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
