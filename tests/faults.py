@@ -193,7 +193,7 @@ def workshop(folder: Path, count: int) -> Iterator[Workshop]:
     jobs = [
         augment_job(folder / "a", pair, train, ".jsonl"),
         align_job(folder / "b", corpus, encoder, llm, "--encoder-lora", "2", "--lora", "2"),
-        augment_job(folder / "c", pair, train, ".parquet", "--labels", "llm"),
+        augment_job(folder / "c", pair, train, ".parquet", "--labels", "llm", "--force-judge"),
         align_job(folder / "d", corpus, encoder, llm),
     ][:count]
     for job in jobs:

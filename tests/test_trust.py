@@ -152,7 +152,8 @@ def test_a_link_in_the_way_is_not_followed(tmp_path):
 def test_credentials_of_the_package_index_are_not_shown(tmp_path, capfd, tiny_pair_folder):
     environment = {
         **os.environ, "PIP_INDEX_URL": "https://user:s3cret@127.0.0.1:9/simple", "PIP_RETRIES": "0",
-        "HF_TOKEN": "t0ken", "PIP_CONFIG_FILE": os.devnull, sources.CACHE_VARIABLE: str(tmp_path / "cache"), "PIP_NO_INDEX": "0",
+        "HF_TOKEN": "t0ken", "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "0",
+        sources.CACHE_VARIABLE: str(tmp_path / "cache"),
     }  # fmt: skip
     command = [sys.executable, "-m", "inversedmixup", "mix", "a b", "c d", "--pair", tiny_pair_folder]
     done = subprocess.run([*command, "--encoder", "minilm"], env=environment, capture_output=True, text=True)

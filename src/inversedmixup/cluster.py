@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -54,6 +56,23 @@ def address_of(engine: str) -> str | None:
     """``ray`` → ``""``, ``ray:ADDRESS`` → the address, any other engine → ``None``."""
     name, _, address = engine.partition(":")
     return address if name == ENGINE else None
+
+
+def check_address(address: str) -> None:
+    """Refuse a cluster that cannot be had; Ray itself would try for minutes.
+
+    Raises:
+        InputError: if Ray is not installed, or nothing answers at the address.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--engine ray needs Ray: pip install 'inversedmixup[ray]'")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # "auto", or this machine
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--engine ray:{address}: no cluster there ({first_line(error)})") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +125,7 @@ class ShardWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Each shard's rows, as JSON."""
         shards = [self.writer.shard(int(number)) for number in batch["item"]]
-        return {"rows": [json.dumps([dataclasses.asdict(row) for row in rows]) for rows in shards]}
+        return {"made": [json.dumps([dataclasses.asdict(row) for row in rows]) for rows in shards]}
 
 
 class EncodingWorker:
@@ -119,9 +138,9 @@ class EncodingWorker:
         with where.unpacked() as folder:
             self.task_model = Pair.load_task_model(folder, device=where.device)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Embeddings of each text."""
-        return {"embedding": self.task_model.encode([str(text) for text in batch["item"]]).numpy()}
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """The embeddings of each list of texts, as the bytes of float32 numbers."""
+        return {"made": [self.task_model.encode(json.loads(texts)).numpy().tobytes() for texts in batch["item"]]}
 
 
 class Cluster:
@@ -133,7 +152,7 @@ class Cluster:
         models: what the workers load; on GPUs their device is ``cuda``.
 
     Raises:
-        InputError: if Ray is not installed, or there is no cluster at the address.
+        InputError: if there is no cluster at the address.
     """
 
     def __init__(self, address: str, config: ClusterConfig, models: Models) -> None:
@@ -142,10 +161,8 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported unless the user asks for it
-        try:
-            import ray
-        except ImportError:
-            raise InputError("--engine ray needs Ray: pip install 'inversedmixup[ray]'") from None
+        import ray
+
         self._own = not ray.is_initialized()
         if self._own:
             local = {} if self.address else {"include_dashboard": False}
@@ -167,33 +184,30 @@ class Cluster:
         if len(texts) < HERE:
             return None
         order = np.argsort([len(text) for text in texts], kind="stable")
-        out: Tensor | None = None
-        rows = self._stream(EncodingWorker, [texts[at] for at in order], TEXTS_A_TASK, [self._models])
-        for at, row in zip(order, rows, strict=True):
-            vector = torch.from_numpy(np.array(row["embedding"]))
-            out = torch.empty(len(texts), len(vector)) if out is None else out
-            out[at] = vector
-        return out
+        parts = [order[at : at + TEXTS_A_TASK] for at in range(0, len(order), TEXTS_A_TASK)]
+        lists = [json.dumps([texts[at] for at in part]) for part in parts]
+        made = b"".join(self._stream(EncodingWorker, lists, 1, [self._models]))
+        out = np.empty((len(texts), len(made) // 4 // len(texts)), dtype=np.float32)
+        out[order] = np.frombuffer(made, dtype=np.float32).reshape(out.shape)
+        return torch.from_numpy(out)
 
     def shards(self, writer: RowWriter, numbers: Sequence[int]) -> Iterator[list[Row]]:
         """The rows of these shards, in this order."""
         import ray
 
         task = ray.put(Task(writer.examples, writer.classes, writer.config, writer.embeddings))
-        for row in self._stream(ShardWorker, numbers, SHARDS_A_TASK, [self._models, task], batch=1):
-            yield [Row(**fields) for fields in json.loads(row["rows"])]
+        for made in self._stream(ShardWorker, numbers, SHARDS_A_TASK, [self._models, task]):
+            yield [Row(**fields) for fields in json.loads(made)]
 
-    def _stream(
-        self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any], *, batch: int | None = None
-    ) -> Iterator[dict[str, Any]]:
+    def _stream(self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any]) -> Iterator[Any]:
         """What workers make of items, in order, whatever dies on the way."""
         import ray
 
         done = failures = 0
         while done < len(items):
             try:
-                for row in self._dataset(worker, items[done:], per_task, arguments, batch).iter_rows():
-                    yield row
+                for row in self._dataset(worker, items[done:], per_task, arguments).iter_rows():
+                    yield row["made"]
                     done, failures = done + 1, 0
             except ray.exceptions.RayTaskError as error:  # the worker's own error: another one would fail as well
                 raise InputError(f"--engine ray: a worker failed: {first_line(_root(error))}") from error
@@ -206,9 +220,7 @@ class Cluster:
                     ) from error
                 logger.warning("a worker or a node died; its shards are made again")
 
-    def _dataset(
-        self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any], batch: int | None
-    ) -> Any:  # noqa: ANN401
+    def _dataset(self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any]) -> Any:  # noqa: ANN401
         import ray.data
 
         context = ray.data.DataContext.get_current()
@@ -218,7 +230,7 @@ class Cluster:
         many = self._workers()
         blocks = -(-len(items) // per_task)
         return ray.data.from_items(list(items), override_num_blocks=blocks).map_batches(
-            worker, batch_size=batch, fn_constructor_args=arguments, num_cpus=self.config.worker_cpus,
+            worker, batch_size=1, fn_constructor_args=arguments, num_cpus=self.config.worker_cpus,
             num_gpus=self.config.worker_gpus or None, max_restarts=0,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=many, initial_size=many),
         )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from inversedmixup import __version__
-from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of
+from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address
 from inversedmixup.data import (
     Example,
     Row,
@@ -104,7 +104,9 @@ class _Job:
 
     def __init__(self, train: str, output: Path, config: JobConfig) -> None:
         self.cluster = address_of(config.engine)
-        if self.cluster is not None:  # each worker, and this process, has the one engine of its own
+        if self.cluster is not None:
+            check_address(self.cluster)
+            # each worker, and this process, has the one engine of its own
             config = dataclasses.replace(config, engine=ENGINES[0])
         self.config, self.output, self.seconds = config, output, dict[str, float]()
         self.kept: list[Row] = []

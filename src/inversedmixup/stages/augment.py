@@ -106,7 +106,7 @@ def run_augment(
     writer = RowWriter(
         pair, examples, classes, config, cross_validated=cross_validated,
         memory=run.folder / "judgements.jsonl" if run else None,
-        embeddings=workers and workers.encode([example.text for example in examples]),
+        embeddings=workers.encode([example.text for example in examples]) if workers else None,
     )  # fmt: skip
     gate = Gate(config, (example.text for example in examples), _fluencies(writer, run))
     tally, started = Tally(), time.monotonic()
