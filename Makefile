@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo/augmented.jsonl
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-fast lint format bench models clean
+.PHONY: help setup demo test test-fast lint format audit test-minimum bench faults fuzz models clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -41,8 +41,29 @@ format: setup  ## format the code
 bench: setup  ## measure speed; ratios and a table into benchmarks/results/latest.json
 	$(BIN)/python -m benchmarks
 
+faults: setup  ## kill, stop, damage and starve runs at random, some 500 times, and count what became of them
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
+
+fuzz: setup  ## feed every reader bytes of all kinds, guided by coverage, a minute each
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt atheris
+	for target in csv jsonl parquet txt yaml lam pair record tensors; do \
+		PYTHONPATH=tests $(BIN)/python tests/fuzz.py $$target -max_total_time=60 -timeout=20 || exit 1; \
+	done
+
+audit: setup  ## known weaknesses of the pinned dependencies
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[audit]"
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
+test-minimum:  ## the fast tests on the oldest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(VENV)-minimum
+	awk '/^dependencies/{on=1;next} /^\]/{on=0} on' pyproject.toml \
+		| sed -n 's/^ *"\([a-z-]*\)>=\([0-9.]*\)".*/\1==\2.*/p' > $(VENV)-minimum/constraints.txt
+	$(VENV)-minimum/bin/python -m pip install --quiet --constraint $(VENV)-minimum/constraints.txt torch
+	$(VENV)-minimum/bin/python -m pip install --quiet --constraint $(VENV)-minimum/constraints.txt --editable ".[dev]"
+	$(VENV)-minimum/bin/python -m pytest -m "not real"
+
 models: setup  ## fetch and verify the default models
 	$(BIN)/inversedmixup models --fetch
 
 clean:  ## remove what the targets made, but not the model cache
-	rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-minimum demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

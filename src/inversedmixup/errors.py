@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+_CANNOT_WRITE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
+    errno.EISDIR,
+)  # fmt: skip
+# how the dynamic loader, oneDNN and C++ say so, beside what accelerate knows
+_NO_MEMORY = ("failed to map segment", "could not create a primitive", "annot allocate memory", "std::bad_alloc")
 
 
 class InputError(ValueError):
@@ -17,10 +24,14 @@ class InputError(ValueError):
     without a traceback and exits with code 2; library callers catch it as a ``ValueError``.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"\s*[\r\n]\s*", " ", message))  # a library's words within may have lines of their own
+
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it."""
     partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
     partial.write_bytes(data)  # through Python's own file, so that a full disk is an OSError like any other
     partial.replace(path)
 
@@ -30,10 +41,30 @@ def clear_write_errors(where: Path) -> Iterator[None]:
     """Turn a full disk or a forbidden folder into an :class:`InputError` that says how to go on."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+    except Exception as error:
+        number = _error_number(error)
+        if number not in _CANNOT_WRITE:
             raise
         raise InputError(
-            f"{error.filename or where}: cannot be written ({error.strerror}); make room or choose another output, "
-            f"then run the same command again: finished work is kept"
+            f"{getattr(error, 'filename', None) or where}: cannot be written ({os.strerror(number)}); make room or "
+            f"choose another output, then run the same command again: finished work is kept"
         ) from error
+
+
+def _error_number(error: Exception) -> int | None:
+    """The operating system's number of an error; libraries written in Rust put it into their message."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the machine's or a device's, has run out."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    if any(phrase in str(error) for phrase in _NO_MEMORY):
+        return True
+    return isinstance(error, Exception) and should_reduce_batch_size(error)

@@ -30,12 +30,13 @@ from inversedmixup.data import Example, check_classes, check_known_labels, read_
 from inversedmixup.errors import clear_write_errors
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
-from inversedmixup.models.pair import Pair, write_json
+from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
 from inversedmixup.pipeline import files_digest
 from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.runs import RunFolder, inputs_digest
+from inversedmixup.sealed import write_json
 from inversedmixup.stages.warmup import WarmedConfig, cross_validated, warmed_up
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 from inversedmixup.terminal import progress

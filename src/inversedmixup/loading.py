@@ -4,6 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+
+from inversedmixup.errors import InputError
+
+# said outright: left out, transformers asks at the terminal whether to run the code that a model brings along
+SAFE = {"trust_remote_code": False}
+
+
+def refuse_pickles(folder: str) -> None:
+    """Refuse a model folder that has pickled weights where safetensors are missing.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for path in sorted(Path(folder).rglob("pytorch_model*.bin")):
+        if not any(path.parent.glob("model*.safetensors")):
+            raise InputError(f"{path}: pickled weights are not read, as a pickle can run code; convert to safetensors")
 
 
 def first_line(error: BaseException) -> str:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from inversedmixup.data import MAX_CHARACTERS, Example, Row, check_classes, class_counts, collect_examples, label_name
+from inversedmixup.data import (
+    MAX_CHARACTERS,
+    Example,
+    Row,
+    check_classes,
+    class_counts,
+    collect_examples,
+    label_name,
+    unusable,
+)
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair
@@ -186,6 +195,8 @@ class InversedMixup:
         for name, text in (("first", first), ("second", second)):
             if not text.strip() or len(text) > MAX_CHARACTERS:
                 raise InputError(f"the {name} sentence has {len(text)} characters; give 1 to {MAX_CHARACTERS}")
+            if reason := unusable(text):
+                raise InputError(f"the {name} sentence holds {reason}; remove it")
         if lams is None and steps < 2:
             raise InputError(f"steps {steps}: a strip needs at least 2")
         ratios = np.linspace(1.0, 0.0, steps).tolist() if lams is None else list(lams)
@@ -289,7 +300,7 @@ def as_examples(texts: Any, labels: Any = None) -> list[Example]:  # noqa: ANN40
         names = getattr(getattr(texts, "features", {}).get("label"), "names", None) if columns else None
         texts, labels = list(texts["text"]), list(texts["label"])
         if names:
-            labels = [names[label] if isinstance(label, int) and label >= 0 else None for label in labels]
+            labels = [names[label] if isinstance(label, int) and 0 <= label < len(names) else None for label in labels]
     rows, tags = flatten(texts), list(labels)
     if len(rows) != len(tags):
         raise InputError(f"{len(rows)} texts but {len(tags)} labels")

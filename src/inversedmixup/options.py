@@ -60,7 +60,7 @@ def read_yaml(path: str | Path, flag: str) -> dict[str, Any]:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{flag} {path}: not valid YAML ({' '.join(str(error).split())})") from None
     if loaded is None:
         return {}
@@ -82,8 +82,15 @@ def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: A
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # `lam: 0.5` in YAML is the policy "0.5"
     if type(value) is not kind:
-        raise InputError(f"{name}: expected {kind.__name__}, found {value!r}")
+        raise InputError(f"{name}: expected {kind.__name__}, found {_clipped(value)}")
+    if kind in (int, float) and not abs(value) < 2**63:  # neither endless, nor more than torch can count
+        raise InputError(f"{name}: {_clipped(value)} is out of range")
     return value
+
+
+def _clipped(value: Any) -> str:  # noqa: ANN401
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
 
 
 def at_least(config: Any, least: float, *names: str) -> None:  # noqa: ANN401 (any config)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from inversedmixup import __version__
+from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address
 from inversedmixup.data import (
     Example,
     Row,
@@ -26,10 +27,12 @@ from inversedmixup.data import (
     take_shots,
 )
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.models.pair import PAIR_FILES, Pair, default_pair_folder
+from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
+from inversedmixup.remote import fetched, is_url, local_name, put, sibling
 from inversedmixup.runs import RunFolder, inputs_digest
+from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.downstream import run_downstream
 from inversedmixup.stages.warmup import WarmedConfig, cross_validated, fit_settings, warmed_up
@@ -40,12 +43,16 @@ T = TypeVar("T")
 SAMPLE_ROWS = 8  # kept rows to show
 
 # They change speed, memory or where things go, never the rows.
-_NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original")
+_NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original", "workers", "worker_cpus", "worker_gpus")
 
 
 @dataclasses.dataclass(frozen=True)
-class JobConfig(WarmedConfig, AugmentConfig):
+class JobConfig(WarmedConfig, AugmentConfig, ClusterConfig):
     """Settings of ``augment``."""
+
+    engine: str = option(
+        "transformers", "what writes the texts; vllm needs a GPU and its package; ray, or ray:ADDRESS: many machines"
+    )
 
     label_column: str = option("label", "column of the label")
     shots: int | None = option(None, "use only this many rows of each class, drawn by --data-seed")
@@ -58,6 +65,9 @@ class JobConfig(WarmedConfig, AugmentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        ClusterConfig.__post_init__(self)
+        if self.engine not in ENGINES and address_of(self.engine) is None:
+            raise InputError(f"engine: {self.engine!r} is not one of {', '.join(ENGINES)}, ray, ray:ADDRESS")
         at_least(self, 0, "data_seed", "augmented_weight", "downstream_steps")
 
 
@@ -73,18 +83,31 @@ class JobResult:
 def run_job(train: str, output: str, config: JobConfig) -> JobResult:
     """Augment a labelled file. Finished work in ``OUTPUT.run`` is taken up again, not redone.
 
+    Either file may be a URL that fsspec knows. An output at a URL is made in the working folder, with its run folder
+    beside it, and put there whole.
+
     Raises:
         InputError: for input that cannot be used, or when the disk is full.
     """
-    out = check_output(output)
-    with clear_write_errors(out):
-        return _Job(train, out, config).run()
+    out = check_output(local_name(output))
+    with fetched(train) as there, clear_write_errors(out):
+        job = _Job(there, out, config)
+        result = job.run()
+    if is_url(output):
+        put(out, output)
+        put(job.rejected, sibling(output, job.rejected.name))
+    return result
 
 
 class _Job:
     """One run of the main job."""
 
     def __init__(self, train: str, output: Path, config: JobConfig) -> None:
+        self.cluster = address_of(config.engine)
+        if self.cluster is not None:
+            check_address(self.cluster)
+            # each worker, and this process, has the one engine of its own
+            config = dataclasses.replace(config, engine=ENGINES[0])
         self.config, self.output, self.seconds = config, output, dict[str, float]()
         self.kept: list[Row] = []
         columns = {"text_column": config.text_column, "label_column": config.label_column}
@@ -120,7 +143,7 @@ class _Job:
             "warmup": run.read("warmup"), **downstream,
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
         }  # fmt: skip
-        (run.folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(run.folder / "summary.json", summary)
         return JobResult(summary, self.kept[:SAMPLE_ROWS], self.examples)
 
     def _augment(self, pair: Pair) -> dict[str, Any]:
@@ -134,10 +157,19 @@ class _Job:
                 if row.kept and (self.test or len(self.kept) < SAMPLE_ROWS):
                     self.kept.append(row)
 
-            return run_augment(
-                pair, self.examples, self.classes, self.config, take, self.run_folder,
-                cross_validated=self._cross_validated,
-            )  # fmt: skip
+            with self._workers() as workers:
+                return run_augment(
+                    pair, self.examples, self.classes, self.config, take, self.run_folder,
+                    cross_validated=self._cross_validated, workers=workers,
+                )  # fmt: skip
+
+    def _workers(self) -> contextlib.AbstractContextManager[Cluster | None]:
+        """The cluster that the engine names; nothing for an engine of this process."""
+        if self.cluster is None:
+            return contextlib.nullcontext()
+        config, model = self.config, self.run_folder.folder / "model"
+        models = Models.read(model, llm=config.llm, device=config.device, dtype=config.dtype)
+        return Cluster(self.cluster, config, models)
 
     @cache  # noqa: B019 (a job is made once)
     def _cross_validated(self) -> np.ndarray:

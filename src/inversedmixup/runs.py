@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inversedmixup.errors import InputError
-from inversedmixup.models.pair import write_json
+from inversedmixup.sealed import digest, read_record, write_json, write_record
 
-
-def digest(value: Any) -> str:  # noqa: ANN401 (any JSON value)
-    """sha256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
     """Finished work of one run.
 
-    Each record carries the sha256 of its content; a damaged one counts as not done. Records are written whole or not
-    at all, so a run may be killed at any moment.
+    Each record carries the sha256 of its content and of the settings; a damaged one counts as not done. Records are
+    written whole or not at all, so a run may be killed at any moment.
 
     Args:
         folder: where; made if absent.
@@ -37,40 +34,42 @@ class RunFolder:
         self.folder = folder
         path = folder / "config.json"
         settings = json.loads(json.dumps(settings))
+        self._settings = digest(settings)
         changed = self._changed(path, settings) if path.exists() else None
         if changed and not overwrite:
             raise InputError(
                 f"{folder} holds a run with other settings ({changed}); choose another output, or add --overwrite "
                 f"to replace it"
             )
+        if changed and folder.is_symlink():
+            raise InputError(f"{folder} is a link, and what it leads to is not deleted here; remove it yourself")
         if changed:
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
+        write_json(path, {**settings, "sha256": self._settings})
 
     @staticmethod
     def _changed(path: Path, settings: dict[str, Any]) -> str | None:
         """The first setting that differs from the recorded ones."""
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}
+            if before.pop("sha256") != digest(before):
+                raise ValueError
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            logger.warning("%s is damaged and written anew; records of other settings count as not done", path)
+            return None
         names = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
         return f"{names[0]}: {before.get(names[0])!r} there, {settings.get(names[0])!r} now" if names else None
 
     def read(self, name: str) -> Any | None:  # noqa: ANN401
         """A finished record, or ``None`` if it is absent or damaged."""
-        try:
-            record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-            return record["value"] if record["sha256"] == digest(record["value"]) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        return read_record(self.folder / f"{name}.json", belongs_to=self._settings)
 
     def write(self, name: str, value: Any) -> None:  # noqa: ANN401
         """Record finished work."""
         path = self.folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"sha256": digest(value), "value": value})
+        write_record(path, value, belongs_to=self._settings)
 
 
 def shard_name(number: int) -> str:

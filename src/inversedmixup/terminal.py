@@ -48,15 +48,23 @@ def progress(title: str, total: float) -> Iterator[Advance]:
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let a Ctrl-C that comes in this block take effect at its end, so that an update is whole or absent."""
+    """Let a Ctrl-C or SIGTERM that comes in this block take effect at its end: an update is whole or absent."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append((number, frame)))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if came and callable(before):
-        before(*came[0])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for first, frame in came[:1]:
+        handler = before[signal.Signals(first)]
+        if callable(handler):
+            handler(first, frame)
+        elif handler == signal.SIG_DFL:
+            signal.raise_signal(first)

@@ -20,9 +20,10 @@ from inversedmixup.commands import add_config, resolve
 from inversedmixup.data import check_classes, check_output, iter_sourced, read_examples, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixing import row_stream
-from inversedmixup.models.pair import Pair, PairOptions, write_json
+from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.options import at_least, option
 from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig, write_texts
 from inversedmixup.terminal import progress
 

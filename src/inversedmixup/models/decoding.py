@@ -15,6 +15,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutput
 
+from inversedmixup.errors import out_of_memory
 from inversedmixup.models.sampling import Sampling, pick
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def decode(
         try:
             ids = _decode_batch(llm, soft[at : at + size], sampling, drawn, candidates)
         except (RuntimeError, MemoryError) as error:
-            if size == 1 or not _out_of_memory(error):
+            if size == 1 or not out_of_memory(error):
                 raise
             size = max(1, min(size, len(soft) - at) // 2)
             continue
@@ -55,12 +56,6 @@ def decode(
 
 def _default_rows(device: torch.device) -> int:
     return CUDA_ROWS if device.type == "cuda" else CPU_ROWS
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return isinstance(error, MemoryError) or (isinstance(error, Exception) and should_reduce_batch_size(error))
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
-from inversedmixup.loading import first_line, quiet_loading
+from inversedmixup.loading import SAFE, first_line, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
 from inversedmixup.models.nll import chunked_nll
 from inversedmixup.models.sampling import GREEDY, Sampling
@@ -83,10 +83,10 @@ class SoftTokenLLM:
         try:
             folder = resolve(name)
             with quiet_loading():
-                both = AutoConfig.from_pretrained(folder).is_encoder_decoder
-                tokenizer = AutoTokenizer.from_pretrained(folder)
+                both = AutoConfig.from_pretrained(folder, **SAFE).is_encoder_decoder
+                tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
                 family = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
-                model = family.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+                model = family.from_pretrained(folder, dtype=dtype, use_safetensors=True, **SAFE)
         except InputError:
             raise
         except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"

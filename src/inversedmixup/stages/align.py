@@ -24,17 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT
-from inversedmixup.models.pair import write_json
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
 from inversedmixup.options import at_least, option
+from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
 from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, Lesson
 from inversedmixup.stages.stream import Chunk, ahead, chunks
 from inversedmixup.stages.team import Team
@@ -137,7 +135,13 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
     resolved: dict[str, Any] = {"corpus": [str(path) for path in corpus], **dataclasses.asdict(config)}
     path = output / "config.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+            seal = before.pop("sha256", None)
+            if seal and seal != digest(before):
+                raise ValueError
+        except (ValueError, TypeError, RecursionError):
+            raise InputError(f"{path}: damaged; delete it, and the run goes on with the settings given now") from None
         for name, value in resolved.items():
             if name not in BUDGET_OPTIONS + SPEED_OPTIONS and before.get(name) != value:
                 raise InputError(
@@ -145,7 +149,7 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
                     f"choose another folder or the same settings"
                 )
     if write:
-        write_json(path, resolved)
+        write_json(path, {**resolved, "sha256": digest(resolved)})
 
 
 def _held_out(corpus: Sequence[str | Path], config: AlignConfig) -> list[str]:
@@ -273,9 +277,10 @@ class _Run:
         state, config = self.state, self.config
         if not self.team.leads:
             return
-        if state.sentences // config.validate_every > state.validated:
-            state.validated = state.sentences // config.validate_every
+        due = state.sentences // config.validate_every
+        if due > state.validated:
             self._record(self.lesson.validate(self.held_out))
+            state.validated = due  # only now: interrupted before, a resumed run validates here
             self.checkpoint()
         elif time.monotonic() - self.saved > 60 * config.checkpoint_every:
             self._record({})
@@ -303,32 +308,34 @@ class _Run:
         for name, value in self.weights.items():
             for key, moment in self.optimiser.state[value].items():
                 tensors[f"{key}/{name}"] = moment.detach().clone()
-        state = json.dumps(dataclasses.asdict(self.state))
-        write_whole(self.output / "checkpoint.safetensors", save(tensors, {"state": state}))
+        write_tensors(self.output / "checkpoint.safetensors", tensors, json.dumps(dataclasses.asdict(self.state)))
         self.saved = time.monotonic()
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one; later lines of the metrics file are dropped."""
         path = self.output / "checkpoint.safetensors"
-        if not path.exists():
-            return
-        try:
-            with safe_open(path, "pt", device=self.config.device) as file:
-                self.state = AlignState(**json.loads(file.metadata()["state"]))
-                stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
-            with torch.no_grad():
-                for name, value in self.weights.items():
-                    value.copy_(stored.pop(f"weight/{name}"))
-                    moments = [key for key in stored if key.split("/", 1)[-1] == name]
-                    self.optimiser.state[value] = {key.split("/", 1)[0]: stored.pop(key) for key in moments}
-        except Exception as error:  # safetensors raises types of its own
-            raise InputError(f"{path}: damaged ({error}); delete it to start this run again") from error
+        if path.exists():
+            try:
+                stored, state = read_tensors(path, device=self.config.device)
+                self._take(stored)
+                self.state = AlignState(**json.loads(state))
+            except InputError as error:
+                raise InputError(f"{error}; delete it to start this run again") from error
+            except (LookupError, ValueError, TypeError, RuntimeError) as error:
+                raise InputError(f"{path}: of another run ({error}); delete it to start this run again") from error
+            logger.info("taken up again at step %d, %d sentences", self.state.step, self.state.sentences)
         metrics = self.output / "metrics.jsonl"
         if metrics.exists() and self.team.leads:
-            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] <= self.state.step]
-            write_whole(metrics, "".join(kept).encode())
-        logger.info("taken up again at step %d, %d sentences", self.state.step, self.state.sentences)
+            lines = metrics.read_bytes().splitlines(keepends=True)
+            write_whole(metrics, b"".join(line for line in lines if _step_of(line) <= self.state.step))
+
+    @torch.no_grad()
+    def _take(self, stored: dict[str, Tensor]) -> None:
+        """Set the weights and the optimiser's moments to those of a checkpoint."""
+        for name, value in self.weights.items():
+            value.copy_(stored.pop(f"weight/{name}"))
+            moments = [key for key in stored if key.split("/", 1)[-1] == name]
+            self.optimiser.state[value] = {key.split("/", 1)[0]: stored.pop(key) for key in moments}
 
     def finish(self) -> dict[str, Any]:
         """Final validation, the checkpoint and the pair folder."""
@@ -353,6 +360,14 @@ class _Run:
             "target_tokens": before.get("target_tokens", 0) + state.tokens,
             "steps": before.get("steps", 0) + state.step, "metrics": scores,
         }  # fmt: skip
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line of the metrics file; infinite for half a line or a damaged one."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return math.inf
 
 
 METRICS = ("loss", "cosine_before", "token_f1", "bleu", "exact", "cosine", "n")

@@ -13,10 +13,11 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class AugmentResult:
 def run_augment(
     pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig,
     take: Callable[[Row], None], run: RunFolder | None = None, *,
-    cross_validated: Callable[[], np.ndarray] | None = None,
+    cross_validated: Callable[[], np.ndarray] | None = None, workers: Workers | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make rows until ``n`` passed the gate or ``tries · n`` pairs were tried.
 
@@ -94,6 +95,7 @@ def run_augment(
         take: is given each judged row, kept or not, in order; none is held here.
         run: where finished shards are recorded and found again.
         cross_validated: see :class:`~inversedmixup.judges.Case`.
+        workers: who makes the shards; default: this process.
 
     Returns:
         The summary: counts, rates, mean scores, and what the judge is worth if there is one.
@@ -104,15 +106,17 @@ def run_augment(
     writer = RowWriter(
         pair, examples, classes, config, cross_validated=cross_validated,
         folder=run.folder if run else None,
+        embeddings=workers.encode([example.text for example in examples]) if workers else None,
     )  # fmt: skip
     gate = Gate(config, (example.text for example in examples), _fluencies(writer, run))
     tally, started = Tally(), time.monotonic()
     last = math.ceil(config.tries * config.n / SHARD_ROWS)
     record, pilot = _tried_judge(writer, run, min(PILOT_SHARDS, last))
+    shards = chain(pilot.values(), _shards(writer, range(len(pilot), last), run, workers))
     with progress("augmentation", config.n) as advance:
-        for number in range(last):
+        for rows in shards:
             before = tally.kept
-            for row in pilot[number] if number in pilot else _shard(writer, number, run):
+            for row in rows:
                 first, second = (writer.by_id[identity] for identity in row.parents)
                 judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
                 tally.add(judged)
@@ -213,12 +217,37 @@ def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSample
     return PairSampler([example.label for example in examples], config.pairs, parse_lambda(config.lam))
 
 
-def _shard(writer: RowWriter, number: int, run: RunFolder | None) -> list[Row]:
-    """A shard's rows, from the run folder if they are there."""
+class Workers(Protocol):
+    """Who else can make shards; see :class:`~inversedmixup.cluster.Cluster`."""
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor | None:
+        """Embeddings [n, d], or ``None`` where that is better done here."""
+        ...
+
+    def shards(self, writer: RowWriter, numbers: Sequence[int]) -> Iterator[list[Row]]:
+        """The rows that ``writer`` would make for these shards, in this order."""
+        ...
+
+
+def _shards(writer: RowWriter, numbers: range, run: RunFolder | None, workers: Workers | None) -> Iterator[list[Row]]:
+    """Every shard's rows, in order; only those that the run folder does not hold are made."""
+    if workers is None:
+        yield from (_shard(writer, number, run) for number in numbers)
+        return
+    missing = [number for number in numbers if run is None or run.read(shard_name(number)) is None]
+    made = workers.shards(writer, missing)
+    for number in numbers:
+        yield _shard(writer, number, run, lambda _: next(made))
+
+
+def _shard(
+    writer: RowWriter, number: int, run: RunFolder | None, make: Callable[[int], list[Row]] | None = None
+) -> list[Row]:
+    """A shard's rows, from the run folder if they are there, else made: by the writer if by nobody else."""
     stored = run.read(shard_name(number)) if run else None
     if stored is not None:
         return [Row(**row) for row in stored]
-    rows = writer.shard(number)
+    rows = (make or writer.shard)(number)
     if run:
         run.write(shard_name(number), [dataclasses.asdict(row) for row in rows])
     return rows
@@ -251,11 +280,14 @@ class RowWriter:
     def __init__(
         self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig, *,
         cross_validated: Callable[[], np.ndarray] | None = None, folder: Path | None = None,
+        embeddings: torch.Tensor | None = None,
     ) -> None:  # fmt: skip
         self.pair, self.examples, self.classes, self.config = pair, list(examples), list(classes), config
         self.by_id = {example.id: example for example in examples}
         self.sampler = check_rows(examples, config)
-        self.embeddings = pair.task_model.encode([example.text for example in examples])
+        if embeddings is None:
+            embeddings = pair.task_model.encode([example.text for example in examples])
+        self.embeddings = embeddings
         self.policy = parse_labels(config.labels)
         self._case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, folder)
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from inversedmixup import reconstruction
-from inversedmixup.errors import InputError, write_whole
+from inversedmixup.errors import InputError
 from inversedmixup.mixing import row_stream
-from inversedmixup.models.pair import Pair, copy_pair, default_pair_folder, write_json
+from inversedmixup.models.pair import Pair, copy_pair, default_pair_folder
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.task_model import TaskModel
+from inversedmixup.sealed import read_record, read_tensors, write_record, write_tensors
 from inversedmixup.stages.stream import Chunk
 
 if TYPE_CHECKING:
@@ -84,11 +84,12 @@ class Inverting:
         """Embeddings [n, d] by the encoder as it came; kept on disk, as they are the same in every pass."""
         path = self.folder / "embeddings" / (_digest(chunk.texts) + ".safetensors")
         if path.exists():
-            return load_file(path)["embeddings"].float()
+            with contextlib.suppress(InputError):  # damaged: made again
+                return read_tensors(path)[0]["embeddings"].float()
         embeddings = self.original.encode(chunk.texts).half()
         if self.writes:
             path.parent.mkdir(exist_ok=True)
-            write_whole(path, save({"embeddings": embeddings}))
+            write_tensors(path, {"embeddings": embeddings})
         # as a later pass will read it, so that an interrupted run continues with the same numbers
         return embeddings.float()
 
@@ -154,12 +155,11 @@ class Correcting:
         wanted = self.pair.task_model.encode(chunk.texts)
         path = self.folder / "attempts.json"
         key = f"{number}-{_digest(chunk.texts)}"
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        texts = stored.get("texts") if stored.get("key") == key else None
+        texts = read_record(path, belongs_to=key)
         if texts is None:
             texts = self._write(number, wanted)
             if self.writes:
-                write_json(path, {"key": key, "texts": texts})
+                write_record(path, texts, belongs_to=key)
         return Attempts(wanted, texts, self.pair.task_model.encode(texts))
 
     def _write(self, number: int, wanted: Tensor) -> list[str]:

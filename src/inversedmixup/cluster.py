@@ -1,0 +1,256 @@
+"""Stage 3 on a Ray cluster: ``--engine ray`` for this machine, ``--engine ray:ADDRESS`` for a cluster.
+
+Workers hold the models; Ray Data feeds them shard numbers and brings the rows back in order, a few shards ahead of the
+gate. A row depends on (seed, row number) alone, so the rows are those of one process with as many threads. When a
+worker or a node dies, the shards that were under way are made again by those that are left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inversedmixup.data import Example, Row
+from inversedmixup.errors import InputError, write_whole
+from inversedmixup.loading import first_line
+from inversedmixup.models.pair import PAIR_FILES, Pair
+from inversedmixup.options import at_least, option
+from inversedmixup.stages.augment import AugmentConfig, RowWriter
+
+logger = logging.getLogger(__name__)
+
+ENGINE = "ray"
+SHARDS_A_TASK = 4  # a task costs Ray about ten milliseconds; what is lost with a worker is at most two tasks
+TEXTS_A_TASK = 1024  # a multiple of the encoder's batch, so that a text has the same neighbours as in one process
+HERE = 4 * TEXTS_A_TASK  # fewer texts than this are encoded before a worker has loaded its models
+FAILURES_IN_A_ROW = 3  # deaths without a shard in between, after which the fault is not a machine's
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterConfig:
+    """How the work is spread; it changes speed, never the rows."""
+
+    workers: int | None = option(None, "with --engine ray: processes that hold the models; default: all that fit")
+    worker_cpus: float = option(1.0, "with --engine ray: processor cores, and threads, of a worker")
+    worker_gpus: float = option(0.0, "with --engine ray: GPUs of a worker, or a share of one, e.g. 0.5")
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "workers")
+        at_least(self, 0, "worker_cpus", "worker_gpus")
+
+
+def address_of(engine: str) -> str | None:
+    """``ray`` → ``""``, ``ray:ADDRESS`` → the address, any other engine → ``None``."""
+    name, _, address = engine.partition(":")
+    return address if name == ENGINE else None
+
+
+def check_address(address: str) -> None:
+    """Refuse a cluster that cannot be had; Ray itself would try for minutes.
+
+    Raises:
+        InputError: if Ray is not installed, or nothing answers at the address.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise InputError("--engine ray needs Ray: pip install 'inversedmixup[ray]'")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():  # "auto", or this machine
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--engine ray:{address}: no cluster there ({first_line(error)})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """What a worker loads: a pair's files, so that the machines need no common file system, and where to run it."""
+
+    files: dict[str, bytes]
+    llm: str | None
+    device: str
+    dtype: str
+
+    @classmethod
+    def read(cls, folder: Path, **where: Any) -> Models:
+        """The pair in ``folder``."""
+        paths = [path for name in PAIR_FILES for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
+        return cls({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}, **where)
+
+    @contextlib.contextmanager
+    def unpacked(self) -> Iterator[Path]:
+        """The files in a folder of this machine, for as long as it takes to load them."""
+        with tempfile.TemporaryDirectory(prefix="inversedmixup-") as folder:
+            for name, data in self.files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path, data)
+            yield Path(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What the shards are made from."""
+
+    examples: list[Example]
+    classes: list[str]
+    config: AugmentConfig
+    embeddings: Tensor
+
+
+class ShardWorker:
+    """Holds a pair and makes shards; Ray Data calls it with their numbers."""
+
+    def __init__(self, models: Any, task: Any) -> None:  # noqa: ANN401 (references to objects of the cluster)
+        import ray
+
+        what, where = ray.get(task), ray.get(models)
+        with where.unpacked() as folder:
+            pair = Pair.load(folder, llm=where.llm, device=where.device, dtype=where.dtype)
+        self.writer = RowWriter(pair, what.examples, what.classes, what.config, embeddings=what.embeddings)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Each shard's rows, as JSON."""
+        shards = [self.writer.shard(int(number)) for number in batch["item"]]
+        return {"made": [json.dumps([dataclasses.asdict(row) for row in rows]) for rows in shards]}
+
+
+class EncodingWorker:
+    """Holds a task model and encodes texts."""
+
+    def __init__(self, models: Any) -> None:  # noqa: ANN401
+        import ray
+
+        where = ray.get(models)
+        with where.unpacked() as folder:
+            self.task_model = Pair.load_task_model(folder, device=where.device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
+        """The embeddings of each list of texts, as the bytes of float32 numbers."""
+        return {"made": [self.task_model.encode(json.loads(texts)).numpy().tobytes() for texts in batch["item"]]}
+
+
+class Cluster:
+    """A Ray cluster for the length of a ``with`` block; a local one if ``address`` is empty.
+
+    Args:
+        address: of a running cluster, as ``ray.init`` takes it.
+        config: how the work is spread.
+        models: what the workers load; on GPUs their device is ``cuda``.
+
+    Raises:
+        InputError: if there is no cluster at the address.
+    """
+
+    def __init__(self, address: str, config: ClusterConfig, models: Models) -> None:
+        self.address, self.config = address, config
+        self.models = dataclasses.replace(models, device="cuda") if config.worker_gpus else models
+
+    def __enter__(self) -> Cluster:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported unless the user asks for it
+        import ray
+
+        self._own = not ray.is_initialized()
+        if self._own:
+            local = {} if self.address else {"include_dashboard": False}
+            try:
+                ray.init(self.address or "local", log_to_driver=False, logging_level="ERROR", **local)
+            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+                raise InputError(f"--engine ray:{self.address}: no cluster there ({first_line(error)})") from error
+        self._models = ray.put(self.models)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        if self._own:
+            ray.shutdown()
+
+    def encode(self, texts: Sequence[str]) -> Tensor | None:
+        """Embeddings [n, d] of many texts, bit for bit those of one process; ``None`` for few: they are no work."""
+        if len(texts) < HERE:
+            return None
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        parts = [order[at : at + TEXTS_A_TASK] for at in range(0, len(order), TEXTS_A_TASK)]
+        lists = [json.dumps([texts[at] for at in part]) for part in parts]
+        made = b"".join(self._stream(EncodingWorker, lists, 1, [self._models]))
+        out = np.empty((len(texts), len(made) // 4 // len(texts)), dtype=np.float32)
+        out[order] = np.frombuffer(made, dtype=np.float32).reshape(out.shape)
+        return torch.from_numpy(out)
+
+    def shards(self, writer: RowWriter, numbers: Sequence[int]) -> Iterator[list[Row]]:
+        """The rows of these shards, in this order."""
+        import ray
+
+        task = ray.put(Task(writer.examples, writer.classes, writer.config, writer.embeddings))
+        for made in self._stream(ShardWorker, numbers, SHARDS_A_TASK, [self._models, task]):
+            yield [Row(**fields) for fields in json.loads(made)]
+
+    def _stream(self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any]) -> Iterator[Any]:
+        """What workers make of items, in order, whatever dies on the way."""
+        import ray
+
+        done = failures = 0
+        while done < len(items):
+            try:
+                for row in self._dataset(worker, items[done:], per_task, arguments).iter_rows():
+                    yield row["made"]
+                    done, failures = done + 1, 0
+            except ray.exceptions.RayTaskError as error:  # the worker's own error: another one would fail as well
+                raise InputError(f"--engine ray: a worker failed: {first_line(_root(error))}") from error
+            except ray.exceptions.RayError as error:
+                failures += 1
+                if failures == FAILURES_IN_A_ROW:
+                    raise InputError(
+                        f"--engine ray: workers die ({first_line(error)}); give them more memory, or fewer --workers, "
+                        f"then run the same command again: finished work is kept"
+                    ) from error
+                logger.warning("a worker or a node died; its shards are made again")
+
+    def _dataset(self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any]) -> Any:  # noqa: ANN401
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said here, in one line
+        many = self._workers()
+        blocks = -(-len(items) // per_task)
+        return ray.data.from_items(list(items), override_num_blocks=blocks).map_batches(
+            worker, batch_size=1, fn_constructor_args=arguments, num_cpus=self.config.worker_cpus,
+            num_gpus=self.config.worker_gpus or None, max_restarts=0,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=many, initial_size=many),
+        )  # fmt: skip
+
+    def _workers(self) -> int:
+        """How many workers there is room for, and no more than asked for."""
+        import ray
+
+        there, wanted = ray.cluster_resources(), {"CPU": self.config.worker_cpus, "GPU": self.config.worker_gpus}
+        room = min(int(there.get(name, 0) / share) for name, share in wanted.items() if share)
+        if not room:
+            raise InputError(
+                f"--engine ray: the cluster has no room for one worker ({there.get('CPU', 0):g} cores, "
+                f"{there.get('GPU', 0):g} GPUs); lower --worker-cpus or --worker-gpus"
+            )
+        return min(room, self.config.workers or room)
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause of an error that Ray has wrapped."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return error

@@ -1,0 +1,60 @@
+"""Files at URLs (``s3://``, ``gs://``, ``https://``, …), by fsspec: fetched to disk, and put there whole."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from inversedmixup.errors import InputError
+from inversedmixup.loading import first_line
+
+
+def is_url(name: str) -> bool:
+    """Whether this is a URL, not a path."""
+    return "://" in name
+
+
+@contextlib.contextmanager
+def fetched(name: str) -> Iterator[str]:
+    """A local path of a file: itself, or for a URL a copy that lasts as long as the block."""
+    if not is_url(name):
+        yield name
+        return
+    with tempfile.TemporaryDirectory(prefix="inversedmixup-") as folder:
+        path = Path(folder) / (Path(urlsplit(name).path).name or "file")
+        with _opened(name, "rb") as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target)
+        yield str(path)
+
+
+def local_name(name: str) -> str:
+    """Where a file for a URL is made: in the working folder, under its name."""
+    return Path(urlsplit(name).path).name if is_url(name) else name
+
+
+def put(path: Path, url: str) -> None:
+    """Copy a finished file to a URL."""
+    with path.open("rb") as source, _opened(url, "wb") as target:
+        shutil.copyfileobj(source, target)
+
+
+def sibling(url: str, name: str) -> str:
+    """The URL of another file in the same folder."""
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+@contextlib.contextmanager
+def _opened(url: str, mode: str) -> Iterator[IO[Any]]:
+    import fsspec
+
+    shown = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()  # without credentials
+    try:
+        with fsspec.open(url, mode) as file:
+            yield file
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{shown}: {first_line(error).replace(url, shown)}") from error

@@ -1,0 +1,73 @@
+"""Files that carry the sha256 of their own content, so that a flipped bit is noticed when they are read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from inversedmixup.errors import InputError, write_whole
+
+
+def digest(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+    """sha256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+    """Write JSON, whole or not at all; not sealed."""
+    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_record(path: Path, value: Any, *, belongs_to: str = "") -> None:  # noqa: ANN401
+    """Write a sealed JSON value; ``belongs_to`` is what it is worth nothing without, e.g. the digest of settings."""
+    write_json(path, {"sha256": digest([belongs_to, value]), "value": value})
+
+
+def read_record(path: Path, *, belongs_to: str = "") -> Any | None:  # noqa: ANN401
+    """What :func:`write_record` wrote; ``None`` if it is absent, damaged or belongs to something else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record["value"] if record["sha256"] == digest([belongs_to, record["value"]]) else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], state: str = "") -> None:
+    """Write sealed safetensors, whole or not at all, with a text that goes with them."""
+    write_whole(path, save(tensors, {"state": state, "sha256": _tensors_digest(tensors, state)}))
+
+
+def read_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], str]:
+    """What :func:`write_tensors` wrote: the tensors, and the text. A file of an earlier version has no seal to check.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            record = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        state = record.get("state", "")
+        found = _tensors_digest(tensors, state)
+        if record.get("sha256", found) != found:
+            raise InputError(f"{path}: damaged (its content is not what its sha256 says)")
+    except InputError:
+        raise
+    except Exception as error:  # safetensors raises types of its own
+        raise InputError(f"{path}: damaged ({' '.join(str(error).split())[:120]})") from error
+    return tensors, state
+
+
+def _tensors_digest(tensors: dict[str, Tensor], state: str) -> str:
+    total = hashlib.sha256(state.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,157 @@
+"""Stage 3 on a local Ray cluster, and files at URLs: the rows of one process, whatever dies."""
+
+import dataclasses
+import importlib.util
+import os
+import threading
+import time
+
+import pytest
+
+from inversedmixup import cluster, remote
+from inversedmixup.cli import main
+from inversedmixup.data import iter_records
+from inversedmixup.errors import InputError
+from inversedmixup.options import build
+from inversedmixup.pipeline import JobConfig, run_job
+from test_pipeline import QUICK
+
+needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
+
+
+@pytest.fixture
+def config(tiny_pair_folder):
+    def make(**options):
+        return build(JobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("engine", "address"), [("ray", ""), ("ray:auto", "auto"), ("ray:ray://host:10001", "ray://host:10001"),
+                            ("vllm", None), ("rayon", None)],
+)  # fmt: skip
+def test_an_engine_names_a_cluster_or_none(engine, address):
+    assert cluster.address_of(engine) == address
+
+
+def test_unknown_engines_and_shares_of_nothing_are_refused(config):
+    with pytest.raises(InputError, match=r"engine: 'rayon' is not one of transformers, vllm, ray, ray:ADDRESS"):
+        config(engine="rayon")
+    with pytest.raises(InputError, match="workers 0"):
+        config(workers=0)
+
+
+def test_without_ray_the_package_to_install_is_named(train_file, tmp_path, config, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'inversedmixup\[ray\]'"):
+        run_job(str(train_file), str(tmp_path / "o.jsonl"), config(engine="ray"))
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A cluster of two nodes on this machine; the second may be killed and is replaced."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@needs_ray
+def test_a_cluster_gives_the_bytes_of_one_process_and_either_takes_up_the_other(
+    train_file, tmp_path, config, two_nodes
+):
+    options = {"n": 150, "tries": 2.0}
+    engine = f"ray:{two_nodes.address}"
+    run_job(str(train_file), str(tmp_path / "one.parquet"), config(**options))
+    run_job(str(train_file), str(tmp_path / "many.parquet"), config(engine=engine, **options))
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "many.parquet").read_bytes()
+    shards = sorted((tmp_path / "many.parquet.run" / "shards").iterdir())
+    for path in shards[::2]:
+        path.unlink()
+    kept = shards[1].stat().st_mtime_ns
+    run_job(str(train_file), str(tmp_path / "many.parquet"), config(**options))
+    run_job(str(train_file), str(tmp_path / "many.parquet"), config(engine=engine, workers=1, **options))
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "many.parquet").read_bytes()
+    assert shards[1].stat().st_mtime_ns == kept
+
+
+@needs_ray
+def test_a_node_that_dies_in_the_middle_costs_time_and_nothing_else(train_file, tmp_path, config, two_nodes):
+    options = {"n": 400, "tries": 2.0}
+    run_job(str(train_file), str(tmp_path / "one.jsonl"), config(**options))
+    node = two_nodes.add_node(num_cpus=1)
+    shards = tmp_path / "many.jsonl.run" / "shards"
+
+    def kill():
+        while not shards.exists() or len(list(shards.iterdir())) < 2:
+            time.sleep(0.01)
+        two_nodes.remove_node(node, allow_graceful=False)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    run_job(str(train_file), str(tmp_path / "many.jsonl"), config(engine=f"ray:{two_nodes.address}", **options))
+    thread.join()
+    assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "many.jsonl").read_bytes()
+
+
+@needs_ray
+def test_the_embeddings_of_a_cluster_are_those_of_one_process(tmp_path, tiny_pair, two_nodes, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(cluster, "HERE", 1)
+    monkeypatch.setattr(cluster, "TEXTS_A_TASK", 64)
+    tiny_pair.save(tmp_path, encoder=True)
+    texts = ["where is my parcel" + " late" * (at % 23) for at in range(300)]
+    models = cluster.Models.read(tmp_path, llm=None, device="cpu", dtype="float32")
+    with cluster.Cluster(two_nodes.address, cluster.ClusterConfig(), models) as workers:
+        assert torch.equal(workers.encode(texts), tiny_pair.task_model.encode(texts))
+
+
+@needs_ray
+def test_a_worker_that_cannot_work_is_one_clear_line(train_file, tmp_path, config, two_nodes):
+    engine = f"ray:{two_nodes.address}"
+    with pytest.raises(InputError, match="no room for one worker"):
+        run_job(str(train_file), str(tmp_path / "a.jsonl"), config(engine=engine, worker_gpus=1.0))
+    with pytest.raises(InputError, match="no room for one worker"):
+        run_job(str(train_file), str(tmp_path / "b.jsonl"), config(engine=engine, worker_cpus=64.0))
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999"])
+def test_no_cluster_at_the_address_is_one_clear_line_before_any_work(train_file, tmp_path, config, address):
+    with pytest.raises(InputError, match=f"--engine ray:{address}: no cluster there"):
+        run_job(str(train_file), str(tmp_path / "o.jsonl"), config(engine=f"ray:{address}"))
+    assert not (tmp_path / "o.jsonl.run").exists()
+
+
+def test_files_at_urls(train_file, tmp_path, config, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    run_job(str(train_file), "plain.parquet", config())
+    result = run_job(train_file.as_uri(), f"file://{tmp_path}/there.parquet", config())
+    assert (tmp_path / "there.parquet").read_bytes() == (tmp_path / "work" / "plain.parquet").read_bytes()
+    assert (tmp_path / "there.rejected.parquet").exists()
+    assert len(list(iter_records(tmp_path / "there.parquet"))) == result.summary["kept"]
+
+
+def test_a_url_that_cannot_be_had_is_one_clear_line_without_its_password(tmp_path, capsys):
+    for url in ("nosuch://user:s3cret@host/t.csv", f"file://{tmp_path}/none.csv"):
+        assert main(["augment", url, "-o", str(tmp_path / "o.jsonl")]) == 2
+        shown = capsys.readouterr().err
+        assert "s3cret" not in shown
+        assert "Traceback" not in shown
+    assert remote.local_name("s3://bucket/a/b.csv") == "b.csv"
+    assert remote.sibling("s3://bucket/a/b.csv", "c.csv") == "s3://bucket/a/c.csv"
+
+
+def test_how_the_work_is_spread_is_no_setting_of_a_run(config):
+    names = {field.name for field in dataclasses.fields(cluster.ClusterConfig)}
+    from inversedmixup import pipeline
+
+    assert names <= set(pipeline._NOT_SETTINGS)

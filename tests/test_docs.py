@@ -1,0 +1,74 @@
+"""What the documents say runs: Python snippets on tiny models, command lines through the parsers."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from inversedmixup.cli import COMMANDS, _parser
+from inversedmixup.models import pair as pairs
+from tiny import LABELS, SENTENCES
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language):
+    fence = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [
+        pytest.param(found[1], id=f"{page.name}-{at}")
+        for page in PAGES
+        for at, found in enumerate(fence.finditer(page.read_text(encoding="utf-8")))
+    ]
+
+
+def command_lines():
+    """Every ``inversedmixup …`` line of a fenced block that is not Python, comments and continuations put aside."""
+    found = {}
+    for page in PAGES:
+        for block in re.findall(r"^```(?:bash|console|)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("inversedmixup ") and "…" not in line:
+                    found[f"{page.name}: {line}"] = line
+    return [pytest.param(line, id=name) for name, line in found.items()]
+
+
+@pytest.mark.parametrize("snippet", blocks("python"))
+def test_python_snippets_run(snippet, tmp_path, monkeypatch, tiny_pair_folder):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pairs, "default_pair_folder", lambda: Path(tiny_pair_folder))
+    wanted = {"tolerance": 1.0, "task_steps": 3, "refine_steps": 1}  # random models: a drop means nothing
+    from inversedmixup.mixer import InversedMixup
+
+    real = InversedMixup.fit
+    monkeypatch.setattr(InversedMixup, "fit", lambda self, *a, **k: real(self, *a, **{**wanted, **k}))
+    exec(compile(snippet, "snippet", "exec"), {"texts": SENTENCES, "labels": LABELS})
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_lines_are_ones_that_the_commands_take(line):
+    words = shlex.split(line, comments=True)[1:]
+    chosen = next(word for word in words if word in COMMANDS)
+    assert _parser(chosen).parse_args(words).command == chosen
+
+
+def test_the_command_line_reference_has_every_command_and_option():
+    namespace = {}
+    exec((ROOT / "docs" / "reference.py").read_text(encoding="utf-8"), namespace)
+    written = namespace["on_page_markdown"]((ROOT / "docs" / "cli.md").read_text(encoding="utf-8"))
+    assert all(f"## {name}" in written for name in COMMANDS)
+    assert "--worker-gpus" in written
+    assert namespace["MARK"] not in written
+
+
+def test_the_site_builds_without_a_broken_link(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    pytest.importorskip("material")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True)
+    build(config)
+    assert "fit_resample" in (tmp_path / "api" / "index.html").read_text(encoding="utf-8")

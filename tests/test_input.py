@@ -1,0 +1,172 @@
+"""Hostile and odd input: read as it is meant, or refused by name."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fuzz
+from conftest import write_jsonl
+from inversedmixup.cli import main
+from inversedmixup.data import Row, RowFile, iter_records, iter_texts, read_examples
+from inversedmixup.errors import InputError
+from inversedmixup.mixer import InversedMixup, as_examples
+from inversedmixup.options import build
+from inversedmixup.pipeline import JobConfig, run_job
+from test_pipeline import QUICK, a_row
+
+SEEDS = list(fuzz.seeds())
+FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2 days late", "@SUM(A1)", "\tx", "\rx", "'=already", "''=twice", "＝1"]
+
+
+@given(
+    seed=st.sampled_from(SEEDS),
+    edits=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=3), st.integers(0, 3)), max_size=4),
+)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_bytes_make_a_reader_crash(seed, edits):
+    name, data = seed
+    for where, put, drop in edits:
+        at = int(where * (len(data) + 1))
+        data = data[:at] + put + data[at + drop :]
+    fuzz.check(name, data)
+
+
+@given(value=st.one_of(st.integers(), st.floats(), st.text(max_size=8), st.booleans(), st.none(), st.lists(st.none())))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("name", ["n", "tries", "lam", "seed", "pairs", "shots", "overwrite", "temperature"])
+def test_no_value_makes_a_config_crash(name, value):
+    with contextlib.suppress(InputError):
+        assert type(getattr(build(JobConfig, {name: value}), name)) in (int, float, str, bool, type(None))
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20), min_size=1, max_size=5))
+@settings(max_examples=80, deadline=None)
+def test_any_text_comes_back_from_our_csv_as_it_was(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("csv") / "rows.csv"
+    rows = [dataclasses.replace(a_row(at), text=text) for at, text in enumerate([*texts, *FORMULAS])]
+    with RowFile(path, ["a", "b"]) as file:
+        for row in rows:
+            file.write(dataclasses.asdict(row))
+    assert [record["text"] for _, record in iter_records(path)] == [row.text for row in rows]
+
+
+def test_no_cell_of_our_csv_is_a_formula_and_numbers_stay_numbers(tmp_path):
+    path = tmp_path / "rows.csv"
+    with RowFile(path, ["-1", "+1"]) as file:
+        for at, text in enumerate(FORMULAS):
+            file.write(dataclasses.asdict(dataclasses.replace(a_row(at), text=text, label="-1", fluency=-3.25)))
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            assert row["text"].startswith("'")
+            assert (row["label"], row["fluency"]) == ("-1", "-3.25")
+
+
+def test_an_apostrophe_in_a_csv_of_yours_stays(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n'=it is so,a\n")
+    assert read_examples(tmp_path / "t.csv")[0].text == "'=it is so"
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_csv_is_read_whatever_parts_cells_and_ends_lines(tmp_path, mark, end):
+    cells = [["text", "label"], [f'"one {mark} two"', "a"], ['"three ""four"""', "b"]]
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf" + (end.join(mark.join(row) for row in cells) + end).encode())
+    assert [(e.text, e.label) for e in read_examples(tmp_path / "t.csv")] == [
+        (f"one {mark} two" if mark != "\t" else "one two", "a"), ('three "four"', "b"),
+    ]  # fmt: skip
+
+
+def test_mixed_line_ends_and_a_field_of_ten_megabytes(tmp_path, caplog):
+    (tmp_path / "t.csv").write_bytes(b"text,label\r\none,a\rtwo,b\n" + b"x" * 10_000_000 + b",b\nthree,a\n")
+    with caplog.at_level("WARNING", logger="inversedmixup"):
+        assert [e.text for e in read_examples(tmp_path / "t.csv")] == ["one", "two", "three"]
+    assert "1 row(s) left out, text over 2000 characters: row 4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "text,label\nx,a\n".encode("utf-16"), "is UTF-16.*iconv -f utf-16"),
+        ("t.csv", b"text,text,label\na,b,c\n", "column 'text' is there twice"),
+        ("t.csv", b"\ntext,label\na,b\n", "no column names"),
+        ("t.jsonl", b"[" * 100_000, "row 1: not JSON"),
+        ("t.jsonl", b'{"text": "a", "label": [1]}\n', "row 1: the label is a list"),
+        ("t.jsonl", b'{"text": "a", "label": "' + b"x" * 300 + b'"}\n', "the label has 300 characters"),
+    ],
+)
+def test_what_is_refused_is_refused_by_name(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_examples(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_rows_that_cannot_be_sentences_are_left_out_everywhere(tmp_path):
+    rows = [{"text": "fine", "label": "a"}, {"text": "a\0b", "label": "a"}, {"text": "\ud800", "label": "a"},
+            {"text": "x", "label": "\udfff"}, {"text": "x", "label": "a", "id": "\ud800"}]  # fmt: skip
+    path = write_jsonl(tmp_path / "t.jsonl", rows)
+    assert [e.text for e in read_examples(path)] == ["fine"]
+    assert list(iter_texts([path])) == ["fine", "x", "x"]
+
+
+def test_missing_ids_are_row_numbers(tmp_path):
+    path = write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": "x", "id": None}, {"text": "b", "label": "x"}])
+    assert [e.id for e in read_examples(path)] == ["0", "1"]
+
+
+def test_class_labels_in_parquet_have_their_names(tmp_path):
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    columns = {"text": ["a b", "c d", "e f"], "label": [1, 0, -1]}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "t.parquet")
+    assert [(e.text, e.label) for e in read_examples(tmp_path / "t.parquet")] == [("a b", "yes"), ("c d", "no")]
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0.0, 1.0], [0.5, 1.5], [True, False], ["0", 1], [-1, 1]])
+def test_label_columns_of_every_type(tmp_path, labels):
+    read = as_examples(["one text", "another"], labels)
+    path = write_jsonl(tmp_path / "t.jsonl", [{"text": "one text", "label": v} for v in labels])
+    assert [e.label for e in read] == [e.label for e in read_examples(path)]
+
+
+LANGUAGES = [
+    "где моя посылка", "私の荷物はどこですか", "أين طردي", "वह कहाँ है", "ou est mon cafe\u0301", "👩‍👩‍👧‍👦 🏳️‍🌈",
+    "\u202eright to left\u202c", "z̸a̴l̷g̵o̶ t̸e̵x̶t̷", "\ufeffmark", "x\u200by\u2028z", "\x01\x1b[31mred", "\U0010ffff end",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(text, f"class {at % 2}") for at, text in enumerate(LANGUAGES)],
+        [("the same text", "a"), ("the same text", "b")] * 6,
+        [(f"one text {at}", f"class {at}") for at in range(12)],
+        [(f"text {at}", f"class {at // 2}") for at in range(2000)],
+        [("=1+1", "=a"), ("+x", "+b"), ("@y z", "=a"), ("-z", "+b")],
+    ],
+    ids=["languages", "all the same", "one row a class", "a thousand classes", "formulas"],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_odd_training_sets_run_through(tmp_path, tiny_pair_folder, rows, suffix):
+    train = write_jsonl(tmp_path / "t.jsonl", [{"text": text, "label": label} for text, label in rows])
+    quick = {**QUICK, "n": 32, "tries": 1.0, "pair": tiny_pair_folder, "pairs": "cross-class", "include_original": True}
+    out = tmp_path / f"out{suffix}"
+    summary = run_job(str(train), str(out), build(JobConfig, quick)).summary
+    assert summary["tried"] == 32
+    read = [record for _, record in iter_records(out)]
+    assert [(r["text"], r["label"]) for r in read[: len(rows)]] == [(" ".join(t.split()), lab) for t, lab in rows]
+    assert set(read[0]) == {field.name for field in dataclasses.fields(Row)}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_half_characters_on_the_command_line_are_refused(tmp_path, train_file, capsys, tiny_pair_folder):
+    assert main(["augment", str(train_file), "-o", str(tmp_path / "\udcff.jsonl"), "--pair", tiny_pair_folder]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+    with pytest.raises(InputError, match="half a character"):
+        InversedMixup(tiny_pair_folder).strip("a \udcff", "b")
