@@ -155,3 +155,10 @@ def test_how_the_work_is_spread_is_no_setting_of_a_run(config):
     from inversedmixup import pipeline
 
     assert names <= set(pipeline._NOT_SETTINGS)
+
+
+@pytest.mark.parametrize("labels", ["tuned", "mitigated:task+api"])
+def test_judges_that_every_worker_would_pay_for_again_are_refused(labels):
+    with pytest.raises(InputError, match="works in one process"):
+        cluster.check_labels(labels)
+    cluster.check_labels("drop:task+llm")

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError, write_whole
+from inversedmixup.labels import parse_labels
 from inversedmixup.loading import first_line
 from inversedmixup.models.pair import PAIR_FILES, Pair
 from inversedmixup.options import at_least, option
@@ -56,6 +57,19 @@ def address_of(engine: str) -> str | None:
     """``ray`` → ``""``, ``ray:ADDRESS`` → the address, any other engine → ``None``."""
     name, _, address = engine.partition(":")
     return address if name == ENGINE else None
+
+
+def check_labels(labels: str) -> None:
+    """Refuse judges that every worker would tune or pay for again.
+
+    Raises:
+        InputError: naming the judge.
+    """
+    for judge in (parse_labels(labels).judge or "").split("+"):
+        if judge in ("tuned", "api"):
+            raise InputError(
+                f"--engine ray: judge {judge} works in one process; use task or llm, or leave out --engine"
+            )
 
 
 def check_address(address: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from inversedmixup import __version__
-from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address
+from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
 from inversedmixup.data import (
     Example,
     Row,
@@ -105,6 +105,7 @@ class _Job:
     def __init__(self, train: str, output: Path, config: JobConfig) -> None:
         self.cluster = address_of(config.engine)
         if self.cluster is not None:
+            check_labels(config.labels)
             check_address(self.cluster)
             # each worker, and this process, has the one engine of its own
             config = dataclasses.replace(config, engine=ENGINES[0])
