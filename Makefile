@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo/augmented.jsonl
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-fast lint format audit test-minimum bench faults fuzz dist docs models clean
+.PHONY: help setup demo test test-fast lint format audit test-minimum test-extras bench faults fuzz dist docs models clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -61,6 +61,10 @@ test-minimum:  ## the fast tests on the oldest versions that pyproject.toml allo
 	$(VENV)-minimum/bin/python -m pip install --quiet --constraint $(VENV)-minimum/constraints.txt torch
 	$(VENV)-minimum/bin/python -m pip install --quiet --constraint $(VENV)-minimum/constraints.txt --editable ".[dev]"
 	$(VENV)-minimum/bin/python -m pytest -m "not real"
+
+test-extras: setup  ## the tests that need Ray and the site builder
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[ray,docs]"
+	$(BIN)/python -m pytest tests/test_cluster.py tests/test_docs.py
 
 dist: setup  ## wheel and sdist into dist/, each installed into an empty environment and looked at
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build
