@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= demo/augmented.jsonl
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-fast lint format audit test-minimum bench faults fuzz models clean
+.PHONY: help setup demo test test-fast lint format audit test-minimum test-extras bench faults fuzz dist docs models clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -45,13 +45,13 @@ faults: setup  ## kill, stop, damage and starve runs at random, some 500 times, 
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
 
 fuzz: setup  ## feed every reader bytes of all kinds, guided by coverage, a minute each
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt atheris
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt ".[fuzz]"
 	for target in csv jsonl parquet txt yaml lam pair record tensors; do \
 		PYTHONPATH=tests $(BIN)/python tests/fuzz.py $$target -max_total_time=60 -timeout=20 || exit 1; \
 	done
 
 audit: setup  ## known weaknesses of the pinned dependencies
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[audit]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[audit]"
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 test-minimum:  ## the fast tests on the oldest versions that pyproject.toml allows
@@ -62,8 +62,27 @@ test-minimum:  ## the fast tests on the oldest versions that pyproject.toml allo
 	$(VENV)-minimum/bin/python -m pip install --quiet --constraint $(VENV)-minimum/constraints.txt --editable ".[dev]"
 	$(VENV)-minimum/bin/python -m pytest -m "not real"
 
+test-extras: setup  ## the tests that need Ray and the site builder
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[ray,docs]"
+	$(BIN)/python -m pytest tests/test_cluster.py tests/test_docs.py
+
+dist: setup  ## wheel and sdist into dist/, each installed into an empty environment and looked at
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build
+	rm -rf dist && $(BIN)/python -m build --outdir dist
+	for package in dist/*; do \
+		rm -rf $(VENV)-dist && $(PYTHON) -m venv $(VENV)-dist && \
+		$(VENV)-dist/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $$package && \
+		$(VENV)-dist/bin/inversedmixup --version && \
+		(cd / && $(abspath $(VENV))-dist/bin/python -c "from importlib.resources import files; \
+		assert (files('inversedmixup') / 'default_pair' / 'adaptor.safetensors').is_file(), 'no weights inside'") || exit 1; \
+	done
+
+docs: setup  ## the site, into site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[docs]"
+	$(BIN)/mkdocs build --strict
+
 models: setup  ## fetch and verify the default models
 	$(BIN)/inversedmixup models --fetch
 
 clean:  ## remove what the targets made, but not the model cache
-	rm -rf $(VENV) $(VENV)-minimum demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-minimum $(VENV)-dist demo dist site build .pytest_cache .mypy_cache .ruff_cache .hypothesis

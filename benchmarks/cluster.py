@@ -74,7 +74,7 @@ def _job(how: str, rows: int, nodes: int, pair: str, train: str, folder: str) ->
     if how != WORKING[0]:
         from ray.cluster_utils import Cluster
 
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # as nice as the one process
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         others = [cluster.add_node(num_cpus=1) for _ in range(nodes - 1)]
         config = dataclasses.replace(config, engine=f"ray:{cluster.address}")

@@ -131,6 +131,11 @@ class Job:
             if path.parent.name == "shards" or path.name in ("warmup.json", "downstream.json", "fluencies.json")
         }
 
+    def keeps(self, before: Record) -> bool:
+        """Whether every record that was finished before still is what it was, and was not made again."""
+        now = self.finished()
+        return all(now.get(name) == record for name, record in before.items())
+
 
 def augment_job(folder: Path, pair: str, train: Path, suffix: str, *more: str) -> Job:
     """The main job with all its stages."""
@@ -220,24 +225,21 @@ class Report:
 
 def signals(job: Job, times: int, number: signal.Signals, rng: random.Random, report: Report) -> None:
     """The signal at random moments, several times a run; then the run is left in peace and must end as expected."""
-    while times > 0:
-        for _ in range(min(times, KILLS_IN_A_ROW)):
+    stopped = 0
+    while stopped < times:
+        for _ in range(min(times - stopped, KILLS_IN_A_ROW)):
             before = job.finished()
             outcome = job.run(signal_after(rng.uniform(0, job.seconds), number))
-            times -= 1
-            after = job.finished()
-            stopped = outcome.code == (-number if number == signal.SIGKILL else 130)
-            kept = all(after.get(name) == record for name, record in before.items())
-            report.add(
-                number.name, "stopped, nothing finished lost" if stopped else "came after the end",
-                right=kept and (stopped or outcome.code == 0) and "Traceback" not in outcome.stderr,
-                about=f"{job.name}: {outcome}",
-            )  # fmt: skip
+            hit = outcome.code == (-number if number == signal.SIGKILL else 130)
+            right = (hit or outcome.code == 0) and job.keeps(before) and "Traceback" not in outcome.stderr
+            ended = "stopped, nothing finished lost" if hit else "came after the end"
+            report.add(number.name, ended, right=right, about=f"{job.name}: {outcome}")
+            if not hit:
+                break
+            stopped += 1
         before = job.finished()
         outcome = job.run()
-        after = job.finished()
-        kept = all(after.get(name) == record for name, record in before.items())
-        right = outcome.code == 0 and kept and job.right()
+        right = outcome.code == 0 and job.keeps(before) and job.right()
         report.add(f"resumed after {number.name}", "same bytes", right=right, about=f"{job.name}: {outcome}")
         job.empty()
 
@@ -325,7 +327,9 @@ def damaged_cache(shop: Workshop, times: int, rng: random.Random, report: Report
 
 
 def _bytes_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The model's files; the manifest may differ in what is only said there, such as the package's name."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def full_disk(job: Job, times: int, rng: random.Random, report: Report) -> None:
@@ -347,8 +351,7 @@ def full_disk(job: Job, times: int, rng: random.Random, report: Report) -> None:
             subprocess.run([*mount, "remount,size=64m", "none", str(job.folder)], check=True)
             before = job.finished()
             outcome = job.run()
-            kept = all(job.finished().get(name) == record for name, record in before.items())
-            right = outcome.code == 0 and job.right() and kept
+            right = outcome.code == 0 and job.right() and job.keeps(before)
             report.add("resumed after full disk", "same bytes", right=right, about=f"{job.name}: {outcome}")
             job.empty()
     finally:

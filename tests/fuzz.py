@@ -46,7 +46,7 @@ def _texts(data: bytes) -> None:
 
 
 def _config(data: bytes) -> None:
-    build(JobConfig, read_yaml(_file(".yaml", data)))
+    build(JobConfig, read_yaml(_file(".yaml", data), "--config"))
 
 
 def _pair(data: bytes) -> None:

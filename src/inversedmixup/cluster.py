@@ -185,11 +185,14 @@ class Cluster:
             except (ConnectionError, ValueError, RuntimeError, OSError) as error:
                 raise InputError(f"--engine ray:{self.address}: no cluster there ({first_line(error)})") from error
         self._models = ray.put(self.models)
+        self._settings = contextlib.ExitStack()
+        self._settings.enter_context(_ordered())
         return self
 
     def __exit__(self, *_: object) -> None:
         import ray
 
+        self._settings.close()
         if self._own:
             ray.shutdown()
 
@@ -237,10 +240,6 @@ class Cluster:
     def _dataset(self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any]) -> Any:  # noqa: ANN401
         import ray.data
 
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is said here, in one line
         many = self._workers()
         blocks = -(-len(items) // per_task)
         return ray.data.from_items(list(items), override_num_blocks=blocks).map_batches(
@@ -261,6 +260,22 @@ class Cluster:
                 f"{there.get('GPU', 0):g} GPUs); lower --worker-cpus or --worker-gpus"
             )
         return min(room, self.config.workers or room)
+
+
+@contextlib.contextmanager
+def _ordered() -> Iterator[None]:
+    """Ray Data gives rows in order and is quiet; its settings are as they were afterwards."""
+    import ray.data
+
+    context, log = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, context.execution_options.preserve_order, log.level
+    context.enable_progress_bars, context.execution_options.preserve_order = False, True
+    log.setLevel(logging.CRITICAL)  # what fails is said here, in one line
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.execution_options.preserve_order = before[:2]
+        log.setLevel(before[2])
 
 
 def _root(error: BaseException) -> BaseException:
