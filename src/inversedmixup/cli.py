@@ -22,6 +22,7 @@ COMMANDS = {
     "mix": "show what lies between two sentences",
     "invert": "reconstruct sentences from their embeddings, with scores",
     "align": "train an adaptor for any encoder and LLM on unlabelled text",
+    "report": "write what a run of augment made into one HTML file",
     "models": "list, fetch and verify the models that the default pair is made of",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -22,6 +23,11 @@ from rich.progress import (
 
 Advance = Callable[[float], None]
 console = Console(stderr=True, highlight=False)
+
+
+def output() -> Console:
+    """Where results are printed: stdout, in colour on a terminal unless NO_COLOR is set."""
+    return Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
 
 
 def show_logs(verbosity: int = 0) -> None:
