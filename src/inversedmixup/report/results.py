@@ -39,6 +39,12 @@ class RunResults:
     examples: list[Example]
     verdict: str | None
 
+    @property
+    def fluencies(self) -> list[float] | None:
+        """Fluencies of training texts, as the run recorded them for its gate."""
+        path = self.folder / "fluencies.json"
+        return list(_read(path)["value"]) if path.is_file() else None
+
     def rows(self) -> Iterator[Row]:
         """Kept rows, then rejected ones; repeated originals (their own parents) are left out."""
         for path in (self.output, self.rejected):
