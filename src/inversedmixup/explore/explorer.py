@@ -76,10 +76,6 @@ class Strip:
         """Whether every λ is written."""
         return len(self.points) == len(LAMS)
 
-    def nearest(self, lam: float) -> int:
-        """The index of the written point nearest to λ."""
-        return min(range(len(self.points)), key=lambda at: abs(self.points[at].lam - lam))
-
 
 class Explorer:
     """Models and data of the page.

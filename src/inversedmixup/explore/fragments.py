@@ -13,6 +13,7 @@ from inversedmixup.gate import REASONS
 from inversedmixup.report.page import grid
 
 MAP_POINTS = 600  # training rows drawn; more would only be a cloud, and each λ move sends them
+PROBS = 8  # label probabilities shown of a point
 SIZE = 320  # of the map, in its own units
 PAD = 14
 # Gradio reads what it shows as a template once more: these are written as entities
@@ -39,18 +40,17 @@ def status(text: str, done: int | None = None, total: int = 0) -> str:
     return _fragment("status", text, done, total)
 
 
-def point(strip: Strip | None, at: int) -> str:
-    """One point of a strip: the text, its scores, its label probabilities."""
-    if strip is None or not strip.points:
+def points(strip: Strip | None) -> str:
+    """Every point of a strip, of which the page shows one: the text, its scores, its label probabilities."""
+    if strip is None:
         return _fragment("nothing", "Choose two sentences and press “Write the strip”.")
-    found = strip.points[at]
-    probs = sorted(found.label_probs.items(), key=lambda item: -item[1])
-    return _fragment("point", found, probs)
+    probs = [sorted(point.label_probs.items(), key=lambda item: -item[1])[:PROBS] for point in strip.points]
+    return _fragment("points", list(zip(strip.points, probs, strict=True)))
 
 
-def whole_strip(strip: Strip | None, at: int) -> str:
-    """The strip as a table, the current point marked."""
-    return "" if strip is None else _fragment("strip", strip, at)
+def whole_strip(strip: Strip) -> str:
+    """The strip as a table."""
+    return _fragment("strip", strip)
 
 
 def candidates(rows: Sequence[Row]) -> str:
@@ -73,8 +73,8 @@ def table(explorer: Explorer, rows: Sequence[Row], decisions: Decisions, total: 
     return _fragment("table", shown, decisions, explorer.classes, total)
 
 
-def training_map(explorer: Explorer, strip: Strip | None, at: int, kind: str) -> str:
-    """The training rows, the way between the parents, the mixed point and the re-read point."""
+def training_map(explorer: Explorer, strip: Strip | None, kind: str) -> str:
+    """The training rows, the way between the parents and, for every point, where it was meant to be and where it is."""
     places = explorer.places(kind)
     step = max(1, -(-len(places) // MAP_POINTS))
     classes = explorer.evidence.classes
@@ -82,12 +82,12 @@ def training_map(explorer: Explorer, strip: Strip | None, at: int, kind: str) ->
         (*_scaled(places[index]), classes.index(explorer.examples[index].label), explorer.examples[index])
         for index in range(0, len(places), step)
     ]
-    way = None
-    if strip is not None and strip.points:
+    path, ends = [], []
+    if strip is not None:
         mixed, reread = explorer.places_of(strip, kind)
         path = [_scaled(place) for place in mixed]
-        way = {"path": path, "mixed": path[at], "reread": _scaled(reread[at]), "point": strip.points[at]}
-    return _fragment("training_map", rows, classes, way, kind, SIZE)
+        ends = list(zip(strip.points, path, map(_scaled, reread), strict=False))
+    return _fragment("training_map", rows, classes, path, ends, kind, SIZE)
 
 
 def _scaled(place: Any) -> tuple[float, float]:  # noqa: ANN401 (a row [2] of an array)

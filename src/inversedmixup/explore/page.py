@@ -24,7 +24,7 @@ from inversedmixup.explore.curation import (
     pair_name,
     select,
 )
-from inversedmixup.explore.explorer import LAMS, Explorer, Strip
+from inversedmixup.explore.explorer import LAMS, Explorer
 from inversedmixup.gate import REASONS
 
 TITLE = "inversedmixup explorer"
@@ -45,7 +45,21 @@ watch('value', () => {
   if (last !== null) element.querySelector('[data-key="' + CSS.escape(last) + '"]')?.focus();
 });
 """
-Moved = tuple[str, str, str]
+# The whole strip is in the page: a λ move only shows another part of it, without asking the server.
+FOLLOW_LAM = """
+const show = () => requestAnimationFrame(() => {
+  const slider = document.querySelector('#lam input[type=range]');
+  const parts = [...element.querySelectorAll('[data-lam]')];
+  if (!slider || !parts.length) return;
+  const far = parts.map(part => Math.abs(Number(part.dataset.lam) - Number(slider.value)));
+  const nearest = far.indexOf(Math.min(...far));
+  parts.forEach((part, at) => part.setAttribute('aria-current', at === nearest));
+});
+document.addEventListener('lam', show);
+watch('value', show);
+show();
+"""
+TELL_LAM = "() => { document.dispatchEvent(new Event('lam')); }"
 
 
 def launch(explorer: Explorer, *, host: str = "127.0.0.1", port: int | None = None, browser: bool = False) -> gr.Blocks:
@@ -101,28 +115,26 @@ def _mix_tab(explorer: Explorer) -> None:
     lam = gr.Slider(0.0, 1.0, value=0.5, step=0.05, label="λ, the weight of the first sentence", elem_id="lam")
     with gr.Row():
         with gr.Column(scale=3):
-            point = gr.HTML(fragments.point(None, 0), elem_id="point")
-            draw = gr.Button("Draw candidates at this λ", elem_id="draw")
-            candidates = gr.HTML("", elem_id="candidates")
+            points = gr.HTML(fragments.points(None), js_on_load=FOLLOW_LAM, elem_id="points")
         with gr.Column(scale=2):
             kind = gr.Radio(
                 explorer.maps, value="PCA", label="Map of the training rows", visible=len(explorer.maps) > 1
             )
-            training_map = gr.HTML(fragments.training_map(explorer, None, 0, "PCA"), elem_id="map")
-    table = gr.HTML("", elem_id="strip")
-    moved = [point, training_map, table]
+            training_map = gr.HTML(fragments.training_map(explorer, None, "PCA"), js_on_load=FOLLOW_LAM, elem_id="map")
+    table = gr.HTML("", js_on_load=FOLLOW_LAM, elem_id="strip")
+    draw = gr.Button("Draw candidates at this λ", elem_id="draw")
+    candidates = gr.HTML("", elem_id="candidates")
+    drawn_from = [points, training_map, table]
 
-    def move(strip: Strip | None, lam: float, kind: str) -> Moved:
-        return _moved(explorer, strip, lam, kind)
-
-    def write_strip(first: str, second: str, lam: float, kind: str) -> Iterator[tuple[Any, ...]]:
+    def write_strip(first: str, second: str, kind: str) -> Iterator[tuple[Any, ...]]:
         yield gr.skip(), fragments.status("Writing …", 0, len(LAMS)), *[gr.skip()] * 3
         try:
             for grown in explorer.strip(first, second):
                 done = len(grown.points)
                 text = "Written." if grown.finished else f"Written {done} of {len(LAMS)} …"
                 line = fragments.status(text) if grown.finished else fragments.status(text, done, len(LAMS))
-                yield grown, line, *_moved(explorer, grown, lam, kind)
+                on_map = fragments.training_map(explorer, grown, kind)
+                yield grown, line, fragments.points(grown), on_map, fragments.whole_strip(grown)
         except InputError as error:
             yield gr.skip(), fragments.status(str(error)), *[gr.skip()] * 3
 
@@ -135,25 +147,15 @@ def _mix_tab(explorer: Explorer) -> None:
             yield gr.skip(), fragments.status(str(error))
 
     writing = write.click(
-        write_strip, [first, second, lam, kind], [strip, status, *moved], show_progress="hidden",
+        write_strip, [first, second, kind], [strip, status, *drawn_from], show_progress="hidden",
         concurrency_limit=None,
     )  # fmt: skip
     drawing = draw.click(
         draw_candidates, [first, second, lam], [candidates, status], show_progress="hidden", concurrency_limit=None
     )
     stop.click(lambda: fragments.status("Stopped."), None, status, cancels=[writing, drawing], show_progress="hidden")
-    for changed in (lam.change, kind.change):
-        changed(
-            move, [strip, lam, kind], moved, show_progress="hidden", trigger_mode="always_last", concurrency_limit=None
-        )
-
-
-def _moved(explorer: Explorer, strip: Strip | None, lam: float, kind: str) -> Moved:
-    """What shows where λ is."""
-    at = strip.nearest(lam) if strip is not None and strip.points else 0
-    return (
-        fragments.point(strip, at), fragments.training_map(explorer, strip, at, kind), fragments.whole_strip(strip, at),
-    )  # fmt: skip
+    lam.change(None, js=TELL_LAM)
+    kind.change(lambda strip, kind: fragments.training_map(explorer, strip, kind), [strip, kind], training_map)
 
 
 def _offered(explorer: Explorer) -> tuple[list[str], tuple[str, str]]:
