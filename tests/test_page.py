@@ -15,7 +15,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
-WAIT = 60_000  # milliseconds; generous, as it only bounds a failure
+WAIT = 20_000  # milliseconds; generous, as it only bounds a failure
 NAME = """element => {
   const box = element.labels && element.labels.length ? element.labels[0].innerText : '';
   const by = element.getAttribute('aria-labelledby');
@@ -120,10 +120,10 @@ def test_typed_sentences_candidates_and_a_refused_sentence(visit):
     page.get_by_role("button", name="Draw candidates").click()
     page.locator("#candidates tr").nth(6).wait_for()
     assert "kept" in page.locator("#candidates").inner_text() or "✗" in page.locator("#candidates").inner_text()
-    page.locator("#first-sentence input").fill("")
+    page.locator("#first-sentence input").fill("x" * 2001)
     page.locator("#first-sentence input").press("Enter")
     page.get_by_role("button", name="Write the strip").click()
-    page.get_by_text("the first sentence has 0 characters").wait_for()
+    page.get_by_text("the first sentence has 2001 characters").wait_for()
 
 
 def test_curated_rows_are_what_the_exported_file_holds(visit, rows, tmp_path):

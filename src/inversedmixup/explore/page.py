@@ -36,8 +36,8 @@ const tell = (event, kind) => {
   const found = event.target.closest(kind);
   if (!found || !element.contains(found)) return;
   last = found.dataset.key;
-  const data = {row: found.dataset.row, pair: found.dataset.pair, action: found.dataset.action, label: found.value};
-  trigger('click', data);
+  const {row = '', pair = '', action = ''} = found.dataset;
+  trigger('click', {row, pair, action, label: found.value});
 };
 element.addEventListener('click', event => tell(event, 'button[data-key]'));
 element.addEventListener('change', event => tell(event, 'select[data-key]'));
