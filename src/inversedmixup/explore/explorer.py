@@ -202,7 +202,8 @@ class Explorer:
 
     def places(self, kind: str = "PCA") -> np.ndarray:
         """The training rows on the map, [n, 2], each axis in [0, 1]."""
-        return self._plane(kind).train
+        train: np.ndarray = self._plane(kind).train
+        return train
 
     def places_of(self, strip: Strip, kind: str = "PCA") -> tuple[np.ndarray, np.ndarray]:
         """Mixed and re-read points of a strip on the map, [21, 2] and [points, 2]."""
