@@ -61,7 +61,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        page.close()
+        page.close(verbose=False)
     return {"url": page.local_url}
 
 
