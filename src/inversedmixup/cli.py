@@ -26,6 +26,8 @@ COMMANDS = {
     "invert": "reconstruct sentences from their embeddings, with scores",
     "align": "train an adaptor for any encoder and LLM on unlabelled text",
     "intrusion": "measure how often a mix belongs to another class than interpolation says",
+    "report": "write what a run of augment made into one HTML file",
+    "explore": "open a local page to mix, look and curate",
     "models": "list, fetch and verify the models that the default pair is made of",
 }
 

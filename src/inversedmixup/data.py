@@ -366,6 +366,36 @@ def take_shots(examples: Sequence[Example], shots: int, *, seed: int) -> list[Ex
     return [examples[index] for index in sorted(chosen)]
 
 
+def iter_rows(path: str | Path) -> Iterator[Row]:
+    """Augmented rows of a file that :class:`RowFile` wrote.
+
+    Raises:
+        InputError: for a file that cannot be read or holds other columns.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(Row)}
+    for number, record in iter_records(path):
+        if str(path).lower().endswith(".csv"):
+            record = {name: _from_cell(value, str(kinds.get(name, "str"))) for name, value in record.items()}
+        try:
+            yield Row(**record)
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: row {number}: not a row that `augment` wrote; give the file as it was") from None
+
+
+def _from_cell(value: str, kind: str) -> Any:  # noqa: ANN401
+    """A value of a CSV cell, by the type that :class:`Row` declares for it; the inverse of :func:`_cell`."""
+    if kind.startswith("str"):
+        return value or (None if "None" in kind else "")
+    if kind == "bool":
+        return value == "True"
+    if not value:
+        return None  # the fluency of a repeated original
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
 # ---- writing -------------------------------------------------------------------------------------------------
 
 

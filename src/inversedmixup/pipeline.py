@@ -25,12 +25,17 @@ from inversedmixup.data import (
     class_counts,
     read_examples,
     take_shots,
+    write_jsonl,
 )
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
+from inversedmixup.provenance import provenance
 from inversedmixup.remote import fetched, is_url, local_name, put, sibling
+from inversedmixup.report.dataset_card import write_dataset_card
+from inversedmixup.report.page import write_report
+from inversedmixup.report.results import EXAMPLES_FILE, read_run
 from inversedmixup.runs import RunFolder, inputs_digest
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
@@ -121,7 +126,7 @@ class _Job:
         # everything that can be refused is refused here, before minutes of warm-up and before the run is recorded
         check_rows(self.examples, config)
         config.check_corrects(config.correct)
-        self.rejected = output.with_name(f"{output.stem}.rejected{output.suffix}")
+        self.rejected = self._beside(f"rejected{output.suffix}")
         for given in (train, config.test, config.unlabelled):
             if given and Path(given).expanduser().resolve() in (output.resolve(), self.rejected.resolve()):
                 raise InputError(f"output {output}: would replace the input {given}; choose another name")
@@ -131,6 +136,12 @@ class _Job:
         settings["files_sha256"] = files_digest(config)
         folder = output.with_name(output.name + ".run")
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
+        self.run_folder.write("provenance", provenance(train, str(output), config))
+        write_jsonl(map(vars, self.examples), folder / EXAMPLES_FILE)
+
+    def _beside(self, ending: str) -> Path:
+        """A sibling of the output."""
+        return self.output.with_name(f"{self.output.stem}.{ending}")
 
     def run(self) -> JobResult:
         """Every stage that is not finished yet, then the output files."""
@@ -139,12 +150,16 @@ class _Job:
         made = self._timed("augmentation", lambda: self._augment(pair))
         downstream = self._timed("downstream", self._downstream) if self.test else {}
         summary = {
-            "output": str(self.output), "rejected_output": str(self.rejected), "originals": class_counts(self.examples),
+            "output": str(self.output), "rejected_output": str(self.rejected),
+            "report": str(self._beside("report.html")), "originals": class_counts(self.examples),
             **{k: v for k, v in made.items() if k != "seconds"},
             "warmup": run.read("warmup"), **downstream,
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
         }  # fmt: skip
         write_json(run.folder / "summary.json", summary)
+        results = read_run(run.folder)
+        evidence = write_report(results, self._beside("report.html"))
+        write_dataset_card(results, evidence.labels["kept"])
         return JobResult(summary, self.kept[:SAMPLE_ROWS], self.examples)
 
     def _augment(self, pair: Pair) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from rich.box import HEAVY_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import (
@@ -19,9 +21,31 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 Advance = Callable[[float], None]
 console = Console(stderr=True, highlight=False)
+
+
+PIPED_WIDTH = 10_000  # wide enough that a line of piped output is never broken
+
+
+def output() -> Console:
+    """Where results are printed: stdout; in colour on a terminal unless NO_COLOR is set, unbroken in a pipe."""
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(file=sys.stdout, highlight=False, markup=False, width=width)
+
+
+def new_table(*columns: str, title: str | None = None) -> Table:
+    """A table with lines around it on a terminal, plain columns in a pipe."""
+    box = HEAVY_HEAD if sys.stdout.isatty() else None
+    return Table(*columns, title=title, title_justify="left", box=box, pad_edge=box is not None)
+
+
+def gauge(ratio: float, width: int = 11) -> str:
+    """A ratio in [0, 1] as a mark on a line; 1, the first parent, is on the left."""
+    at = round((1 - ratio) * (width - 1))
+    return "─" * at + "●" + "─" * (width - 1 - at)
 
 
 def show_logs(verbosity: int = 0) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.gate import REASONS
 from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.stages.trust import describe
+from inversedmixup.terminal import new_table, output
 
 EXAMPLE = "example"
 
@@ -45,27 +43,28 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """The rows, the counts and the accuracies, as a person wants to read them."""
-    out = Console(file=sys.stdout, highlight=False)
-    table = Table("λ", "label", "new sentence", "between", title="A few of the new rows", title_justify="left")
+    out = output()
+    table = new_table("λ", "label", "new sentence", "between", title="A few of the new rows")
     for row in result["sample"]:
-        between = Text("\n").join(Text(parent, style="dim") for parent in row["parents"])
+        between = Text("\n" if out.is_terminal else " | ").join(Text(parent, style="dim") for parent in row["parents"])
         table.add_row(f"{row['lam']:.2f}", Text(row["label"]), Text(row["text"]), between)
     out.print(table)
-    out.print(_summary(result), markup=False, soft_wrap=True)
+    out.print(_summary(result), soft_wrap=True)
     for reason in result["rejected"]:
-        out.print(f"  {reason}: {REASONS[reason]}", markup=False, soft_wrap=True)
+        out.print(f"  {reason}: {REASONS[reason]}", soft_wrap=True)
     rates = [f"mean cycle similarity {result['cycle_similarity']}"]
     if result["lam_correlation"] is not None:
         rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
-    out.print(", ".join(rates), markup=False, soft_wrap=True)
+    out.print(", ".join(rates), soft_wrap=True)
     if "accuracy_with" in result:
         out.print(
             f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
             f"{result['accuracy_with']:.3f} with the new rows ({result['steps']} steps each; macro-F1 "
-            f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})", markup=False, soft_wrap=True,
+            f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})", soft_wrap=True,
         )  # fmt: skip
+    out.print(f"report: {result['report']}", soft_wrap=True)
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["seconds_by_stage"].items())
-    out.print(f"time: {spent}", markup=False, soft_wrap=True)
+    out.print(f"time: {spent}", soft_wrap=True)
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from inversedmixup.commands import add_config, resolve
@@ -21,6 +18,7 @@ from inversedmixup.mixer import InversedMixup
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import at_least, option
 from inversedmixup.stages.writer import DecodeConfig
+from inversedmixup.terminal import gauge, new_table, output
 
 PAIRS = 500
 
@@ -105,11 +103,14 @@ def show(result: dict[str, Any]) -> None:
         _show_control(result)
         return
     labelled = "label_probs" in result["strip"][0]
-    table = Table("λ", "λ̂", "cycle", "text", *(["labels"] if labelled else []))
+    out = output()
+    drawn = [" A     λ̂     B "] if out.is_terminal else []  # a picture of the column before it
+    table = new_table("λ", "λ̂", *drawn, "cycle", "text", *(["labels"] if labelled else []))
     for row in result["strip"]:
         cells: list[str | Text] = [
             f"{row['lam']:.2f}",
             f"{row['lam_realised']:.2f}",
+            *([f" {gauge(row['lam_realised'])} "] if drawn else []),
             f"{row['cycle_similarity']:.2f}",
             Text(row["text"]),
         ]
@@ -117,12 +118,16 @@ def show(result: dict[str, Any]) -> None:
             best = sorted(row["label_probs"].items(), key=lambda item: -item[1])[:2]
             cells.append(Text(", ".join(f"{name} {p:.2f}" for name, p in best)))
         table.add_row(*cells)
-    Console(file=sys.stdout, highlight=False).print(table)
+    if drawn:
+        out.print(
+            Text.assemble(("A ", "bold"), result["first"]), Text.assemble(("B ", "bold"), result["second"]), sep="\n"
+        )
+    out.print(table)
 
 
 def _show_control(result: dict[str, Any]) -> None:
-    out = Console(file=sys.stdout, highlight=False)
-    table = Table("interpolation", "pairs", "Spearman λ, λ̂", "mean |λ − λ̂|", "snapped to a parent")
+    out = output()
+    table = new_table("interpolation", "pairs", "Spearman λ, λ̂", "mean |λ − λ̂|", "snapped to a parent")
     for how, figures in result["interpolations"].items():
         for kind in ("all", "same-class", "cross-class"):
             part = figures if kind == "all" else figures.get(kind)
@@ -131,7 +136,7 @@ def _show_control(result: dict[str, Any]) -> None:
                     how, kind, f"{part['spearman']:.3f}", f"{part['mean_abs_error']:.3f}", f"{part['snap_rate']:.1%}"
                 )
     out.print(table)
-    by_lam = Table("λ", "mean λ̂", "cycle similarity", "fluency", title=result["interpolation"], title_justify="left")
+    by_lam = new_table("λ", "mean λ̂", "cycle similarity", "fluency", title=result["interpolation"])
     for row in result["interpolations"][result["interpolation"]]["by_lam"]:
         numbers = (row["lam_realised"], row["cycle_similarity"], row["fluency"])
         by_lam.add_row(f"{row['lam']:.1f}", *(f"{number:.2f}" for number in numbers))

@@ -1,0 +1,38 @@
+"""``inversedmixup report RUN -o report.html``: what a run made, as one HTML file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from inversedmixup.errors import InputError
+from inversedmixup.report.page import write_report
+from inversedmixup.report.results import read_run
+from inversedmixup.terminal import output
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("run", metavar="RUN", help="OUT or OUT.run of `augment TRAIN -o OUT`")
+    parser.add_argument("-o", "--output", default="report.html", metavar="FILE.html", help="(default: report.html)")
+
+
+def run(options: dict[str, Any]) -> dict[str, Any]:
+    """Write the report."""
+    path = Path(options["output"]).expanduser()
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"output {path}: the report is an HTML file; end its name in .html")
+    evidence = write_report(read_run(options["run"]), path)
+    return {
+        "report": str(path), "kept": evidence.labels["kept"].total(), "rejected": evidence.labels["rejected"].total(),
+        "near_copies": len(evidence.near_copies()),
+    }  # fmt: skip
+
+
+def show(result: dict[str, Any]) -> None:
+    """Where it is."""
+    output().print(
+        f"{result['report']}: {result['kept']} kept and {result['rejected']} rejected rows, "
+        f"{result['near_copies']} near-copies of training text"
+    )

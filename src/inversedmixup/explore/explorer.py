@@ -1,0 +1,274 @@
+"""What the explorer page computes, without the page: strips, candidates, the map, the rows of a run.
+
+One :class:`Explorer` serves all visitors. It holds models and data that nobody changes; what a visitor does is kept by
+the page, per visitor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from inversedmixup.data import MAX_CHARACTERS, Example, Row, check_classes, read_examples
+from inversedmixup.errors import InputError
+from inversedmixup.gate import Gate, GateConfig
+from inversedmixup.labels import is_intruded
+from inversedmixup.mixing import interpolate, row_stream, soft_label
+from inversedmixup.models.pair import Pair, PairOptions
+from inversedmixup.models.task_model import FitSettings
+from inversedmixup.options import build
+from inversedmixup.report.evidence import Evidence, gather
+from inversedmixup.report.results import read_run, run_folder
+from inversedmixup.stages.writer import DecodeConfig, write_mixes
+
+LAMS = tuple(round(at / 20, 2) for at in range(20, -1, -1))  # λ = 1 … 0
+CHUNK = (
+    7  # λs decoded at a time: one call of the LLM costs about the same for 1 to 8 texts, and between two it can stop
+)
+CACHED = 64  # strips remembered
+GREEDY = DecodeConfig(candidates=1, temperature=0.0)
+SAMPLED = DecodeConfig(candidates=1)
+FLUENCY_TEXTS = 64  # training texts whose fluency sets the gate's floor, where the run did not record it
+HEAD = FitSettings(steps=200, encoder=False)
+MAPS = ("PCA", "UMAP")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """The text written at one λ, with its scores (see :class:`~inversedmixup.data.Row`)."""
+
+    lam: float
+    text: str
+    lam_realised: float
+    cycle_similarity: float
+    fluency: float
+    label_probs: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """What lies between two sentences.
+
+    Attributes:
+        first: the sentence at λ = 1.
+        second: the sentence at λ = 0.
+        points: one per λ written so far, from λ = 1 down.
+        mixed: mixed embeddings of all λs, [21, d].
+        reread: embeddings of the texts, [points, d].
+    """
+
+    first: str
+    second: str
+    points: tuple[Point, ...]
+    mixed: Tensor
+    reread: Tensor
+
+    @property
+    def finished(self) -> bool:
+        """Whether every λ is written."""
+        return len(self.points) == len(LAMS)
+
+
+class Explorer:
+    """Models and data of the page.
+
+    Args:
+        pair: a pair; without a head it gets one, fitted on its frozen embeddings.
+        examples: labelled rows, for the map, the parents and the gate.
+        gate: thresholds.
+        rows: augmented rows of a run, kept and rejected.
+        fluencies: mean token log-likelihoods of training texts; computed when first needed if not given.
+    """
+
+    def __init__(
+        self, pair: Pair, examples: Sequence[Example], *, gate: GateConfig | None = None, rows: Sequence[Row] = (),
+        fluencies: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
+        self.pair, self.examples, self.gate, self.rows = pair, list(examples), gate or GateConfig(), list(rows)
+        self.evidence: Evidence = gather(self.examples, self.rows)
+        self.embeddings = pair.task_model.encode([example.text for example in self.examples])
+        if pair.task_model.head is None:
+            self._fit_head(check_classes(self.examples, "the training file"))
+        self.classes = list(pair.task_model.classes)
+        self.maps = [name for name in MAPS if name == "PCA" or importlib.util.find_spec("umap")]
+        self._fluencies = fluencies
+        self._label_of = {example.text: example.label for example in self.examples}
+        self._planes: dict[str, Any] = {}
+        self._strips: OrderedDict[tuple[str, str], Strip] = OrderedDict()
+        self._places: OrderedDict[tuple[str, str, int, str], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._models = threading.Lock()  # LoRA is switched on and off in place: one visitor decodes at a time
+
+    def _fit_head(self, classes: list[str]) -> None:
+        model = self.pair.task_model
+        model.set_classes(classes, seed=0)
+        targets = torch.tensor([classes.index(example.label) for example in self.examples])
+        texts = [example.text for example in self.examples]
+        model.fit(texts, nn.functional.one_hot(targets, len(classes)).float(), torch.ones(len(texts)), HEAD)
+
+    # ---- between two sentences -----------------------------------------------------------------------------------
+
+    def strip(self, first: str, second: str) -> Iterator[Strip]:
+        """The strip between two sentences, growing by a few λs at a time; at once if it was written before.
+
+        Raises:
+            InputError: for an empty or overlong sentence.
+        """
+        first, second = _checked("first", first), _checked("second", second)
+        known = self._strips.get((first, second))
+        if known is not None:
+            yield known
+            return
+        with self._models:
+            ends = self.pair.task_model.encode([first, second])
+        a, b = (end.expand(len(LAMS), -1) for end in ends)
+        lams = torch.tensor(LAMS)
+        strip = Strip(first, second, (), interpolate(a, b, lams), torch.empty(0, a.shape[1]))
+        for at in range(0, len(LAMS), CHUNK):
+            part = slice(at, at + CHUNK)
+            points, reread = self._write(a[part], b[part], lams[part], [0] * len(lams[part]), GREEDY)
+            strip = dataclasses.replace(
+                strip, points=(*strip.points, *points), reread=torch.cat([strip.reread, reread])
+            )
+            yield strip
+        _remember(self._strips, (first, second), strip)
+
+    def candidates(self, first: str, second: str, lam: float, *, many: int = 6) -> list[Row]:
+        """Texts drawn at one λ, best cycle similarity first, each as the gate judges it.
+
+        A parent that is no training text has the class that the task model sees in it.
+
+        Raises:
+            InputError: for an empty or overlong sentence.
+        """
+        first, second = _checked("first", first), _checked("second", second)
+        with self._models:
+            ends = self.pair.task_model.encode([first, second])
+        a, b = (end.expand(many, -1) for end in ends)
+        points, _ = self._write(a, b, torch.full((many,), lam), list(range(many)), SAMPLED)
+        seen = self.pair.task_model.predict_proba(ends).argmax(axis=1)
+        labels = tuple(
+            self._label_of.get(text, self.classes[at]) for text, at in zip((first, second), seen, strict=True)
+        )
+        rows = [self._row(number, point, (labels[0], labels[1])) for number, point in enumerate(points)]
+        gate = Gate(self.gate, (example.text for example in self.examples), self._known_fluencies())
+        rows.sort(key=lambda row: -row.cycle_similarity)
+        return [gate.judge(row, (first, second), (labels[0], labels[1])) for row in rows]
+
+    def _write(
+        self, first: Tensor, second: Tensor, lams: Tensor, streams: list[int], config: DecodeConfig
+    ) -> tuple[list[Point], Tensor]:
+        """Points at mixes of parents [n, d], and the embeddings of their texts [n, d]."""
+        with self._models, torch.no_grad():
+            written = write_mixes(self.pair, first, second, lams, [row_stream(0, at) for at in streams], config)
+            reread = self.pair.task_model.encode(written.texts)
+        assert written.class_probs is not None
+        points = [
+            Point(
+                round(float(lams[at]), 4), text, written.lam_realised[at], written.cycle_similarity[at],
+                written.fluency[at],
+                {name: round(float(p), 4) for name, p in zip(self.classes, written.class_probs[at], strict=True)},
+            )
+            for at, text in enumerate(written.texts)
+        ]  # fmt: skip
+        return points, reread
+
+    def _row(self, number: int, point: Point, labels: tuple[str, str]) -> Row:
+        soft = soft_label(labels[0], labels[1], point.lam, self.classes)
+        task = max(self.classes, key=point.label_probs.__getitem__)
+        label = labels[0] if point.lam >= 0.5 else labels[1]
+        return Row(
+            id=f"candidate-{number}", text=point.text, label=label, label_probs=soft, parents=[], lam=point.lam,
+            lam_realised=point.lam_realised, cycle_similarity=point.cycle_similarity, fluency=point.fluency,
+            labels={"soft": label, "task": task, "llm": None}, intruded=is_intruded(task, soft), seed=0,
+        )  # fmt: skip
+
+    def _known_fluencies(self) -> Sequence[float]:
+        if self._fluencies is None:
+            texts = [example.text for example in self.examples]
+            picked = np.random.default_rng(0).permutation(len(texts))[:FLUENCY_TEXTS]
+            with self._models:
+                self._fluencies = [float(v) for v in self.pair.llm.log_likelihood([texts[i] for i in picked])]
+        return self._fluencies
+
+    # ---- the map -------------------------------------------------------------------------------------------------
+
+    def places(self, kind: str = "PCA") -> np.ndarray:
+        """The training rows on the map, [n, 2], each axis in [0, 1]."""
+        train: np.ndarray = self._plane(kind).train
+        return train
+
+    def places_of(self, strip: Strip, kind: str = "PCA") -> tuple[np.ndarray, np.ndarray]:
+        """Mixed and re-read points of a strip on the map, [21, 2] and [points, 2]."""
+        key = (strip.first, strip.second, len(strip.points), kind)
+        known = self._places.get(key)
+        if known is None:
+            placed = self._plane(kind)(torch.cat([strip.mixed, strip.reread]))
+            known = placed[: len(strip.mixed)], placed[len(strip.mixed) :]
+            _remember(self._places, key, known)
+        return known
+
+    def _plane(self, kind: str) -> Plane:
+        if kind not in self._planes:
+            self._planes[kind] = Plane(self.embeddings, kind)
+        plane: Plane = self._planes[kind]
+        return plane
+
+
+class Plane:
+    """A map of embeddings [n, d] in two dimensions: PCA, or UMAP (McInnes et al. 2018) where it is installed."""
+
+    def __init__(self, embeddings: Tensor, kind: str) -> None:
+        if kind == "UMAP":
+            import umap
+
+            self._model: Any = umap.UMAP(n_components=2, random_state=0)
+        else:
+            from sklearn.decomposition import PCA
+
+            self._model = PCA(n_components=2, svd_solver="full")
+        found = np.asarray(self._model.fit_transform(embeddings.numpy()))
+        low, high = found.min(axis=0), found.max(axis=0)
+        self._low, self._span = low, np.maximum(high - low, 1e-9)
+        self.train = (found - self._low) / self._span
+
+    def __call__(self, embeddings: Tensor) -> np.ndarray:
+        """Other embeddings [n, d] on this map, [n, 2]; they may lie outside [0, 1]."""
+        return np.asarray((self._model.transform(embeddings.numpy()) - self._low) / self._span)
+
+
+def open_explorer(target: str, models: PairOptions, *, text_column: str, label_column: str) -> Explorer:
+    """The explorer of a run (``OUT`` or ``OUT.run``) or of a labelled file.
+
+    Raises:
+        InputError: if neither is there, or it cannot be read.
+    """
+    if run_folder(target).is_dir():
+        run = read_run(target)
+        gate = build(GateConfig, {f.name: run.settings[f.name] for f in dataclasses.fields(GateConfig)})
+        pair = models.load_pair(run.folder / "model")
+        return Explorer(pair, run.examples, gate=gate, rows=list(run.rows()), fluencies=run.fluencies)
+    examples = read_examples(target, text_column=text_column, label_column=label_column)
+    check_classes(examples, target)
+    return Explorer(models.load_pair(), examples)
+
+
+def _checked(name: str, text: str) -> str:
+    """A sentence as the models take it."""
+    text = " ".join(str(text or "").split())
+    if not 0 < len(text) <= MAX_CHARACTERS:
+        raise InputError(f"the {name} sentence has {len(text)} characters; give 1 to {MAX_CHARACTERS}")
+    return text
+
+
+def _remember(cache: OrderedDict[Any, Any], key: Any, value: Any) -> None:  # noqa: ANN401
+    cache[key] = value
+    while len(cache) > CACHED:
+        cache.popitem(last=False)

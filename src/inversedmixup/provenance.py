@@ -1,0 +1,44 @@
+"""What it takes to make a run again: the exact command, the versions, the processor."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from inversedmixup import __version__
+from inversedmixup.models.sources import file_sha256
+
+PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "numpy")
+
+
+def command_line(command: str, train: str, output: str, config: Any) -> str:  # noqa: ANN401 (any options dataclass)
+    """The shell command with these settings: those that differ from their defaults, as flags."""
+    words = ["inversedmixup", command, train, "-o", output]
+    for field in dataclasses.fields(config):
+        value, flag = getattr(config, field.name), field.name.replace("_", "-")
+        if value == field.default or value is None:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words.append(f"--{flag}={value}")  # with a sign of equality, so that a negative number is no flag
+    return shlex.join(words)
+
+
+def provenance(train: str, output: str, config: Any) -> dict[str, Any]:  # noqa: ANN401 (any options dataclass)
+    """The record that a run folder keeps of how it was made."""
+    import torch
+
+    return {
+        "command": command_line("augment", train, output, dataclasses.replace(config, overwrite=False)),
+        "train": Path(train).name, "train_sha256": file_sha256(Path(train).expanduser()),
+        "versions": {
+            "inversedmixup": __version__, "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+        "platform": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} thread(s)",
+    }  # fmt: skip

@@ -1,0 +1,122 @@
+"""The dataset card beside the output: a README.md with the front matter that the Hugging Face Hub expects."""
+
+from __future__ import annotations
+
+import html
+import logging
+from pathlib import Path
+from typing import Any
+
+from inversedmixup.errors import InputError, write_whole
+from inversedmixup.models.pair import default_pair_folder, read_config
+from inversedmixup.models.sources import WHEELS
+from inversedmixup.report.results import RunResults
+
+logger = logging.getLogger(__name__)
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+TEMPLATE = """
+{mark}
+
+# {title}
+
+{kept} labelled sentences written by a language model between labelled sentences of `{train}`, with
+[inversedMixup](https://arxiv.org/abs/2601.21543). None was written by a person.
+
+## Rows
+
+| label | original rows | new rows |
+|---|---|---|
+{labels}
+
+{tried} were tried, {rejected} rejected; the rejected ones and their reasons are in `{rejected_file}`. Columns: `text`,
+`label`, `label_probs`, `parents` (ids in the training file), `lam` (mixing ratio), `lam_realised`, `cycle_similarity`,
+`fluency` (nats a token), `labels` (what each source says), `intruded`, `seed`, `kept`, `reject_reason`.
+
+## Provenance
+
+- training file: `{train}`, sha256 `{sha256}`
+- {versions}
+{models}
+
+Made by:
+
+```
+{command}
+```
+
+## Licences
+
+The rows derive from the training file: its licence decides what may be done with them, and it is not known here. Fill
+in `license` above. The models' licences are those named above.
+
+## What to mind
+
+Facts in the sentences are invented. A text can repeat words of its parents or of the corpus that the models were
+trained on: treat rows that were mixed from confidential text as confidential. Labels are machine-made; see the report.
+"""
+
+
+def write_dataset_card(results: RunResults, kept: dict[str, int]) -> Path:
+    """Write the card of a run's output and return its path.
+
+    It is README.md, unless that file is somebody else's: then OUT.README.md.
+
+    Args:
+        results: the run.
+        kept: kept rows per class.
+    """
+    mark = f"<!-- card of {html.escape(results.output.name)}, written by inversedmixup -->"
+    path = results.output.with_name("README.md")
+    if path.exists() and mark not in path.read_text(encoding="utf-8", errors="replace"):
+        path = results.output.with_name(f"{results.output.stem}.README.md")
+        logger.info("README.md there is not ours; the dataset card is %s", path.name)
+    write_whole(path, f"---\n{_front_matter(results)}\n---\n{_body(results, kept, mark)}".encode())
+    return path
+
+
+def _front_matter(results: RunResults) -> str:
+    from huggingface_hub import DatasetCardData
+
+    rows = results.summary["kept"]
+    data = DatasetCardData(
+        pretty_name=results.output.stem, license="unknown", language="en", task_categories=["text-classification"],
+        size_categories=next((size for limit, size in SIZES if rows < limit), "n>1M"),
+        annotations_creators=["machine-generated"], language_creators=["machine-generated"],
+        tags=["synthetic", "data-augmentation", "inversedmixup"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": results.output.name}]}],
+    )  # fmt: skip
+    return str(data.to_yaml())
+
+
+def _body(results: RunResults, kept: dict[str, int], mark: str) -> str:
+    summary, made = results.summary, results.provenance
+    labels = sorted({*summary["originals"], *kept})
+    return TEMPLATE.format(
+        mark=mark, title=_cell(results.output.stem), train=made.get("train", "the training file"), kept=summary["kept"],
+        labels="\n".join(f"| {_cell(n)} | {summary['originals'].get(n, 0)} | {kept.get(n, 0)} |" for n in labels),
+        tried=summary["tried"], rejected=summary["tried"] - summary["kept"], rejected_file=results.rejected.name,
+        sha256=made.get("train_sha256", "not recorded"),
+        versions=", ".join(f"{n} {v}" for n, v in made.get("versions", {}).items()) or "versions not recorded",
+        models=_models(results.settings), command=made.get("command", "(not recorded)"),
+    )  # fmt: skip
+
+
+def _models(settings: dict[str, Any]) -> str:
+    """The pair's encoder and LLM, with release and licence where they are known."""
+    folder = settings.get("pair") or default_pair_folder()
+    try:
+        pair = read_config(Path(folder).expanduser())
+    except InputError:
+        return f"- pair: `{folder}`"
+    lines = []
+    for part, name in (("encoder", pair.encoder), ("LLM", pair.llm)):
+        wheel = WHEELS.get(name)
+        about = f"{wheel.about}; {wheel.package} {wheel.version}; licence {wheel.licence}" if wheel else "see its card"
+        lines.append(f"- {part} `{name}`: {about}")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text in a Markdown table: no markup, no cell border."""
+    return html.escape(text).replace("|", "\\|").replace("\n", " ")

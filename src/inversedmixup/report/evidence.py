@@ -1,0 +1,164 @@
+"""What the rows of a run show, counted in one pass: a million rows cost no more memory than a thousand."""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from inversedmixup.data import Example, Row
+from inversedmixup.gate import normalised
+
+BINS = 10  # of the λ histograms
+POINTS = 400  # of λ against λ̂
+SHOWN = 6  # best rows, worst rows
+PER_REASON = 2  # rejected rows shown of each reason
+NEAR_COPY = 0.8  # share of common words from which a text counts as a near-copy
+SEARCHED = 5000  # kept rows that are compared with every training text
+
+
+@dataclasses.dataclass
+class PairIntrusion:
+    """Manifold intrusion of the rows between two classes."""
+
+    tried: int = 0
+    intruded: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Share of intruded rows."""
+        return self.intruded / self.tried
+
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the rate."""
+        from scipy.stats import binomtest
+
+        found = binomtest(self.intruded, self.tried).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+
+
+@dataclasses.dataclass(frozen=True)
+class NearCopy:
+    """A kept row with almost the words of a training text; ``shared`` is their Dice coefficient."""
+
+    row: Row
+    original: str
+    shared: float
+
+
+class Evidence:
+    """Counts and samples over judged rows.
+
+    Args:
+        examples: the labelled rows that were mixed.
+
+    Attributes:
+        classes: class names.
+        labels: rows per class: ``original``, ``kept``, ``rejected``.
+        lams: rows per tenth of λ: ``kept``, ``rejected``.
+        points: (λ, λ̂) of the first :data:`POINTS` kept rows.
+        pairs: intrusion by the classes of the parents, in alphabetical order; kept and rejected rows both.
+        by_reason: a few rejected rows of each reason.
+    """
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.label_of = {example.id: example.label for example in examples}
+        self.text_of = {example.id: example.text for example in examples}
+        self.classes = sorted(set(self.label_of.values()))
+        self.labels = {"original": Counter(self.label_of.values()), "kept": Counter(), "rejected": Counter()}
+        self.lams = {"kept": [0] * BINS, "rejected": [0] * BINS}
+        self.points: list[tuple[float, float]] = []
+        self.pairs: dict[tuple[str, str], PairIntrusion] = {}
+        self.by_reason: dict[str, list[Row]] = {}
+        self._best: list[tuple[float, int, Row]] = []
+        self._worst: list[tuple[float, int, Row]] = []
+        self._searched: list[Row] = []
+        self._seen = 0
+
+    def add(self, row: Row) -> None:
+        """Count one row."""
+        self._seen += 1
+        state = "kept" if row.kept else "rejected"
+        self.labels[state][row.label] += 1
+        self.lams[state][min(int(row.lam * BINS), BINS - 1)] += 1
+        pair = self.pairs.setdefault(self.classes_of(row), PairIntrusion())
+        pair.tried, pair.intruded = pair.tried + 1, pair.intruded + row.intruded
+        if row.kept:
+            self._sample(row)
+        else:
+            of_reason = self.by_reason.setdefault(str(row.reject_reason), [])
+            if len(of_reason) < PER_REASON:
+                of_reason.append(row)
+
+    def _sample(self, row: Row) -> None:
+        """Remember a kept row where it is among the first, the best or the worst."""
+        if len(self.points) < POINTS:
+            self.points.append((row.lam, row.lam_realised))
+        if len(self._searched) < SEARCHED:
+            self._searched.append(row)
+        # the running number breaks ties, so that rows themselves are never compared
+        for heap, sign in ((self._best, 1), (self._worst, -1)):
+            heapq.heappush(heap, (sign * row.cycle_similarity, -self._seen, row))
+            if len(heap) > SHOWN:
+                heapq.heappop(heap)
+
+    def classes_of(self, row: Row) -> tuple[str, str]:
+        """The classes of a row's parents, in alphabetical order."""
+        first, second = sorted(self.label_of.get(parent, "(unknown)") for parent in row.parents)
+        return first, second
+
+    def parents_of(self, row: Row) -> list[str]:
+        """The texts of a row's parents."""
+        return [self.text_of.get(parent, "(not in the training file)") for parent in row.parents]
+
+    def best(self) -> list[Row]:
+        """Kept rows of the highest cycle similarity, the best first."""
+        return [row for *_, row in sorted(self._best, key=lambda item: item[:2], reverse=True)]
+
+    def worst(self) -> list[Row]:
+        """Kept rows of the lowest cycle similarity, the worst first."""
+        return [row for *_, row in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
+
+    def near_copies(self) -> list[NearCopy]:
+        """Kept rows (of the first :data:`SEARCHED`) that share nearly all words with a training text, worst first."""
+        return near_copies(self._searched, list(self.text_of.values()))
+
+    @property
+    def searched(self) -> int:
+        """How many kept rows :meth:`near_copies` looks at."""
+        return len(self._searched)
+
+
+def gather(examples: Sequence[Example], rows: Iterable[Row]) -> Evidence:
+    """The evidence of a stream of rows."""
+    evidence = Evidence(examples)
+    for row in rows:
+        evidence.add(row)
+    return evidence
+
+
+def near_copies(rows: Sequence[Row], originals: Sequence[str]) -> list[NearCopy]:
+    """Rows whose set of words has a Dice coefficient of at least :data:`NEAR_COPY` with that of a training text."""
+    import numpy as np
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    if not rows or not originals:
+        return []
+    texts = [normalised(text) for text in (*originals, *(row.text for row in rows))]
+    if not any(texts):
+        return []
+    words = CountVectorizer(binary=True, tokenizer=str.split, token_pattern=None, lowercase=False).fit_transform(texts)
+    theirs, ours = words[: len(originals)], words[len(originals) :]
+    their_sizes, our_sizes = (np.asarray(part.sum(axis=1)).ravel() for part in (theirs, ours))
+    found = []
+    for at in range(0, len(rows), 256):
+        common = (ours[at : at + 256] @ theirs.T).toarray()
+        sizes = our_sizes[at : at + 256, None] + their_sizes[None, :]
+        shared = 2 * common / np.maximum(sizes, 1)
+        nearest = shared.argmax(axis=1)
+        for offset, original in enumerate(nearest):
+            dice = float(shared[offset, original])
+            if dice >= NEAR_COPY:
+                found.append(NearCopy(rows[at + offset], originals[int(original)], dice))
+    return sorted(found, key=lambda copy: -copy.shared)

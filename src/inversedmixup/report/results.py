@@ -1,0 +1,88 @@
+"""A finished run of ``augment``, read from its folder and the files beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from inversedmixup.data import Example, Row, iter_rows, read_examples
+from inversedmixup.errors import InputError
+
+RUN_SUFFIX = ".run"
+EXAMPLES_FILE = "examples.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResults:
+    """What a run left.
+
+    Attributes:
+        folder: the run folder, ``OUT.run``.
+        output: the file of kept rows.
+        rejected: the file of rejected rows.
+        settings: the resolved config.
+        summary: counts, rates, mean scores.
+        provenance: command, versions; see :func:`inversedmixup.provenance.provenance`.
+        examples: the labelled rows that were mixed.
+        verdict: what ``benchmark.json`` in the folder says, if a benchmark was run.
+    """
+
+    folder: Path
+    output: Path
+    rejected: Path
+    settings: dict[str, Any]
+    summary: dict[str, Any]
+    provenance: dict[str, Any]
+    examples: list[Example]
+    verdict: str | None
+
+    @property
+    def fluencies(self) -> list[float] | None:
+        """Fluencies of training texts, as the run recorded them for its gate."""
+        path = self.folder / "fluencies.json"
+        return list(_read(path)["value"]) if path.is_file() else None
+
+    def rows(self) -> Iterator[Row]:
+        """Kept rows, then rejected ones; repeated originals (their own parents) are left out."""
+        for path in (self.output, self.rejected):
+            yield from (row for row in iter_rows(path) if row.parents != [row.id, row.id])
+
+
+def read_run(path: str | Path) -> RunResults:
+    """The run in a folder ``OUT.run``, or the run that wrote the file ``OUT``.
+
+    Raises:
+        InputError: if there is no finished run.
+    """
+    folder = run_folder(path)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{path}: no run there; give OUT or OUT{RUN_SUFFIX} of `inversedmixup augment TRAIN -o OUT`")
+    output = folder.with_name(folder.name.removesuffix(RUN_SUFFIX))
+    if not (folder / "summary.json").is_file():
+        raise InputError(f"{folder}: the run is not finished; run the same `augment` command again to finish it")
+    settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
+    benchmark = _read(folder / "benchmark.json") if (folder / "benchmark.json").is_file() else {}
+    return RunResults(
+        folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings, summary,
+        _read(folder / "provenance.json").get("value", {}), read_examples(folder / EXAMPLES_FILE),
+        benchmark.get("verdict"),
+    )  # fmt: skip
+
+
+def run_folder(path: str | Path) -> Path:
+    """``OUT.run`` for either ``OUT`` or ``OUT.run``."""
+    given = Path(path).expanduser()
+    return given if given.name.endswith(RUN_SUFFIX) else given.with_name(given.name + RUN_SUFFIX)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run the same `augment` command again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected an object, found a {type(value).__name__}; run `augment` again")
+    return value

@@ -1,0 +1,130 @@
+"""The explorer without its page: strips, candidates, the map, curation."""
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inversedmixup.cli import main
+from inversedmixup.data import Example, iter_rows
+from inversedmixup.errors import InputError
+from inversedmixup.explore.curation import (
+    BY_HAND,
+    Decision,
+    Filters,
+    curated,
+    decide,
+    export,
+    pair_name,
+    select,
+)
+from inversedmixup.explore.explorer import LAMS, Explorer
+from test_run_report import HOSTILE, make_row
+from tiny import LABELS, SENTENCES
+
+CLASSES = ["a", "b"]
+
+
+@pytest.fixture(scope="module")
+def explorer(tiny_encoder, tiny_llm):
+    from tiny import make_pair
+
+    examples = [Example(str(at), text, label) for at, (text, label) in enumerate(zip(SENTENCES, LABELS, strict=True))]
+    rows = [
+        make_row(0, text="one", parents=["0", "6"], intruded=True, label="refund"),
+        make_row(1, text="two", parents=["6", "0"], label="delivery"),
+        make_row(2, text="three", parents=["0", "1"], label="delivery", kept=False, reject_reason="empty"),
+    ]
+    return Explorer(make_pair(tiny_encoder, tiny_llm), examples, rows=rows)
+
+
+def test_a_strip_grows_to_every_lambda_and_is_remembered(explorer):
+    grown = list(explorer.strip(SENTENCES[0], SENTENCES[7]))
+    assert [len(strip.points) for strip in grown] == [7, 14, 21]
+    assert [point.lam for point in grown[-1].points] == list(LAMS)
+    assert grown[-1].finished
+    assert sum(grown[-1].points[3].label_probs.values()) == pytest.approx(1, abs=1e-3)
+    assert list(explorer.strip(f" {SENTENCES[0]} ", SENTENCES[7])) == [grown[-1]]
+
+
+def test_a_strip_that_was_stopped_is_not_remembered(explorer):
+    next(iter(explorer.strip("my own words", SENTENCES[1])))
+    assert len(list(explorer.strip("my own words", SENTENCES[1]))) == 3
+
+
+@pytest.mark.parametrize("text", ["", "  ", None, "x" * 2001])
+def test_a_sentence_that_cannot_be_mixed_is_refused(explorer, text):
+    with pytest.raises(InputError, match="the first sentence has"):
+        list(explorer.strip(text, SENTENCES[1]))
+
+
+def test_candidates_come_best_first_with_the_verdict_of_the_gate(explorer):
+    rows = explorer.candidates(SENTENCES[0], SENTENCES[7], 0.5)
+    assert [row.cycle_similarity for row in rows] == sorted((row.cycle_similarity for row in rows), reverse=True)
+    assert all(row.kept == (row.reject_reason is None) for row in rows)
+    assert rows == explorer.candidates(SENTENCES[0], SENTENCES[7], 0.5)
+
+
+def test_the_way_on_the_map_leads_from_parent_to_parent(explorer):
+    *_, strip = explorer.strip(SENTENCES[0], SENTENCES[7])
+    places = explorer.places()
+    mixed, reread = explorer.places_of(strip)
+    np.testing.assert_allclose(mixed[[0, -1]], places[[0, 7]], atol=1e-4)
+    np.testing.assert_allclose(mixed[10], places[[0, 7]].mean(axis=0), atol=1e-4)  # PCA keeps straight lines straight
+    assert reread.shape == (21, 2)
+    assert (places.min(), places.max()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("filters", "ids"),
+    [({}, "012"), ({"state": "kept"}, "01"), ({"state": "rejected"}, "2"), ({"label": "refund"}, "0"),
+     ({"reason": "empty"}, "2"), ({"pair": pair_name(("delivery", "refund"))}, "01"), ({"words": "T"}, "12"),
+     ({"intruded": True}, "0"), ({"state": "changed by you"}, "")],
+)  # fmt: skip
+def test_filters(explorer, filters, ids):
+    found = select(explorer.rows, {}, Filters(**filters), explorer.evidence, explorer.classes)
+    assert [row.id for row in found] == [f"aug-{at}" for at in ids]
+
+
+def test_filters_see_the_rows_as_they_were_decided(explorer):
+    decisions = decide({}, explorer.rows[0], kept=False)
+    found = list(select(explorer.rows, decisions, Filters("changed by you"), explorer.evidence, explorer.classes))
+    assert [(row.id, row.kept, row.reject_reason) for row in found] == [("aug-0", False, BY_HAND)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([True, False, "a", "b"])), max_size=20))
+@settings(deadline=None)
+def test_decisions_are_the_last_word_on_each_row_and_undone_ones_leave_no_trace(clicks):
+    rows = [make_row(at, kept=at % 2 == 0, reject_reason=None if at % 2 == 0 else "empty") for at in range(4)]
+    decisions, last = {}, {}
+    for at, what in clicks:
+        change = {"kept": what} if isinstance(what, bool) else {"label": what}
+        decisions = decide(decisions, rows[at], **change)
+        last.setdefault(at, {}).update(change)
+    for at, row in enumerate(rows):
+        after, wanted = curated(row, decisions, CLASSES), last.get(at, {})
+        assert after.kept == wanted.get("kept", row.kept)
+        assert after.label == wanted.get("label", row.label)
+        assert after.kept == (after.reject_reason is None)
+        if row.id not in decisions:
+            assert after == row
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_the_export_holds_the_curated_rows(tmp_path, suffix):
+    rows = [make_row(at, text=text) for at, text in enumerate(HOSTILE)]
+    decisions = {"aug-0": Decision(kept=False), "aug-1": Decision(label="b")}
+    path = tmp_path / f"curated{suffix}"
+    assert export(rows, decisions, path, CLASSES) == len(rows) - 1
+    relabelled = dataclasses.replace(rows[1], label="b", label_probs={"a": 0.0, "b": 1.0})
+    assert list(iter_rows(path)) == [relabelled, *rows[2:]]
+
+
+def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "inversedmixup.explore.page", raising=False)
+    assert main(["explore"]) == 2
+    assert "pip install 'inversedmixup[explore]'" in capsys.readouterr().err

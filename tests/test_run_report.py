@@ -1,0 +1,210 @@
+"""The report and the dataset card: right figures, hostile text shown as text, nothing fetched."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import write_jsonl
+from inversedmixup.cli import _parser, main
+from inversedmixup.commands import resolve
+from inversedmixup.data import Example, Row, RowFile, iter_rows
+from inversedmixup.errors import InputError
+from inversedmixup.options import build
+from inversedmixup.pipeline import JobConfig, run_job
+from inversedmixup.provenance import command_line
+from inversedmixup.report.evidence import gather, near_copies
+from inversedmixup.report.page import grid, render
+from inversedmixup.report.results import RunResults, read_run
+from test_pipeline import QUICK
+
+HOSTILE = [
+    "<script>alert('one')</script> and more", "\"quoted\" & 'quoted' <b onclick=x()>bold</b>",
+    "مرحبا بالعالم الطرد متأخر",
+    "🎉 emoji 👩‍👩‍👧 and ☕", "${1+1} {{7*7}} {% raw %} `tick`", "</td></table><img src=x onerror=alert(2)>",
+]  # fmt: skip
+
+
+def make_row(number, **changes):
+    values = {
+        "id": f"aug-{number}", "text": f"text number {number}", "label": "a", "label_probs": {"a": 0.7, "b": 0.3},
+        "parents": ["0", "1"], "lam": 0.7, "lam_realised": 0.6, "cycle_similarity": 0.8, "fluency": -3.0,
+        "labels": {"soft": "a", "task": "a", "llm": None}, "intruded": False, "seed": 0,
+    }  # fmt: skip
+    return Row(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_pair_folder):
+    folder = tmp_path_factory.mktemp("run")
+    train = write_jsonl(
+        folder / "train.jsonl",
+        [
+            {"text": text, "label": label}
+            for at in range(3)
+            for text, label in zip(HOSTILE, ["a", "b<i>"] * 3, strict=True)
+        ],
+    )
+    run_job(
+        str(train), str(folder / "out.jsonl"), build(JobConfig, {**QUICK, "pair": tiny_pair_folder, "pairs": "any"})
+    )
+    return folder
+
+
+class Tags(HTMLParser):
+    """The elements, the addresses and the visible text of a page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.addresses, self.text = set(), [], ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.add(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href") and value]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_augment_writes_report_and_card_beside_its_output(run):
+    assert (run / "out.report.html").is_file()
+    assert (run / "README.md").is_file()
+
+
+def test_the_report_needs_no_network_and_shows_hostile_text_as_text(run):
+    results = read_run(run / "out.jsonl")
+    rows = [make_row(at, text=text, label="b<i>", parents=["0", "1"]) for at, text in enumerate(HOSTILE)]
+    rows += [make_row(at + 50, text=text, kept=False, reject_reason="empty") for at, text in enumerate(HOSTILE[:2])]
+    page = Tags(render(results, gather(results.examples, rows)))
+    assert not {"script", "img", "b", "link", "iframe"} & page.found
+    assert page.addresses == []
+    for text in HOSTILE:
+        assert text in page.text
+
+
+def test_the_report_counts_what_the_files_hold(run):
+    results = read_run(run / "out.jsonl.run")
+    evidence = gather(results.examples, results.rows())
+    assert evidence.labels["kept"].total() == results.summary["kept"]
+    assert evidence.labels["rejected"].total() == results.summary["tried"] - results.summary["kept"]
+    assert sum(pair.tried for pair in evidence.pairs.values()) == results.summary["tried"]
+    rate = sum(pair.intruded for pair in evidence.pairs.values()) / results.summary["tried"]
+    assert rate == pytest.approx(results.summary["intrusion_rate"], abs=1e-3)
+
+
+def test_the_verdict_is_shown_where_a_benchmark_was_run(run):
+    file = run / "out.jsonl.run" / "benchmark.json"
+    assert "no verdict" in (run / "out.report.html").read_text(encoding="utf-8")
+    file.write_text(json.dumps({"verdict": "helps < by two points"}), encoding="utf-8")
+    try:
+        assert main(["report", str(run / "out.jsonl"), "-o", str(run / "again.html")]) == 0
+    finally:
+        file.unlink()
+    assert "helps &lt; by two points" in (run / "again.html").read_text(encoding="utf-8")
+
+
+def test_intrusion_is_counted_by_the_classes_of_the_parents():
+    examples = [Example("0", "x", "a"), Example("1", "y", "b")]
+    rows = [make_row(0, intruded=True), make_row(1, parents=["1", "0"]), make_row(2, parents=["0", "0"])]
+    cells = grid(gather(examples, rows))
+    assert cells[0][0]["tried"] == 1
+    assert (cells[1][0]["tried"], cells[1][0]["intruded"]) == (2, 1)
+    assert cells[1][0]["low"] < 0.5 < cells[1][0]["high"]
+    assert cells[1][1] is None
+
+
+def test_near_copies_are_found_with_the_text_that_they_copy():
+    rows = [make_row(0, text="Where IS my parcel?"), make_row(1, text="something else entirely")]
+    [copy] = near_copies(rows, ["refund me", "where is my parcel"])
+    assert (copy.row.id, copy.original, copy.shared) == ("aug-0", "where is my parcel", 1.0)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))
+@settings(deadline=None)
+def test_best_and_worst_are_the_extremes_of_cycle_similarity(scores):
+    evidence = gather([], [make_row(at, cycle_similarity=score) for at, score in enumerate(scores)])
+    assert [row.cycle_similarity for row in evidence.best()] == sorted(scores, reverse=True)[:6]
+    assert [row.cycle_similarity for row in evidence.worst()] == sorted(scores)[:6]
+
+
+@given(
+    st.fixed_dictionaries({}, optional={
+        "n": st.integers(1, 999), "lam": st.sampled_from(["0.5", "beta:0.4", "grid:0,1"]),
+        "min_cycle": st.floats(-1, 1, allow_nan=False), "include_original": st.booleans(),
+        "pair": st.text("a b'\"$-", min_size=1).filter(str.strip), "shots": st.integers(1, 9),
+    })
+)  # fmt: skip
+@settings(deadline=None, max_examples=30)
+def test_the_command_in_the_report_reads_back_to_the_same_settings(changes):
+    config = build(JobConfig, changes)
+    words = shlex.split(command_line("augment", "my train.csv", "out.jsonl", config))
+    options = vars(_parser("augment").parse_args(words[1:]))
+    assert (options.pop("train"), options.pop("output")) == ("my train.csv", "out.jsonl")
+    for name in ("command", "json", "verbose"):
+        options.pop(name)
+    assert resolve(JobConfig, options) == config
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_rows_read_back_as_they_were_written(tmp_path, suffix):
+    rows = [make_row(at, text=text) for at, text in enumerate([*HOSTILE, ""])]
+    rows.append(
+        make_row(99, kept=False, reject_reason="empty", fluency=None, labels={"soft": "a", "task": None, "llm": "b"})
+    )
+    with RowFile(tmp_path / f"rows{suffix}", ["a", "b"]) as file:
+        for row in rows:
+            file.write(dict(vars(row)))
+    assert list(iter_rows(tmp_path / f"rows{suffix}")) == rows
+
+
+def test_the_card_is_one_that_the_hub_reads(run):
+    from huggingface_hub import DatasetCard
+
+    card = DatasetCard.load(run / "README.md")
+    assert card.data.task_categories == ["text-classification"]
+    assert card.data.to_dict()["configs"][0]["data_files"] == [{"split": "train", "path": "out.jsonl"}]
+    assert read_run(run / "out.jsonl").provenance["command"] in card.text
+    assert "b<i>" not in card.text
+    assert "b&lt;i&gt;" in card.text
+
+
+def test_somebody_elses_readme_is_left_alone(run, tmp_path, tiny_pair_folder, train_file):
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    run_job(str(train_file), str(tmp_path / "o.jsonl"), build(JobConfig, {**QUICK, "pair": tiny_pair_folder}))
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine"
+    assert (tmp_path / "o.README.md").read_text(encoding="utf-8").startswith("---\n")
+
+
+def test_what_is_no_finished_run_is_refused_with_the_remedy(tmp_path, run):
+    with pytest.raises(InputError, match="no run there; give OUT"):
+        read_run(tmp_path / "nothing.jsonl")
+    folder = tmp_path / "half.jsonl.run"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="not finished; run the same"):
+        read_run(folder)
+    assert main(["report", str(run / "out.jsonl"), "-o", str(tmp_path / "report.txt")]) == 2
+
+
+def test_a_run_moved_elsewhere_is_still_read(run, tmp_path):
+    for path in run.iterdir():
+        path.rename(tmp_path / path.name)
+    try:
+        assert isinstance(read_run(tmp_path / "out.jsonl"), RunResults)
+        assert list(read_run(tmp_path / "out.jsonl").rows())
+    finally:
+        for path in tmp_path.iterdir():
+            path.rename(run / path.name)
+
+
+def test_dates_are_absent_so_that_the_same_run_gives_the_same_report(run):
+    first = (run / "out.report.html").read_bytes()
+    assert main(["report", str(run / "out.jsonl"), "-o", str(run / "again.html")]) == 0
+    assert (run / "again.html").read_bytes() == first
+    assert not re.search(rb"20\d\d-\d\d-\d\d", first)
