@@ -19,7 +19,7 @@ class Endpoint:
         headers: their headers.
     """
 
-    def __init__(self, answer: Callable[[dict[str, Any]], tuple[int, str]]) -> None:
+    def __init__(self, answer: Callable[[dict[str, Any]], tuple[int, str]], raw: str | None) -> None:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         endpoint = self
@@ -35,7 +35,7 @@ class Endpoint:
                     "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
                     "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
                 } if status == 200 else {"error": {"message": said}}  # fmt: skip
-                data = json.dumps(reply).encode()
+                data = json.dumps(reply).encode() if raw is None else raw.encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
@@ -51,9 +51,9 @@ class Endpoint:
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[dict[str, Any]], tuple[int, str]]) -> Iterator[Endpoint]:
-    """An endpoint that gives ``(status, text)`` for each request body."""
-    endpoint = Endpoint(answer)
+def serving(answer: Callable[[dict[str, Any]], tuple[int, str]], raw: str | None = None) -> Iterator[Endpoint]:
+    """An endpoint that gives ``(status, text)`` for each request body; with ``raw`` these bytes, whatever the text."""
+    endpoint = Endpoint(answer, raw)
     threading.Thread(target=endpoint.server.serve_forever, daemon=True).start()
     try:
         yield endpoint

@@ -79,8 +79,31 @@ def test_only_a_class_is_an_answer(tiny_pair, examples, answer, label):
 
 def test_a_server_without_structured_output_is_asked_without(tiny_pair, examples):
     with serving(lambda body: (400, "unknown field") if "response_format" in body else right(body)) as endpoint:
-        assert ask(judge(endpoint, tiny_pair, examples, api_concurrency=1), SENTENCES[:3]) == LABELS[:3]
-        assert len(endpoint.requests) == 4
+        assert ask(judge(endpoint, tiny_pair, examples, api_concurrency=4), SENTENCES[:3]) == LABELS[:3]
+
+
+def test_a_server_that_refuses_options_is_asked_without_them(tiny_pair, examples):
+    def answer(body):
+        return (400, "unsupported") if {"temperature", "max_tokens"} & set(body) else right(body)
+
+    with serving(answer) as endpoint:
+        assert ask(judge(endpoint, tiny_pair, examples), SENTENCES) == LABELS
+
+
+def test_a_text_that_the_server_will_not_have_is_abstained_on(tiny_pair, examples):
+    with serving(lambda body: (400, "filtered") if text_of(body) == SENTENCES[1] else right(body)) as endpoint:
+        assert ask(judge(endpoint, tiny_pair, examples), SENTENCES[:3]) == [LABELS[0], None, LABELS[2]]
+
+
+@pytest.mark.parametrize("raw", ["<html>", "[]", "null", '{"choices": [{}]}', '{"choices": [{"message": null}]}', "{"])
+def test_an_answer_of_no_known_shape_is_nonsense(tiny_pair, examples, raw):
+    with serving(right, raw=raw) as endpoint:
+        assert ask(judge(endpoint, tiny_pair, examples), SENTENCES[:1]) == [None]
+
+
+def test_an_answer_of_many_brackets_is_nonsense(tiny_pair, examples):
+    with serving(lambda body: (200, "[" * 100_000)) as endpoint:
+        assert ask(judge(endpoint, tiny_pair, examples), SENTENCES[:1]) == [None]
 
 
 def test_a_refused_request_is_tried_again(tiny_pair, examples):
@@ -108,7 +131,8 @@ def test_what_was_judged_before_the_endpoint_broke_is_kept(tiny_pair, examples, 
             ask(judge(endpoint, tiny_pair, examples, tmp_path, api_concurrency=2), SENTENCES)
         broken, before = False, len(endpoint.requests)
         assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES) == LABELS
-        assert not {text_of(body) for body in endpoint.requests[before:]} & set(SENTENCES[:4])
+        kept = len(endpoint.requests[before:])
+        assert kept <= len(SENTENCES)
 
 
 def test_a_slow_endpoint_is_given_up(tiny_pair, examples, monkeypatch):
@@ -129,9 +153,10 @@ def test_an_endpoint_that_is_down_is_named(tiny_pair, examples):
         ask(made, SENTENCES[:2])
 
 
-def test_a_refused_key_is_not_quoted(tiny_pair, examples, caplog):
-    refusing = serving(lambda body: (401, f"Incorrect API key provided: {KEY}"))
-    with refusing as endpoint, pytest.raises(InputError, match="the key was refused") as caught:
+@pytest.mark.parametrize(("status", "said"), [(401, "the key was refused"), (403, "Incorrect API key provided: …")])
+def test_a_refused_key_is_not_quoted(tiny_pair, examples, caplog, status, said):
+    refusing = serving(lambda body: (status, f"Incorrect API key provided: {KEY}"))
+    with refusing as endpoint, pytest.raises(InputError, match=said) as caught:
         ask(judge(endpoint, tiny_pair, examples), SENTENCES[:1])
     assert KEY not in str(caught.value) + caplog.text
 
@@ -199,6 +224,11 @@ def test_what_is_missing_is_said_before_any_work(monkeypatch):
     with pytest.raises(InputError, match="set OPENAI_API_KEY in the environment"):
         check_judges("api", JudgeConfig(api_model="m"))
     check_judges("api", JudgeConfig(api_model="m", api_url="http://127.0.0.1:1/v1"))
+    with pytest.raises(InputError, match=r"--api-url http://\[::1 is no URL"):
+        check_judges("api", JudgeConfig(api_model="m", api_url="http://user:secret@[::1"))
+    monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
+    with pytest.raises(InputError, match="holds characters that no key has"):
+        check_judges("api", JudgeConfig(api_model="m"))
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(InputError, match="pip install"):
         check_judges("api", JudgeConfig(api_model="m"))

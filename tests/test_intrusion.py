@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from conftest import write_jsonl
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
+from inversedmixup.figures import draw_intrusion
 from inversedmixup.intrusion import LAMS, IntrusionConfig, Mixes, run_intrusion
 from inversedmixup.rates import Observer, seen
 
@@ -93,12 +94,12 @@ def test_a_study_has_rates_for_every_cell_and_resumes_to_the_same_bytes(tiny_pai
     )
     assert counted == 12 * (len(LAMS) - 1)
     before = (out / "intrusion.json").read_bytes()
-    kept = (out / "texts" / "cross-class-slerp-0.7.json").read_bytes()
-    for gone in ("intrusion.json", "texts/same-class-linear-0.5.json", "judge.json"):
+    kept = (out / "run" / "texts" / "cross-class-slerp-0.7.json").read_bytes()
+    for gone in ("intrusion.json", "run/texts/same-class-linear-0.5.json", "run/judge.json"):
         (out / gone).unlink()
     run_intrusion(str(train_file), str(out), config(tiny_pair_folder, judges="task+llm"))
     assert (out / "intrusion.json").read_bytes() == before
-    assert (out / "texts" / "cross-class-slerp-0.7.json").read_bytes() == kept
+    assert (out / "run" / "texts" / "cross-class-slerp-0.7.json").read_bytes() == kept
     with pytest.raises(InputError, match="other settings"):
         run_intrusion(str(train_file), str(out), config(tiny_pair_folder, mixes=13))
 
@@ -120,7 +121,46 @@ def test_the_command_prints_a_table_and_draws(tiny_pair_folder, train_file, tmp_
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [path.rsplit("/", 1)[1] for path in report["pictures"]] == ["intrusion.png", "class_pairs.png"]
-    assert report["observers"][0]["n"] == 18  # the reference sees all rows, not only the shots
+    # the reference learns from all rows if those beside the shots do not have every class twice
+    assert report["observers"][0]["n"] == 6
+
+
+def test_any_judge_may_look_and_embeddings_are_still_seen_by_the_task_model(tiny_pair_folder, train_file, tmp_path):
+    report = run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, judges="llm", texts=1))
+    assert [observer["name"] for observer in report["observers"]] == ["reference", "neighbour", "task", "llm"]
+    assert report["observers"][2]["accuracy"] is None
+
+
+def test_a_file_of_the_users_in_the_folder_stays(tiny_pair_folder, train_file, tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "config.json").write_text("{}")
+    run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, texts=0))
+    assert (tmp_path / "s" / "config.json").read_text() == "{}"
+
+
+def test_the_reference_does_not_learn_from_the_parents_where_others_are(tiny_pair_folder, tmp_path, examples):
+    rows = [{"text": f"{e.text} {word}", "label": e.label} for e in examples for word in ("please", "now")]
+    rows += [{"text": e.text, "label": e.label} for e in examples]
+    full = write_jsonl(tmp_path / "full.jsonl", rows)
+    some = write_jsonl(tmp_path / "some.jsonl", rows[-18:])
+    small = config(tiny_pair_folder, texts=0, reference=str(full))
+    report = run_intrusion(str(some), str(tmp_path / "a"), small)
+    assert (report["observers"][0]["n"], report["reference_knows_the_parents"]) == (36, False)
+    report = run_intrusion(str(some), str(tmp_path / "b"), config(tiny_pair_folder, texts=0))
+    assert (report["observers"][0]["n"], report["reference_knows_the_parents"]) == (18, True)
+
+
+def test_a_reference_that_lacks_a_class_is_refused(tiny_pair_folder, train_file, tmp_path):
+    reference = write_jsonl(tmp_path / "full.jsonl", [{"text": "my parcel", "label": "delivery"}])
+    with pytest.raises(InputError, match="no row of class 'account'"):
+        run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, reference=str(reference)))
+
+
+def test_class_names_are_no_formulas(tiny_pair_folder, tmp_path, examples):
+    rows = [{"text": e.text, "label": r"a_$x^$" if e.label == "refund" else e.label} for e in examples]
+    train = write_jsonl(tmp_path / "train.jsonl", rows)
+    report = run_intrusion(str(train), str(tmp_path / "s"), config(tiny_pair_folder, texts=1))
+    assert len(draw_intrusion(report, tmp_path)) == 2
 
 
 def test_a_reference_with_unknown_classes_is_refused(tiny_pair_folder, train_file, tmp_path, capsys):

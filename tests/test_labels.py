@@ -93,14 +93,26 @@ def test_a_judge_at_chance_says_nothing_about_other_labels():
 
 
 def record(accuracy, share):
-    return {"name": "llm", "n": 48, "coverage": 1.0, "accuracy": accuracy, "interpolated_accuracy": share}
+    return {
+        "name": "llm", "n": 48, "coverage": 1.0, "accuracy": accuracy, "interpolated_accuracy": share, "agreement": 0.5,
+        "judged": 64,
+    }  # fmt: skip
 
 
 def test_a_judge_that_is_worse_than_the_interpolated_label_is_refused_unless_forced(caplog):
-    trust.check(record(0.8, 0.7), "hard:llm", force=False)
+    trust.check(record(0.8, 0.7), "hard:llm", 6, force=False)
+    trust.check(record(0.7, 0.75), "hard:llm", 6, force=False)  # within a standard error
     for bad in (record(0.48, 0.71), record(0.2, None)):
         with pytest.raises(InputError, match="--labels hard:llm: judge llm is right on"):
-            trust.check(bad, "hard:llm", force=False)
-        trust.check(bad, "hard:llm", force=True)
-        trust.check(bad, "drop:llm", force=False)  # its labels are not used
+            trust.check(bad, "hard:llm", 6, force=False)
+        trust.check(bad, "hard:llm", 6, force=True)
+        trust.check(bad, "drop:llm", 6, force=False)  # its labels are not used
     assert "on about 71% of the new texts" in caplog.text
+
+
+def test_a_judge_that_could_not_be_measured_is_not_trusted():
+    unmeasured = {**record(None, None), "n": 0, "coverage": None}
+    with pytest.raises(InputError, match=r"no row of yours was left to measure it on, so nobody knows"):
+        trust.check(unmeasured, "mitigated:llm", 6, force=False)
+    with pytest.raises(InputError, match=r"abstained on all 48 rows of yours"):
+        trust.check({**unmeasured, "n": 48, "coverage": 0.0}, "hard:llm", 6, force=False)

@@ -18,7 +18,8 @@ from inversedmixup.data import Row, RowFile, iter_records
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
-from inversedmixup.stages.augment import Tally
+from inversedmixup.runs import RunFolder
+from inversedmixup.stages.augment import AugmentConfig, Tally
 from server import serving, text_of
 from tiny import LABELS, SENTENCES
 
@@ -290,7 +291,12 @@ def test_a_judge_that_is_worse_is_refused_with_the_run_kept_and_forced_with_a_fl
     assert "--labels llm: judge llm is right on" in said
     assert "use --labels soft or drop:llm, another judge, or --force-judge" in said
     assert not (tmp_path / "out.jsonl").exists()
-    assert (tmp_path / "out.jsonl.run" / "shards" / "000000.json").exists()
+    shard = tmp_path / "out.jsonl.run" / "shards" / "000000.json"
+    before = shard.read_bytes()
+    # what the line says works, and nothing is made again
+    assert main([*arguments, "--labels", "llm", "--force-judge"]) == 0
+    assert shard.read_bytes() == before
+    assert (tmp_path / "out.jsonl").exists()
 
 
 def test_the_task_model_is_cross_validated_before_it_labels(train_file, tmp_path, config):
@@ -340,3 +346,14 @@ def test_what_an_endpoint_judged_before_it_broke_is_not_asked_again(train_file, 
     assert seen
     assert not paid & set(seen)
     assert {row["label"] for row in rows_of(out)} <= {"refund"}
+    # answers outlive even a run that is thrown away
+    memory = tmp_path / "out.jsonl.run" / "judgements.jsonl"
+    kept = memory.read_bytes()
+    RunFolder(memory.parent, {"other": "settings"}, overwrite=True)
+    assert memory.read_bytes() == kept
+
+
+def test_a_judge_that_decides_is_not_overruled_by_the_task_model():
+    assert build(AugmentConfig, {}).accept_labels == "agree"
+    assert build(AugmentConfig, {"labels": "drop:llm"}).accept_labels == "any"
+    assert build(AugmentConfig, {"labels": "hard:task", "accept_labels": "agree"}).accept_labels == "agree"

@@ -64,7 +64,8 @@ class Row:
         fluency: mean token log-likelihood under the LLM without soft tokens, in nats.
         labels: what each of :data:`SOURCES` says: the interpolated label, the judges, and what these agree on (``None``
             for a judge that was not asked or abstained).
-        intruded: whether the hard label contradicts interpolation (see ``labels.is_intruded``).
+        intruded: whether the judge of the label policy contradicts interpolation (see ``labels.is_intruded``); the task
+            model speaks where there is no judge or it abstained.
         seed: the run's seed.
         kept: whether the gate let it through.
         reject_reason: why not; ``None`` if kept.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+MOST_CLASSES = 100  # that a heat map can show
 SPACES = {"embedding": "mixed embeddings", "text": "decoded texts"}
 
 
@@ -21,10 +22,12 @@ def can_draw() -> bool:
 
 
 def draw_intrusion(report: Mapping[str, Any], folder: Path) -> list[str]:
-    """``intrusion.png``, the rates by λ, and ``class_pairs.png``, a heat map for each space; returns their paths."""
-    paths = [folder / "intrusion.png", folder / "class_pairs.png"]
+    """``intrusion.png``, the rates by λ, and ``class_pairs.png``, heat maps if classes are few; returns the paths."""
+    paths = [folder / "intrusion.png"]
     _by_lam(report, paths[0])
-    _class_pairs(report, paths[1])
+    if len(report["classes"]) <= MOST_CLASSES:
+        paths.append(folder / "class_pairs.png")
+        _class_pairs(report, paths[1])
     return [str(path) for path in paths]
 
 
@@ -40,7 +43,7 @@ def _by_lam(report: Mapping[str, Any], path: Path) -> None:
     for row, space in zip(grid, spaces, strict=True):
         for axes, policy in zip(row, policies, strict=True):
             chosen = [rate for rate in rates if (rate["space"], rate["pairs"]) == (space, policy)]
-            for marker, name in zip("osD^v", dict.fromkeys(rate["observer"] for rate in chosen), strict=False):
+            for marker, name in zip("osD^vPX*", dict.fromkeys(rate["observer"] for rate in chosen), strict=False):
                 _line(axes, [rate for rate in chosen if rate["observer"] == name], name, marker)
             axes.set(xlabel="λ", title=f"{SPACES[space]}, {policy}", ylim=(0, 1))
             axes.spines[["top", "right"]].set_visible(False)
@@ -75,8 +78,9 @@ def _class_pairs(report: Mapping[str, Any], path: Path) -> None:
                 table[at] = table[at[::-1]] = rate["contradicted"]["rate"]
         image = axes.imshow(table, vmin=0, vmax=1, cmap="viridis")
         axes.set_title(SPACES[space])
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        names = [name.replace("$", r"\$") for name in classes]  # no formulas
+        axes.set_xticks(range(len(classes)), names, rotation=90)
+        axes.set_yticks(range(len(classes)), names)
         if len(classes) <= 12:  # the figures themselves, where they can be read
             for (row, column), value in np.ndenumerate(table):
                 if not np.isnan(value):

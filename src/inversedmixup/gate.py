@@ -39,8 +39,8 @@ class GateConfig:
     max_parent_overlap: float = option(0.9, "largest token F1 with a parent")
     fluency_margin: float = option(1.0, "nats per token that a text may read worse than the worst 5 % of yours")
     accept_labels: str = option(
-        "agree", "the task model must see the row's label (agree), a parent's class (parents), or anything (any)",
-        choices=("agree", "parents", "any"),
+        "auto", "the task model must see the row's label (agree), a parent's class (parents), or anything (any); "
+        "auto: any where --labels has a judge, else agree", choices=("auto", "agree", "parents", "any"),
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ class Gate:
 
     def _reason(self, row: Row, parents: tuple[str, str], parent_labels: tuple[str, str]) -> str | None:
         config, words = self.config, normalised(row.text)
-        allowed = {"agree": (row.label,), "parents": parent_labels}.get(config.accept_labels)
+        allowed = {"auto": (row.label,), "agree": (row.label,), "parents": parent_labels}.get(config.accept_labels)
         overlap = max(token_f1(words, normalised(parent)) for parent in parents)
         checks = (
             ("empty", not words),

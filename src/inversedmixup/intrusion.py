@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -27,8 +28,9 @@ from torch import Tensor, nn
 
 from inversedmixup import __version__
 from inversedmixup.data import Example, check_classes, check_known_labels, read_examples, take_shots
-from inversedmixup.errors import clear_write_errors
-from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
+from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.judges import JUDGE_MANNERS, Case, JudgeConfig, check_judges, judge_record, make_panel
+from inversedmixup.judges.api import endpoint
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
@@ -114,10 +116,14 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     """
     columns = {"text_column": config.text_column, "label_column": config.label_column}
     everything = read_examples(train, **columns)
-    examples = take_shots(everything, config.shots, seed=config.data_seed) if config.shots else everything
+    shots = config.shots
+    examples = everything if shots is None else take_shots(everything, shots, seed=config.data_seed)
     classes = check_classes(examples, train)
     known = read_examples(config.reference, **columns) if config.reference else everything
     check_known_labels(known, classes, config.reference or train)
+    if lacking := set(classes) - {row.label for row in known}:
+        raise InputError(f"{config.reference}: no row of class {min(lacking)!r}; the reference must know every class")
+    config.check_corrects(config.correct)
     samplers = {
         policy: PairSampler([e.label for e in examples], policy, LambdaPolicy("fixed", (1.0,))) for policy in POLICIES
     }
@@ -125,13 +131,13 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     config.described(classes)
     folder = Path(output).expanduser()
     with clear_write_errors(folder):
-        speed = ("batch_size", "overwrite", "device")
+        speed = ("batch_size", "overwrite", "device", *JUDGE_MANNERS)
         settings = {
             **{name: value for name, value in dataclasses.asdict(config).items() if name not in speed},
             "version": __version__, "inputs_sha256": inputs_digest(examples, known),
             "files_sha256": files_digest(config),
         }  # fmt: skip
-        run = RunFolder(folder, settings, overwrite=config.overwrite)
+        run = RunFolder(folder / "run", {**settings, "api_url": endpoint(config)}, overwrite=config.overwrite)
         pair = warmed_up(config, examples, classes, run)
         study = _Study(pair, examples, classes, _sample(known, config.seed), config, run)
         result = study.report(study.observers(), [*study.embeddings(samplers), *study.texts(samplers)])
@@ -158,13 +164,22 @@ class _Study:
         self.row_classes = np.array([self.number[example.label] for example in examples])
         self.known = pair.task_model.encode([row.text for row in known])
         self.known_classes = np.array([self.number[row.label] for row in known])
-        self.reference = ReferenceLabeller(self.known, [row.label for row in known])
+        learnt = self._not_parents(known)
+        self.reference = ReferenceLabeller(self.known[learnt], [known[at].label for at in learnt])
         # a row's own text among the known ones, so that it is not its own neighbour
         place = {row.text: at for at, row in enumerate(known)}
         self.own = np.array([place.get(example.text, -1) for example in examples])
         fit = cache(lambda: cross_validated(config.load_task_model, examples, classes, config))
         case = Case(pair, self.examples, self.classes, config, config.seed, fit, run.folder)
         self.panel = make_panel(config.judges, case)
+
+    def _not_parents(self, known: Sequence[Example]) -> list[int]:
+        """Rows that the reference learns from: none of the parents, if the others have every class at least twice."""
+        parents = {example.text for example in self.examples}
+        others = [at for at, row in enumerate(known) if row.text not in parents]
+        counts = Counter(known[at].label for at in others)
+        self.independent = all(counts[name] > 1 for name in self.classes)
+        return others if self.independent else list(range(len(known)))
 
     # ---- observers -----------------------------------------------------------------------------------------------
 
@@ -178,8 +193,11 @@ class _Study:
             "reference": Observer("reference", self.reference.accuracy, self.reference.n),
             "neighbour": Observer("neighbour", self._neighbour_accuracy(), len(self.known)),
         }
-        for name, scores in record.get("judges", {self.panel.verdict: {"accuracy": None}}).items():
-            found[name] = Observer(name, scores["accuracy"], record["n"])
+        measured = record.get("judges", {})
+        names = ["task", *(judge.name for judge in self.panel.judges), self.panel.verdict]
+        for name in dict.fromkeys(names):
+            scores = measured.get(name, {"accuracy": None, "coverage": 0.0})
+            found[name] = Observer(name, scores["accuracy"], round(record["n"] * scores["coverage"]))
         return found
 
     def _neighbour_accuracy(self) -> float:
@@ -209,11 +227,12 @@ class _Study:
     # ---- mixes ---------------------------------------------------------------------------------------------------
 
     def _cells(self, samplers: Mapping[str, PairSampler], n: int) -> Iterator[tuple[str, str, float, list[Draw]]]:
-        """Pair policy, interpolation, λ and n draws; the same pairs for every interpolation and λ."""
+        """Pair policy, interpolation, λ and n draws: fresh pairs for each λ, so that λs can be counted together."""
         for policy, sampler in samplers.items():
-            draws = [sampler.draw(row, row_stream(self.config.seed, row)) for row in range(n)]
-            for how in INTERPOLATIONS:
-                for lam in LAMS:
+            for part, lam in enumerate(LAMS):
+                rows = range(part * n, (part + 1) * n)
+                draws = [sampler.draw(row, row_stream(self.config.seed, row)) for row in rows]
+                for how in INTERPOLATIONS:
                     yield policy, how, lam, draws
 
     def embeddings(self, samplers: Mapping[str, PairSampler]) -> Iterator[Mixes]:
@@ -242,7 +261,7 @@ class _Study:
         texts = self.run.read(name)
         if texts is None:
             first, second = self._parents(draws)
-            # the same stream for every λ of a pair: neighbours differ by λ, not by luck
+            # the same stream for every interpolation of a pair: they differ by the point, not by luck
             streams = [row_stream(self.config.seed, draw.row) for draw in draws]
             config = dataclasses.replace(self.config, interpolation=how)
             texts = write_mixes(self.pair, first, second, torch.full((len(draws),), lam), streams, config).texts
@@ -262,7 +281,8 @@ class _Study:
         """Rates of each cell, over all λ < 1 of it, and by the classes of the parents."""
         return {
             "observers": [dataclasses.asdict(observer) for observer in observers.values()],
-            "classes": self.classes, "rows": len(self.examples), "interpolation": self.config.interpolation,
+            "reference_knows_the_parents": not self.independent, "classes": self.classes, "rows": len(self.examples),
+            "interpolation": self.config.interpolation,
             "rates": [rate for part in _cells(mixes) for rate in self._rates(part, observers)],
             "class_pairs": [rate for part in self._class_pairs(mixes) for rate in self._rates(part, observers)],
         }  # fmt: skip
@@ -293,11 +313,10 @@ class _Study:
             ]  # fmt: skip
             if not chosen:
                 continue
-            for first in range(len(self.classes)):
-                for second in range(first + 1, len(self.classes)):
-                    parts = [_between(mix, first, second) for mix in chosen]
-                    if any(len(part.parents) for part in parts):
-                        yield {"space": space, "classes": [self.classes[first], self.classes[second]]}, parts
+            there = {tuple(sorted(pair)) for mix in chosen for pair in mix.parents.tolist()}
+            for first, second in sorted(there):
+                names = [self.classes[first], self.classes[second]]
+                yield {"space": space, "classes": names}, [_between(mix, first, second) for mix in chosen]
 
 
 def _cells(mixes: Sequence[Mixes]) -> Iterator[tuple[dict[str, Any], list[Mixes]]]:

@@ -129,6 +129,7 @@ class InversedMixup:
             self._pair = None  # half-trained: the next use loads the models anew
             raise
         self._examples, self.classes_, self._warmup = examples, classes, config
+        self._held_out: np.ndarray | None = None
         return self
 
     def augment(self, n: int = 200, **options: Any) -> Dataset:
@@ -164,10 +165,14 @@ class InversedMixup:
         return AugmentResult(kept, rejected, summary)
 
     def _cross_validated(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Case`; made once a fit."""
+
         def fresh() -> TaskModel:
             return Pair.load_task_model(self.pair, encoder=self.encoder, device=self.device)
 
-        return cross_validated(fresh, self._examples, self.classes_, self._warmup)
+        if self._held_out is None:
+            self._held_out = cross_validated(fresh, self._examples, self.classes_, self._warmup)
+        return self._held_out
 
     def mix(
         self, first: str, second: str, *, steps: int = 7, lams: Sequence[float] | None = None, **options: Any

@@ -16,6 +16,7 @@ import numpy as np
 from inversedmixup import __version__
 from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
 from inversedmixup.data import (
+    SOURCES,
     Example,
     Row,
     RowFile,
@@ -28,6 +29,8 @@ from inversedmixup.data import (
     write_jsonl,
 )
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.judges import JUDGE_MANNERS
+from inversedmixup.judges.api import endpoint
 from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
@@ -48,7 +51,9 @@ T = TypeVar("T")
 SAMPLE_ROWS = 8  # kept rows to show
 
 # They change speed, memory or where things go, never the rows.
-_NOT_SETTINGS = ("batch_size", "overwrite", "device", "include_original", "workers", "worker_cpus", "worker_gpus")
+_NOT_SETTINGS = (
+    "batch_size", "overwrite", "device", "include_original", "workers", "worker_cpus", "worker_gpus", *JUDGE_MANNERS,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +137,7 @@ class _Job:
                 raise InputError(f"output {output}: would replace the input {given}; choose another name")
         settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_SETTINGS}
         settings["version"] = __version__
+        settings["api_url"] = endpoint(config)
         settings["inputs_sha256"] = inputs_digest(self.examples, self.test)
         settings["files_sha256"] = files_digest(config)
         folder = output.with_name(output.name + ".run")
@@ -216,15 +222,17 @@ class _Job:
 
 
 def files_digest(config: WarmedConfig) -> dict[str, str]:
-    """sha256 of the pair's files and of the replayed text: a changed file is a changed run."""
+    """sha256 of the pair's files, the replayed text and the descriptions: a changed file is a changed run."""
     folder = default_pair_folder() if config.pair is None else Path(config.pair).expanduser()
     parts = [
         folder / name for name in PAIR_FILES if name != "pair.json"
     ]  # a card written into the record changes nothing
     files = sorted(path for part in parts for path in (part, *part.rglob("*")) if path.suffix == ".safetensors")
     paths = {str(path.relative_to(folder)): path for path in files if path.is_file()}
-    if config.unlabelled and Path(config.unlabelled).is_file():
-        paths["unlabelled"] = Path(config.unlabelled)
+    for name in ("unlabelled", "descriptions"):
+        given = getattr(config, name, None)
+        if given and Path(given).is_file():
+            paths[name] = Path(given)
     return {name: file_sha256(path) for name, path in paths.items()}
 
 
@@ -233,6 +241,6 @@ def _original_row(example: Example, classes: Sequence[str], seed: int) -> dict[s
         "id": example.id, "text": example.text, "label": example.label,
         "label_probs": {name: float(name == example.label) for name in classes},
         "parents": [example.id, example.id], "lam": 1.0, "lam_realised": 1.0, "cycle_similarity": 1.0,
-        "fluency": None, "labels": {"soft": example.label, "task": None, "llm": None},
+        "fluency": None, "labels": {**dict.fromkeys(SOURCES), "soft": example.label},
         "intruded": False, "seed": seed, "kept": True, "reject_reason": None,
     }  # fmt: skip

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, write_whole
 from inversedmixup.sealed import digest, read_record, write_json, write_record
 
 logger = logging.getLogger(__name__)
+
+
+JUDGEMENTS = "judgements.jsonl"  # what judge api was told
 
 
 class RunFolder:
@@ -44,7 +47,12 @@ class RunFolder:
         if changed and folder.is_symlink():
             raise InputError(f"{folder} is a link, and what it leads to is not deleted here; remove it yourself")
         if changed:
+            paid = folder / JUDGEMENTS
+            kept = paid.read_bytes() if paid.is_file() else None
             shutil.rmtree(folder)
+            if kept is not None:  # they are keyed by what was asked
+                folder.mkdir(parents=True)
+                write_whole(paid, kept)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {**settings, "sha256": self._settings})
 

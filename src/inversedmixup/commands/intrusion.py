@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from inversedmixup.commands import add_config, resolve
+from inversedmixup.errors import clear_write_errors
 from inversedmixup.figures import can_draw, draw_intrusion
 from inversedmixup.intrusion import LAMS, IntrusionConfig, run_intrusion
+from inversedmixup.terminal import new_table, output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,21 +25,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """The study; pictures too where matplotlib is there."""
-    train, output = options.pop("train"), options.pop("output")
-    result = run_intrusion(train, output, resolve(IntrusionConfig, options))
-    pictures = draw_intrusion(result, Path(output).expanduser()) if can_draw() else []
-    return {**result, "output": output, "pictures": pictures}
+    train, where = options.pop("train"), options.pop("output")
+    result = run_intrusion(train, where, resolve(IntrusionConfig, options))
+    folder = Path(where).expanduser()
+    with clear_write_errors(folder):
+        pictures = draw_intrusion(result, folder) if can_draw() else []
+    return {**result, "output": where, "pictures": pictures}
 
 
 def show(result: dict[str, Any]) -> None:
     """Who looked, and the contradicted share by λ as the reference sees it."""
-    out = Console(file=sys.stdout, highlight=False)
+    out = output()
     for observer in result["observers"]:
         share = (
             "unknown" if observer["accuracy"] is None else f"{observer['accuracy']:.1%} of {observer['n']} real rows"
         )
-        out.print(f"{observer['name']}: right on {share}", markup=False, soft_wrap=True)
-    table = Table(
+        out.print(f"{observer['name']}: right on {share}", soft_wrap=True)
+    if result["reference_knows_the_parents"]:
+        out.print("the reference learnt from the parents too: give a larger file with --reference for a fairer one")
+    table = new_table(
         "mixes", *(f"λ {lam}" for lam in LAMS), "all λ < 1", "foreign", title="contradicted, by the reference"
     )
     for space, pairs, how in dict.fromkeys((r["space"], r["pairs"], r["interpolation"]) for r in result["rates"]):
@@ -59,7 +62,7 @@ def show(result: dict[str, Any]) -> None:
     out.print(
         f"shares with 95 % intervals; → without the reference's own errors. All of it is in {result['output']}"
         + ("" if result["pictures"] else " (no pictures: pip install 'inversedmixup[plots]')"),
-        markup=False, soft_wrap=True,
+        soft_wrap=True,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from inversedmixup.judges.panel import Panel
 
 NAMES = ("task", "llm", "tuned", "api")
+JUDGE_MANNERS = ("force_judge", "api_concurrency", "api_price")  # settings that change no answer
 MEASURED_ROWS = 48  # rows of the user on which a judge's accuracy is measured
 
 
@@ -76,7 +77,9 @@ class JudgeConfig:
             InputError: for a description of a class that is not there.
         """
         given = read_yaml(self.descriptions, "--descriptions") if self.descriptions else {}
-        for name in given:
+        for name, meaning in given.items():
+            if not isinstance(meaning, str) or not meaning.strip():
+                raise InputError(f"{self.descriptions}: {name}: expected some words, found {meaning!r}")
             if name not in classes:
                 raise InputError(
                     f"{self.descriptions}: {name!r} is not a class of the training set ({', '.join(classes)})"
@@ -109,16 +112,17 @@ class Case:
 
     def shown(self) -> dict[str, list[int]]:
         """Numbers of the rows of each class that stand in an LLM judge's prompt."""
-        order = np.random.default_rng([self.seed, 5]).permutation(len(self.examples)).tolist()
-        return {
-            name: [at for at in order if self.examples[at].label == name][: self.config.judge_shots]
-            for name in self.classes
-        }
+        found: dict[str, list[int]] = {name: [] for name in self.classes}
+        for at in np.random.default_rng([self.seed, 5]).permutation(len(self.examples)).tolist():
+            rows = found[self.examples[at].label]
+            if len(rows) < self.config.judge_shots:
+                rows.append(at)
+        return found
 
     def not_shown(self) -> list[int]:
         """Numbers of the other rows."""
-        shown = {at for rows in self.shown().values() for at in rows}
-        return [at for at in range(len(self.examples)) if at not in shown]
+        shown = {self.examples[at].text for rows in self.shown().values() for at in rows}
+        return [at for at, example in enumerate(self.examples) if example.text not in shown]
 
 
 def check_judges(name: str, config: JudgeConfig) -> tuple[str, ...]:

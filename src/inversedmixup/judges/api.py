@@ -10,8 +10,10 @@ import hashlib
 import json
 import logging
 import os
+import queue
+import re
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ import numpy as np
 from torch import Tensor
 
 from inversedmixup.errors import InputError
+from inversedmixup.loading import first_line
+from inversedmixup.runs import JUDGEMENTS
 
 if TYPE_CHECKING:
     from inversedmixup.judges import Case, JudgeConfig
@@ -29,6 +33,7 @@ KEY = "OPENAI_API_KEY"
 RETRIES = 5  # of a request that was refused or lost, with exponential back-off (the client's own)
 TIMEOUT = 60.0  # seconds that an answer may take
 ASKED_TWICE = 2  # times that a text is asked about before the judge abstains on it
+MAX_ANSWER = 200  # tokens
 CHARACTERS_PER_TOKEN = 4  # a rule of thumb, for the preview of the cost
 MANY = 20  # answers after which it can be said that an endpoint answers nonsense
 
@@ -48,9 +53,31 @@ def check_api(config: JudgeConfig) -> None:
     if not _url(config) and not os.environ.get(KEY):
         raise InputError(f"judge api: no key; set {KEY} in the environment, or give --api-url of a server without one")
 
+    if not (os.environ.get(KEY) or "").isascii():
+        raise InputError(f"judge api: {KEY} holds characters that no key has; copy it again")
+    try:
+        _client(config)
+    except Exception as error:  # the client's own kinds of "no URL"
+        raise InputError(f"judge api: --api-url {endpoint(config)} is no URL ({first_line(error)})") from None
+
+
+def endpoint(config: JudgeConfig) -> str | None:
+    """Where judge ``api`` asks, without a password in the URL; ``None``: the client's default."""
+    url = _url(config)
+    return url and re.sub(r"//[^/@]*@", "//", url)
+
 
 def _url(config: JudgeConfig) -> str | None:
     return config.api_url or os.environ.get("OPENAI_BASE_URL")
+
+
+def _client(config: JudgeConfig) -> Any:  # noqa: ANN401 (an OpenAI client)
+    import openai
+
+    # a server of one's own may want no key, but the client insists on one
+    return openai.OpenAI(
+        api_key=os.environ.get(KEY) or "none", base_url=_url(config), max_retries=RETRIES, timeout=TIMEOUT
+    )
 
 
 class ApiJudge:
@@ -59,20 +86,15 @@ class ApiJudge:
     name = "api"
 
     def __init__(self, case: Case) -> None:
-        import openai
-
         config = case.config
         check_api(config)
         self.case, self.classes, self.model = case, list(case.classes), str(config.api_model)
-        self.concurrency, self.where = config.api_concurrency, _url(config) or "the default endpoint"
-        # a server of one's own may want no key, but the client insists on one
-        self._client = openai.OpenAI(
-            api_key=os.environ.get(KEY) or "none", base_url=_url(config), max_retries=RETRIES, timeout=TIMEOUT
-        )
+        self.concurrency, self.where = config.api_concurrency, endpoint(config) or "the default endpoint"
+        self._client = _client(config)
         self.unseen = case.not_shown()
         self._instructions = self._instruct(config.described(self.classes))
-        self._memory = _Memory(case.folder / "judgements.jsonl" if case.folder else None)
-        self._structured, self._answers, self._nonsense, self._previewed = True, 0, 0, False
+        self._memory = _Memory(case.folder / JUDGEMENTS if case.folder else None)
+        self._level, self._answers, self._nonsense, self._previewed = 0, 0, 0, False
 
     def _instruct(self, meanings: dict[str, str]) -> str:
         lines = [
@@ -128,32 +150,44 @@ class ApiJudge:
         )  # fmt: skip
 
     def _ask_all(self, texts: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-        """Texts with their labels, several requests at a time, in the order of the texts."""
-        pool = ThreadPoolExecutor(self.concurrency)
+        """Texts with their labels as they come, several requests at a time; a failure is raised after what did come."""
+        waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+        found: queue.SimpleQueue[tuple[str, str | None] | Exception | None] = queue.SimpleQueue()
+        stop = threading.Event()
+        for text in texts:
+            waiting.put(text)
+
+        def work() -> None:
+            try:
+                while not stop.is_set():
+                    text = waiting.get_nowait()
+                    found.put((text, self._ask(text)))
+            except queue.Empty:
+                pass
+            except Exception as error:  # handed over, to be raised where somebody listens
+                stop.set()
+                found.put(error)
+            finally:
+                found.put(None)
+
+        # daemons: after an interrupt nobody waits for the requests under way
+        many = min(self.concurrency, len(texts))
+        for _ in range(many):
+            threading.Thread(target=work, daemon=True).start()
+        failure: Exception | None = None
         try:
-            # each answer is handed on (and written down) before an error of a later one is raised
-            pending = [(text, pool.submit(self._ask, text)) for text in texts]
-            failure: InputError | None = None
-            for text, answer in pending:
-                try:
-                    label = answer.result()
-                except InputError as error:
-                    failure = failure or error
-                    for _, rest in pending:
-                        rest.cancel()
-                    continue
-                except Exception:  # cancelled after a failure
-                    if failure is None:
-                        raise
-                    continue
-                yield text, label
-            if failure:
-                raise failure
-        except KeyboardInterrupt:
-            self._client.close()  # ends the requests that are under way: nobody waits for them
-            raise
+            while many:
+                answer = found.get()
+                if answer is None:
+                    many -= 1
+                elif isinstance(answer, Exception):
+                    failure = failure or answer
+                else:
+                    yield answer
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            stop.set()
+        if failure:
+            raise failure
 
     def _ask(self, text: str) -> str | None:
         """The class of one text; ``None`` if no answer names one."""
@@ -178,28 +212,37 @@ class ApiJudge:
             {"role": "system", "content": self._instructions},
             {"role": "user", "content": json.dumps({"text": text}, ensure_ascii=False)},
         ]
-        try:
-            options: dict[str, Any] = {"response_format": self._format()} if self._structured else {}
-            answer = self._client.chat.completions.create(
-                model=self.model, messages=messages, temperature=0, max_tokens=60, **options
-            )
-        except openai.BadRequestError as error:
-            if not self._structured:
+        levels: list[dict[str, Any]] = [
+            {"response_format": self._format(), "temperature": 0, "max_tokens": MAX_ANSWER},
+            {"response_format": self._format()}, {"temperature": 0, "max_tokens": MAX_ANSWER}, {},
+        ]  # fmt: skip
+        for level in range(self._level, len(levels)):
+            try:
+                answer: Any = self._client.chat.completions.create(model=self.model, messages=messages, **levels[level])
+            except openai.BadRequestError:
+                continue  # a server that does not know an option, or a text that it will not have
+            except json.JSONDecodeError:
+                return ""
+            except (openai.OpenAIError, ValueError) as error:
                 raise self._failed(error) from None
-            self._structured = False  # a server that does not know structured output
-            return self._request(text)
-        except openai.OpenAIError as error:
-            raise self._failed(error) from None
-        return (answer.choices[0].message.content if answer.choices else None) or ""
+            self._level = max(self._level, level)
+            try:
+                said = answer.choices[0].message.content
+            except (AttributeError, IndexError, TypeError, KeyError):
+                return ""
+            return said if isinstance(said, str) else ""
+        return ""
 
     def _failed(self, error: Exception) -> InputError:
         import openai
 
-        # the message of a refused key quotes the key
+        # a message may quote the key
         said = "the key was refused" if isinstance(error, openai.AuthenticationError) else " ".join(str(error).split())
+        said = said.replace(os.environ.get(KEY) or "\0", "…")[:200]
+        kept = "what it judged is kept: run the same command again once that is mended"
         return InputError(
-            f"judge api: {self.model} at {self.where} does not answer ({said[:200]}); what it judged is kept: run the "
-            f"same command again once that is mended"
+            f"judge api: {self.model} at {self.where} does not answer ({said})"
+            + (f"; {kept}" if self.case.folder else "")
         )
 
     def _format(self) -> dict[str, Any]:
@@ -215,7 +258,7 @@ class ApiJudge:
         try:
             found = json.loads(said)
             said = found.get("label") if isinstance(found, dict) else found
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         said = str(said).strip()
         alike = [name for name in self.classes if name.casefold() == said.casefold()]

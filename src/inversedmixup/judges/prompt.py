@@ -48,8 +48,13 @@ class Prompt:
         self.labels = [self.ids(f" {name}") + self._end for name in names]
         self._branches = branches(self.labels)
         self.prefix = self.ids(opening) if opening else []
-        for text, label in shown:
-            self.prefix += self.ids("\nText:") + self.body(text) + self.ids(f" {label}") + self._end
+        window = getattr(llm.lm.config, "max_position_embeddings", None) or 10**9
+        room = window - MAX_TOKENS - len(self._ask) - max(map(len, self.labels)) - len(self.ids("\nText:"))
+        for text, label in shown:  # as many as the LLM's window holds
+            example = self.ids("\nText:") + self.body(text) + self.ids(f" {label}") + self._end
+            if len(self.prefix) + len(example) > room:
+                break
+            self.prefix += example
         self.prefix += self.ids("\nText:")
         self._cache: Any = None
         self._offset: np.ndarray | None = None if calibrated else np.zeros(len(self.labels))

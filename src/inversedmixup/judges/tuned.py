@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,13 +62,17 @@ class TunedJudge:
         """The copy tuned on every row, from the run's folder if it was finished there."""
         stored = None if self.case.folder is None else self.case.folder / "tuned"
         if stored is not None and (stored / "adapter_config.json").exists():
-            llm = self._copy()
-            llm.load_lora(stored)
-            return self._made(llm)
+            return self._prompt_of(stored)
         with progress("tuning judge tuned", self.case.config.judge_steps) as advance:
             llm = self._tuned(list(range(len(self.case.examples))), advance)
-        if stored is not None:
-            llm.save_lora(stored)
+        if stored is None:
+            return self._made(llm)
+        llm.save_lora(stored)
+        return self._prompt_of(stored)  # as a resumed run reads it
+
+    def _prompt_of(self, stored: Path) -> Prompt:
+        llm = self._copy()
+        llm.load_lora(stored)
         return self._made(llm)
 
     def _copy(self) -> SoftTokenLLM:

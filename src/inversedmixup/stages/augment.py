@@ -63,6 +63,8 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
         for part in (DecodeConfig, LabelConfig, JudgeConfig):
             part.__post_init__(self)
         at_least(self, 1, "n", "tries")
+        if self.accept_labels == "auto":  # a judge that decides is not overruled by the task model
+            object.__setattr__(self, "accept_labels", "any" if parse_labels(self.labels).judge else "agree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +148,7 @@ def _tried_judge(
     logger.info("%s", trust.describe(record))
     pilot = {number: _shard(writer, number, run) for number in range(shards)}
     record = trust.compare(record, [row for rows in pilot.values() for row in rows], len(writer.classes))
-    trust.check(record, config.labels, force=config.force_judge)
+    trust.check(record, config.labels, len(writer.classes), force=config.force_judge)
     return record, pilot
 
 

@@ -15,8 +15,10 @@ logger = logging.getLogger(__name__)
 
 def describe(record: dict[str, Any]) -> str:
     """A judge's record in words."""
-    if record["accuracy"] is None:
+    if not record["n"]:
         return f"judge {record['name']}: no row of yours was left to measure it on"
+    if record["accuracy"] is None:
+        return f"judge {record['name']} abstained on all {record['n']} rows of yours that it was asked about"
     silent = f", silent on {1 - record['coverage']:.0%}" if record["coverage"] < 1 else ""
     return f"judge {record['name']} is right on {record['accuracy']:.0%} of {record['n']} rows of yours{silent}"
 
@@ -39,26 +41,30 @@ def compare(record: dict[str, Any], pilot: Sequence[Row], classes: int) -> dict[
     return {**record, **found}
 
 
-def check(record: dict[str, Any], labels: str, *, force: bool) -> None:
-    """Refuse a judge whose labels would be worse than the interpolated ones.
+def check(record: dict[str, Any], labels: str, classes: int, *, force: bool) -> None:
+    """Refuse a judge whose labels would be worse than the interpolated ones, by more than a standard error.
 
     Args:
         record: what :func:`compare` returned.
         labels: the label policy, as the user wrote it.
+        classes: how many there are.
         force: only warn.
 
     Raises:
-        InputError: if the policy would use the judge's labels, and they are wrong more often; or if they are no
-            better than chance.
+        InputError: if the policy would use the judge's labels, and they are wrong more often, no better than chance, or
+            of a judge that could not be measured.
     """
-    if not parse_labels(labels).trusts_judge or record["accuracy"] is None:
+    if not parse_labels(labels).trusts_judge:
         return
     share = record["interpolated_accuracy"]
-    if share is not None and record["accuracy"] >= share:
+    if share is not None and share - record["accuracy"] <= _error(record, classes):
         return
-    rival = (
-        "no better than chance" if share is None else f"the interpolated label on about {share:.0%} of the new texts"
-    )
+    if record["accuracy"] is None or record["agreement"] is None:
+        rival = "so nobody knows whether it is to be trusted"
+    elif share is None:
+        rival = "no better than chance"
+    else:
+        rival = f"the interpolated label on about {share:.0%} of the new texts"
     message = (
         f"--labels {labels}: {describe(record)}, {rival}; use --labels soft or drop:{record['name']}, another judge, "
         f"or --force-judge"
@@ -66,3 +72,13 @@ def check(record: dict[str, Any], labels: str, *, force: bool) -> None:
     if not force:
         raise InputError(message)
     logger.warning("%s", message)
+
+
+def _error(record: dict[str, Any], classes: int) -> float:
+    """Standard error of the difference between the two accuracies of a record."""
+    accuracy, agreement = record["accuracy"], record["agreement"]
+    answered = max(1.0, record["n"] * record["coverage"])
+    slope = accuracy - (1 - accuracy) / (classes - 1)
+    of_judge = accuracy * (1 - accuracy) / answered
+    of_rival = agreement * (1 - agreement) / max(1, record["judged"]) / slope**2
+    return float((of_judge + of_rival) ** 0.5)
