@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -13,10 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inversedmixup import __version__
 from inversedmixup.data import Example
-from inversedmixup.errors import write_whole
 from inversedmixup.mixing import PairSampler, parse_lambda, row_stream, soft_label
 from inversedmixup.models.pair import Pair
+from inversedmixup.pipeline import files_digest
+from inversedmixup.runs import RunFolder
+from inversedmixup.stages.warmup import WarmedConfig
 from inversedmixup.stages.writer import DecodeConfig, Written, write_mixes
 
 SETS = ("trec", "sst2", "ag_news", "cr", "subj", "sms_spam", "banking77")
@@ -93,13 +96,21 @@ def paired(gains: Sequence[float]) -> dict[str, float | None]:
 
 
 def run_grid(
-    cells: Iterable[tuple[Any, ...]], make: Callable[..., dict[str, Any]], folder: Path
+    cells: Iterable[tuple[Any, ...]], make: Callable[..., dict[str, Any]], run: RunFolder
 ) -> list[dict[str, Any]]:
-    """Every cell's record, from its file if it is there."""
+    """Every cell's record, from the run if it is there."""
     records = []
     for one in cells:
-        path = folder / ("-".join(map(str, one)) + ".json")
-        if not path.exists():
-            write_whole(path, json.dumps(make(*one), indent=1).encode())
-        records.append(json.loads(path.read_text(encoding="utf-8")))
+        name = "cells/" + re.sub(r"[^\w.-]", "_", "-".join(map(str, one)))
+        record = run.read(name)
+        if record is None:
+            record = make(*one)
+            run.write(name, record)
+        records.append(record)
     return records
+
+
+def study_run(output: Path, options: dict[str, Any], pairs: Sequence[str | None]) -> RunFolder:
+    """The folder of a study; cells made with other options, pairs or versions are refused, not mixed in."""
+    digests = {str(pair): files_digest(WarmedConfig(pair=pair)) for pair in pairs}
+    return RunFolder(output, {**options, "pairs": digests, "version": __version__})

@@ -27,7 +27,18 @@ from inversedmixup.labels import LabelPolicy, choose_label
 from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.warmup import WarmupConfig, cross_validated, fit_task_model
-from studies.common import SETS, WEIGHT, encode, head_accuracy, one_hot, paired, run_grid, sample, write_texts
+from studies.common import (
+    SETS,
+    WEIGHT,
+    encode,
+    head_accuracy,
+    one_hot,
+    paired,
+    run_grid,
+    sample,
+    study_run,
+    write_texts,
+)
 
 POLICIES = {
     "interpolated": ("soft", None), "larger parent": ("soft", 0.0),
@@ -122,14 +133,14 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=60, help="texts of a cell")
     parser.add_argument("--pair", help="pair folder; default: the one that ships")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    run = study_run(options.output, {"data": str(options.data.resolve()), "n": options.n}, [options.pair])
     pair = Pair.load(options.pair)
 
     def make(name: str, shots: int, seed: int) -> dict[str, Any]:
         return cell(pair, options.data, name, shots, seed, options.n)
 
     grid = ((name, shots, seed) for shots in options.shots for seed in range(options.seeds) for name in options.sets)
-    records = run_grid(grid, make, options.output)
+    records = run_grid(grid, make, run)
     rows = summarise(records)
     write_whole(options.output / "summary.json", json.dumps(rows, indent=1).encode())
     table = Table("set", "shots", "seeds", "without", "policy", "label error", "coverage", "gain", "95 %", "p")

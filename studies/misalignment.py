@@ -29,7 +29,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model, run_warmup
-from studies.common import WEIGHT, head_accuracy, one_hot, paired, run_grid, sample, write_texts
+from studies.common import WEIGHT, head_accuracy, one_hot, paired, run_grid, sample, study_run, write_texts
 
 PROBE = 32  # test sentences on which reconstruction is measured
 NOISE = (0.25, 0.5, 1.0, 2.0)  # length of the noise; an embedding has length 1
@@ -80,15 +80,14 @@ def conditions(earlier: Sequence[str]) -> list[str]:
     """Names of everything that is compared; the first is the pair as it ships."""
     return [
         "as shipped", *(f"noise {length}" for length in NOISE), *(f"rotation {angle}" for angle in TURN),
-        "stage 2 refined", "stage 2 not refined", *(f"pair {Path(folder).name}" for folder in earlier),
+        "stage 2 refined", "stage 2 not refined", *(f"pair {folder}" for folder in earlier),
     ]  # fmt: skip
 
 
-def prepared(name: str, earlier: Sequence[str], examples: Sequence[Example], classes: Sequence[str], seed: int) -> Pair:
+def prepared(name: str, examples: Sequence[Example], classes: Sequence[str], seed: int) -> Pair:
     """The pair of one condition, its task model fitted to the examples."""
     kind, _, amount = name.partition(" ")
-    folders = {Path(folder).name: folder for folder in earlier}
-    pair = Pair.load(folders[amount] if kind == "pair" else None)
+    pair = Pair.load(amount if kind == "pair" else None)
     if kind == "stage":
         config = WarmupConfig(seed=seed, tolerance=1.0)
         if amount == "2 not refined":
@@ -102,14 +101,12 @@ def prepared(name: str, earlier: Sequence[str], examples: Sequence[Example], cla
     return pair
 
 
-def cell(
-    data: Path, earlier: Sequence[str], n: int, name: str, shots: int, seed: int, condition: str
-) -> dict[str, Any]:
+def cell(data: Path, n: int, name: str, shots: int, seed: int, condition: str) -> dict[str, Any]:
     """What one condition makes of one set, number of shots and seed."""
     train, test = (read_examples(data / name / f"{part}.jsonl") for part in ("train", "test"))
     examples = take_shots(train, shots, seed=seed)
     classes = sorted({example.label for example in examples})
-    pair = prepared(condition, earlier, examples, classes, seed)
+    pair = prepared(condition, examples, classes, seed)
     embeddings = pair.task_model.encode([example.text for example in examples])
     soft, written = write_texts(pair, examples, classes, embeddings, n, seed)
     known = sample(train)
@@ -179,14 +176,15 @@ def main() -> None:
     parser.add_argument("--earlier", nargs="*", default=[], help="folders of earlier pairs")
     parser.add_argument("--plot", type=Path, help="picture to draw")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    settings = {"data": str(options.data.resolve()), "n": options.n}
+    run = study_run(options.output, settings, [None, *options.earlier])
 
     def make(name: str, shots: int, seed: int, condition: str) -> dict[str, Any]:
-        return cell(options.data, options.earlier, options.n, name, shots, seed, condition)
+        return cell(options.data, options.n, name, shots, seed, condition)
 
     names = conditions(options.earlier)
     grid = [(name, options.shots, s, c) for s in range(options.seeds) for name in options.sets for c in names]
-    rows = summarise(run_grid(grid, make, options.output))
+    rows = summarise(run_grid(grid, make, run))
     write_whole(options.output / "summary.json", json.dumps(rows, indent=1).encode())
     table = Table("adaptor", "token F1", "cosine", "cycle", "intrusion", "gain", "95 %")
     for row in rows:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import write_jsonl
+from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from studies import common, labels, misalignment
 from tiny import LABELS, SENTENCES
@@ -46,8 +47,13 @@ def test_a_finished_cell_is_not_made_again(tmp_path):
         return {"cell": list(one)}
 
     for _ in range(2):
-        assert common.run_grid([("a", 1), ("b", 2)], make, tmp_path) == [{"cell": ["a", 1]}, {"cell": ["b", 2]}]
+        assert common.run_grid([("a", 1), ("b", 2)], make, common.study_run(tmp_path, {"n": 1}, [None])) == [
+            {"cell": ["a", 1]},
+            {"cell": ["b", 2]},
+        ]
     assert made == [("a", 1), ("b", 2)]
+    with pytest.raises(InputError, match="other settings"):
+        common.study_run(tmp_path, {"n": 2}, [None])
 
 
 def test_paired_gains():
@@ -68,10 +74,10 @@ def test_an_adaptor_is_degraded_as_told(tiny_pair):
     assert torch.allclose(added.norm(dim=1), torch.full((5,), 0.5), atol=1e-5)
 
 
-@pytest.mark.parametrize("condition", ["as shipped", "noise 0.5", "rotation 30", "stage 2 not refined", "pair old"])
+@pytest.mark.parametrize("condition", ["as shipped", "noise 0.5", "rotation 30", "stage 2 not refined", "pair"])
 def test_every_condition_is_measured(data, shipped, tiny_pair_folder, condition, tmp_path):
-    (tmp_path / "old").symlink_to(tiny_pair_folder)
-    record = misalignment.cell(data, [str(tmp_path / "old")], 4, "toy", 4, 0, condition)
+    condition = f"pair {tiny_pair_folder}" if condition == "pair" else condition
+    record = misalignment.cell(data, 4, "toy", 4, 0, condition)
     assert 0 <= record["intrusion"] <= 1
     assert json.loads(json.dumps(record)) == record
     rows = misalignment.summarise([record])
