@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from conftest import write_jsonl
 from inversedmixup.cli import _parser, main
 from inversedmixup.commands import resolve
-from inversedmixup.data import Example, Row, RowFile, iter_rows
+from inversedmixup.data import SOURCES, Example, Row, RowFile, iter_rows
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
@@ -33,7 +33,7 @@ def make_row(number, **changes):
     values = {
         "id": f"aug-{number}", "text": f"text number {number}", "label": "a", "label_probs": {"a": 0.7, "b": 0.3},
         "parents": ["0", "1"], "lam": 0.7, "lam_realised": 0.6, "cycle_similarity": 0.8, "fluency": -3.0,
-        "labels": {"soft": "a", "task": "a", "llm": None}, "intruded": False, "seed": 0,
+        "labels": {**dict.fromkeys(SOURCES), "soft": "a", "task": "a"}, "intruded": False, "seed": 0,
     }  # fmt: skip
     return Row(**{**values, **changes})
 
@@ -155,7 +155,13 @@ def test_the_command_in_the_report_reads_back_to_the_same_settings(changes):
 def test_rows_read_back_as_they_were_written(tmp_path, suffix):
     rows = [make_row(at, text=text) for at, text in enumerate([*HOSTILE, ""])]
     rows.append(
-        make_row(99, kept=False, reject_reason="empty", fluency=None, labels={"soft": "a", "task": None, "llm": "b"})
+        make_row(
+            99,
+            kept=False,
+            reject_reason="empty",
+            fluency=None,
+            labels={**dict.fromkeys(SOURCES), "soft": "a", "llm": "b"},
+        )
     )
     with RowFile(tmp_path / f"rows{suffix}", ["a", "b"]) as file:
         for row in rows:
