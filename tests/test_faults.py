@@ -16,20 +16,13 @@ from inversedmixup.runs import RunFolder
 
 
 def test_a_few_faults_of_every_kind_end_in_the_same_bytes_or_in_one_clear_line():
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("faults.py")),
-        "--kills",
-        "2",
-        "--others",
-        "1",
-        "--jobs",
-        "2",
-    ]
+    harness = str(Path(__file__).with_name("faults.py"))
+    command = [sys.executable, harness, "--kills", "2", "--others", "1", "--jobs", "2"]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     counts = json.loads(done.stdout)["counts"]
-    assert counts["resumed after SIGKILL: same bytes"] == 2
+    # each job is killed until a kill has hit it while it ran, and compared whenever it came to its end
+    assert counts["resumed after SIGKILL: same bytes"] >= 2
 
 
 def test_a_record_of_other_settings_or_with_a_flipped_bit_counts_as_not_done(tmp_path):
