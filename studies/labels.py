@@ -23,6 +23,7 @@ from rich.table import Table
 from inversedmixup.data import read_examples, take_shots
 from inversedmixup.errors import write_whole
 from inversedmixup.judges import Case, JudgeConfig, make_panel
+from inversedmixup.judges.panel import named
 from inversedmixup.labels import LabelPolicy, choose_label
 from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller
@@ -74,8 +75,8 @@ def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> di
     }  # fmt: skip
     for policy, (labels, temperature) in POLICIES.items():
         kind, _, judge = labels.partition(":")
-        named = [_named(said[judge][at], classes) if judge else None for at in range(n)]
-        chosen = [choose_label(LabelPolicy(kind, judge or None), soft[at], named[at], temperature) for at in range(n)]
+        heard = [named(said[judge][at], classes) if judge else None for at in range(n)]
+        chosen = [choose_label(LabelPolicy(kind, judge or None), soft[at], heard[at], temperature) for at in range(n)]
         kept = [at for at in range(n) if chosen[at].refused is None]
         targets = np.array([[chosen[at].probs[c] for c in classes] for at in kept]).reshape(len(kept), len(classes))
         accuracy = head_accuracy(
@@ -95,10 +96,6 @@ def _pool(*said: np.ndarray) -> np.ndarray:
     product = np.prod([np.clip(np.nan_to_num(answer, nan=1.0), 1e-6, 1.0) for answer in said], axis=0)
     shares: np.ndarray = product / product.sum(axis=1, keepdims=True)
     return shares
-
-
-def _named(probs: np.ndarray, classes: Sequence[str]) -> dict[str, float] | None:
-    return None if np.isnan(probs).any() else dict(zip(classes, map(float, probs), strict=True))
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------

@@ -62,11 +62,11 @@ def noise(length: float, seed: int) -> Callable[[Tensor], Tensor]:
 
 def rotation(degrees: float, seed: int) -> Callable[[Tensor], Tensor]:
     """Turns every embedding by this angle in random planes that lie at right angles."""
-    generator = torch.Generator().manual_seed(seed)
 
     def change(embeddings: Tensor) -> Tensor:
         d, angle = embeddings.shape[1], np.deg2rad(degrees)
-        basis = torch.linalg.qr(torch.randn(d, d, generator=generator.manual_seed(seed)))[0].to(embeddings)
+        generator = torch.Generator().manual_seed(seed)  # the same planes each time
+        basis = torch.linalg.qr(torch.randn(d, d, generator=generator))[0].to(embeddings)
         pairs = (embeddings @ basis).view(len(embeddings), d // 2, 2)
         turned = torch.stack([pairs[..., 0] * np.cos(angle) - pairs[..., 1] * np.sin(angle),
                               pairs[..., 0] * np.sin(angle) + pairs[..., 1] * np.cos(angle)], dim=-1)  # fmt: skip

@@ -26,18 +26,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup import __version__
 from inversedmixup.data import Example, check_classes, check_known_labels, read_examples, take_shots
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.judges import JUDGE_MANNERS, Case, JudgeConfig, check_judges, judge_record, make_panel
+from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.api import endpoint
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
-from inversedmixup.pipeline import files_digest
+from inversedmixup.pipeline import run_settings
 from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
-from inversedmixup.runs import RunFolder, inputs_digest
+from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.warmup import WarmedConfig, cross_validated, warmed_up
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
@@ -131,13 +130,9 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     config.described(classes)
     folder = Path(output).expanduser()
     with clear_write_errors(folder):
-        speed = ("batch_size", "overwrite", "device", *JUDGE_MANNERS)
-        settings = {
-            **{name: value for name, value in dataclasses.asdict(config).items() if name not in speed},
-            "version": __version__, "inputs_sha256": inputs_digest(examples, known),
-            "files_sha256": files_digest(config),
-        }  # fmt: skip
-        run = RunFolder(folder / "run", {**settings, "api_url": endpoint(config)}, overwrite=config.overwrite)
+        run = RunFolder(
+            folder / "run", run_settings(config, endpoint(config), examples, known), overwrite=config.overwrite
+        )
         pair = warmed_up(config, examples, classes, run)
         study = _Study(pair, examples, classes, _sample(known, config.seed), config, run)
         result = study.report(study.observers(), [*study.embeddings(samplers), *study.texts(samplers)])

@@ -135,12 +135,8 @@ class _Job:
         for given in (train, config.test, config.unlabelled):
             if given and Path(given).expanduser().resolve() in (output.resolve(), self.rejected.resolve()):
                 raise InputError(f"output {output}: would replace the input {given}; choose another name")
-        settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_SETTINGS}
-        settings["version"] = __version__
-        settings["api_url"] = endpoint(config)
-        settings["inputs_sha256"] = inputs_digest(self.examples, self.test)
-        settings["files_sha256"] = files_digest(config)
         folder = output.with_name(output.name + ".run")
+        settings = run_settings(config, endpoint(config), self.examples, self.test)
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", provenance(train, str(output), config))
         write_jsonl(map(vars, self.examples), folder / EXAMPLES_FILE)
@@ -219,6 +215,15 @@ class _Job:
         if not self.config.include_original:
             return []
         return [_original_row(example, self.classes, self.config.seed) for example in self.examples]
+
+
+def run_settings(config: WarmedConfig, api_url: str | None, *inputs: Sequence[Example]) -> dict[str, Any]:
+    """Everything that decides the rows of a run: options, input, the pair's files, where judge ``api`` asks."""
+    return {
+        **{name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_SETTINGS},
+        "version": __version__, "api_url": api_url, "inputs_sha256": inputs_digest(*inputs),
+        "files_sha256": files_digest(config),
+    }  # fmt: skip
 
 
 def files_digest(config: WarmedConfig) -> dict[str, str]:

@@ -15,18 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from inversedmixup.data import MAX_CHARACTERS, Example, Row, check_classes, read_examples
+from inversedmixup.data import MAX_CHARACTERS, SOURCES, Example, Row, check_classes, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.labels import is_intruded
 from inversedmixup.mixing import interpolate, row_stream, soft_label
 from inversedmixup.models.pair import Pair, PairOptions
-from inversedmixup.models.task_model import FitSettings
 from inversedmixup.options import build
 from inversedmixup.report.evidence import Evidence, gather
 from inversedmixup.report.results import read_run, run_folder
+from inversedmixup.stages.warmup import WarmupConfig, fit_task_model
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 
 LAMS = tuple(round(at / 20, 2) for at in range(20, -1, -1))  # λ = 1 … 0
@@ -37,7 +37,7 @@ CACHED = 64  # strips remembered
 GREEDY = DecodeConfig(candidates=1, temperature=0.0)
 SAMPLED = DecodeConfig(candidates=1)
 FLUENCY_TEXTS = 64  # training texts whose fluency sets the gate's floor, where the run did not record it
-HEAD = FitSettings(steps=200, encoder=False)
+HEAD = WarmupConfig(train_encoder="head", task_steps=200)
 MAPS = ("PCA", "UMAP")
 
 
@@ -96,7 +96,8 @@ class Explorer:
         self.evidence: Evidence = gather(self.examples, self.rows)
         self.embeddings = pair.task_model.encode([example.text for example in self.examples])
         if pair.task_model.head is None:
-            self._fit_head(check_classes(self.examples, "the training file"))
+            classes = check_classes(self.examples, "the training file")
+            fit_task_model(pair.task_model, self.examples, classes, HEAD, lambda _: None)
         self.classes = list(pair.task_model.classes)
         self.maps = [name for name in MAPS if name == "PCA" or importlib.util.find_spec("umap")]
         self._fluencies = fluencies
@@ -105,13 +106,6 @@ class Explorer:
         self._strips: OrderedDict[tuple[str, str], Strip] = OrderedDict()
         self._places: OrderedDict[tuple[str, str, int, str], tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._models = threading.Lock()  # LoRA is switched on and off in place: one visitor decodes at a time
-
-    def _fit_head(self, classes: list[str]) -> None:
-        model = self.pair.task_model
-        model.set_classes(classes, seed=0)
-        targets = torch.tensor([classes.index(example.label) for example in self.examples])
-        texts = [example.text for example in self.examples]
-        model.fit(texts, nn.functional.one_hot(targets, len(classes)).float(), torch.ones(len(texts)), HEAD)
 
     # ---- between two sentences -----------------------------------------------------------------------------------
 
@@ -168,7 +162,6 @@ class Explorer:
         """Points at mixes of parents [n, d], and the embeddings of their texts [n, d]."""
         with self._models, torch.no_grad():
             written = write_mixes(self.pair, first, second, lams, [row_stream(0, at) for at in streams], config)
-            reread = self.pair.task_model.encode(written.texts)
         assert written.class_probs is not None
         points = [
             Point(
@@ -178,7 +171,7 @@ class Explorer:
             )
             for at, text in enumerate(written.texts)
         ]  # fmt: skip
-        return points, reread
+        return points, written.reread
 
     def _row(self, number: int, point: Point, labels: tuple[str, str]) -> Row:
         soft = soft_label(labels[0], labels[1], point.lam, self.classes)
@@ -187,7 +180,7 @@ class Explorer:
         return Row(
             id=f"candidate-{number}", text=point.text, label=label, label_probs=soft, parents=[], lam=point.lam,
             lam_realised=point.lam_realised, cycle_similarity=point.cycle_similarity, fluency=point.fluency,
-            labels={"soft": label, "task": task, "llm": None}, intruded=is_intruded(task, soft), seed=0,
+            labels={**dict.fromkeys(SOURCES), "soft": label, "task": task}, intruded=is_intruded(task, soft), seed=0,
         )  # fmt: skip
 
     def _known_fluencies(self) -> Sequence[float]:

@@ -37,10 +37,20 @@ class Panel:
     @property
     def verdict(self) -> str:
         """Which of the answers of :meth:`hear` counts."""
-        return "agreement" if len(self.judges) > 1 else self.name
+        return verdict_of(self.name)
 
     def _with_agreement(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {**said, "agreement": majority(list(said.values()))} if len(said) > 1 else dict(said)
+
+
+def verdict_of(name: str) -> str:
+    """Whose answer counts in a panel of this name."""
+    return "agreement" if "+" in name else name
+
+
+def named(probs: np.ndarray, classes: Sequence[str]) -> dict[str, float] | None:
+    """Class probabilities [classes] by name; ``None`` from a judge that abstained."""
+    return None if np.isnan(probs).any() else dict(zip(classes, map(float, probs), strict=True))
 
 
 def majority(said: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import folds_of
+from inversedmixup.data import FOLDS, folds_of
 from inversedmixup.errors import InputError
 from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.llm import SoftTokenLLM
+from inversedmixup.models.task_model import shuffled_batches
 from inversedmixup.terminal import Advance, progress
 
 if TYPE_CHECKING:
     from inversedmixup.judges import Case
 
-FOLDS = 3  # that it is measured on: each time a fresh copy is tuned on the other rows
-RANK, LEARNING_RATE, BATCH = 8, 1e-3, 16  # chosen on training rows of trec and sst2 (docs/log.md)
+RANK, LEARNING_RATE, BATCH = 8, 1e-3, 16  # the one setting tried, on TREC (docs/log.md)
 
 
 class TunedJudge:
@@ -47,7 +48,7 @@ class TunedJudge:
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
         texts = [example.text for example in self.case.examples]
-        fold_of = folds_of(self.case.examples, FOLDS, seed=self.case.seed)
+        fold_of = folds_of(self.case.examples, seed=self.case.seed)
         out = np.empty((len(rows), len(self.case.classes)))
         with progress("measuring judge tuned", FOLDS * self.case.config.judge_steps) as advance:
             for fold in range(FOLDS):
@@ -91,12 +92,9 @@ class TunedJudge:
         prompt = Prompt(llm, self.case.classes, calibrated=False)
         weights = [weight for weight in llm.model.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(weights, weight_decay=0.0)
-        rng, queue = np.random.default_rng([self.case.seed, 11]), np.empty(0, dtype=np.int64)
-        for step in range(config.judge_steps):
-            while len(queue) < BATCH:
-                queue = np.concatenate([queue, rng.permutation(rows)])
-            taken, queue = queue[:BATCH], queue[BATCH:]
-            batch = [self.case.examples[at] for at in taken]
+        batches = shuffled_batches(len(rows), BATCH, np.random.default_rng([self.case.seed, 11]))
+        for step, taken in enumerate(islice(batches, config.judge_steps)):
+            batch = [self.case.examples[rows[at]] for at in taken]
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 5) * (1 - step / config.judge_steps)
             loss = prompt.loss([row.text for row in batch], [number[row.label] for row in batch])

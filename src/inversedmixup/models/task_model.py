@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,16 @@ class FitSettings:
     encoder_learning_rate: float = 5e-5
     head_learning_rate: float = 5e-3
     seed: int = 0
+
+
+def shuffled_batches(n: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Row numbers [size] of one batch after the other, without end: every row once before any comes again."""
+    queue = np.empty(0, dtype=np.int64)
+    while True:
+        while len(queue) < size:
+            queue = np.concatenate([queue, rng.permutation(n)])
+        yield queue[:size]
+        queue = queue[size:]
 
 
 class TaskModel(nn.Module):
@@ -152,12 +163,8 @@ class TaskModel(nn.Module):
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda s: min((s + 1) / ramp, max(0.0, (settings.steps - s) / max(1, settings.steps - ramp)))
         )
-        rng = np.random.default_rng([settings.seed, 2])
-        queue = np.empty(0, dtype=np.int64)
-        for _ in range(settings.steps):
-            while len(queue) < settings.batch_size:
-                queue = np.concatenate([queue, rng.permutation(len(texts))])
-            rows, queue = queue[: settings.batch_size], queue[settings.batch_size :]
+        batches = shuffled_batches(len(texts), settings.batch_size, np.random.default_rng([settings.seed, 2]))
+        for rows in islice(batches, settings.steps):
             at = torch.from_numpy(rows)
             embeddings = self([texts[i] for i in rows]) if frozen is None else frozen[at].to(self.device)
             losses = -(targets[at].to(self.device) * self.logits(embeddings).log_softmax(-1)).sum(-1)

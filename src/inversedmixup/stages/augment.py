@@ -26,7 +26,7 @@ from inversedmixup.data import SOURCES, Example, Row
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
-from inversedmixup.judges.panel import Panel
+from inversedmixup.judges.panel import Panel, named
 from inversedmixup.labels import LabelConfig, choose_label, is_intruded, parse_labels
 from inversedmixup.mixing import (
     LAM_HELP,
@@ -314,13 +314,9 @@ class RowWriter:
         if self.panel is not None:
             said |= self.panel.hear(written.texts, written.reread)
         return [
-            self._row(draw, written, at, {name: self._named(probs[at]) for name, probs in said.items()})
+            self._row(draw, written, at, {name: named(probs[at], self.classes) for name, probs in said.items()})
             for at, draw in enumerate(draws)
         ]
-
-    def _named(self, probs: np.ndarray) -> dict[str, float] | None:
-        """Class probabilities by name; ``None`` from a judge that abstained."""
-        return None if np.isnan(probs).any() else dict(zip(self.classes, map(float, probs), strict=True))
 
     def _row(self, draw: Draw, written: Written, at: int, said: dict[str, dict[str, float] | None]) -> Row:
         """One row; ``said`` holds what each judge says of its text."""

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, folds_of, iter_texts
+from inversedmixup.data import FOLDS, Example, folds_of, iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, TaskModel
@@ -33,7 +33,6 @@ from inversedmixup.terminal import Advance, progress
 logger = logging.getLogger(__name__)
 
 MEASURED_ROWS = 32  # texts on which reconstruction is measured before and after
-FOLDS = 3  # of the task model's cross-validation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +87,8 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     before = evaluate_pair(pair, probe, 40)
     old_embeddings, old_adaptor = pair.task_model.encode(texts + replayed), copy.deepcopy(pair.adaptor)
     with progress("warm-up", config.task_steps + config.follow_steps + config.refine_steps) as advance:
-        accuracy = fit_task_model(pair.task_model, examples, classes, config, advance)
+        fit_task_model(pair.task_model, examples, classes, config, advance)
+        accuracy = _training_accuracy(pair.task_model, examples)
         _refine(pair, old_adaptor, old_embeddings, texts, replayed, config, advance)
     pair.adaptor.eval()
     after = evaluate_pair(pair, probe, 40)
@@ -120,8 +120,8 @@ def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
 
 def fit_task_model(
     model: TaskModel, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig, advance: Advance
-) -> float:
-    """L_CE(θ) on the labelled set; returns training accuracy."""
+) -> None:
+    """L_CE(θ) on the labelled set, from a fresh head."""
     model.set_classes(classes, seed=config.seed)
     number = {name: index for index, name in enumerate(classes)}
     labels = torch.tensor([number[example.label] for example in examples])
@@ -130,8 +130,6 @@ def fit_task_model(
         texts, nn.functional.one_hot(labels, len(classes)).float(), torch.ones(len(texts)),
         fit_settings(config, config.task_steps), advance=advance,
     )  # fmt: skip
-    predicted = model.predict_proba(model.encode(texts)).argmax(1)
-    return float((predicted == labels.numpy()).mean())
 
 
 def cross_validated(
@@ -146,7 +144,7 @@ def cross_validated(
         config: settings of the fit.
     """
     out = np.empty((len(examples), len(classes)))
-    fold_of = folds_of(examples, FOLDS, seed=config.seed)
+    fold_of = folds_of(examples, seed=config.seed)
     with progress("cross-validation of the task model", FOLDS * config.task_steps) as advance:
         for fold in range(FOLDS):
             held = fold_of == fold
@@ -154,6 +152,11 @@ def cross_validated(
             fit_task_model(model, list(compress(examples, ~held)), classes, config, advance)
             out[held] = model.predict_proba(model.encode([example.text for example in compress(examples, held)]))
     return out
+
+
+def _training_accuracy(model: TaskModel, examples: Sequence[Example]) -> float:
+    predicted = model.predict_proba(model.encode([example.text for example in examples])).argmax(1)
+    return float(np.mean([model.classes[at] == row.label for at, row in zip(predicted, examples, strict=True)]))
 
 
 def fit_settings(config: WarmupConfig, steps: int) -> FitSettings:
