@@ -507,14 +507,14 @@ def _schema(classes: Sequence[str]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
     })  # fmt: skip
 
 
-def folds_of(examples: Sequence[Example], *, seed: int) -> np.ndarray:
-    """The fold [n], of :data:`FOLDS`, that each row is held out in; each has about as many rows of every class."""
+def folds_of(examples: Sequence[Example], *, seed: int, folds: int = FOLDS) -> np.ndarray:
+    """The fold [n] that each row is held out in; each fold has about as many rows of every class."""
     rng, place, begin = np.random.default_rng([seed, 9]), np.empty(len(examples), dtype=int), 0
     for name in sorted({example.label for example in examples}):
         rows = rng.permutation([at for at, example in enumerate(examples) if example.label == name])
         place[rows] = begin + np.arange(len(rows))
         begin += len(rows)
-    fold: np.ndarray = place % FOLDS
+    fold: np.ndarray = place % folds
     return fold
 
 

@@ -42,7 +42,7 @@ from inversedmixup.report.results import EXAMPLES_FILE, read_run
 from inversedmixup.runs import RunFolder, inputs_digest
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
-from inversedmixup.stages.downstream import run_downstream
+from inversedmixup.stages.downstream import DownstreamConfig, run_downstream
 from inversedmixup.stages.warmup import WarmedConfig, cross_validated, fit_settings, warmed_up
 
 logger = logging.getLogger(__name__)
@@ -50,14 +50,15 @@ T = TypeVar("T")
 
 SAMPLE_ROWS = 8  # kept rows to show
 
-# They change speed, memory or where things go, never the rows.
+# They change speed, memory, where things go or how much is done, never the rows.
 _NOT_SETTINGS = (
     "batch_size", "overwrite", "device", "include_original", "workers", "worker_cpus", "worker_gpus", *JUDGE_MANNERS,
+    "methods", "splits", "processes",
 )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class JobConfig(WarmedConfig, AugmentConfig, ClusterConfig):
+class JobConfig(WarmedConfig, AugmentConfig, DownstreamConfig, ClusterConfig):
     """Settings of ``augment``."""
 
     engine: str = option(
@@ -68,17 +69,15 @@ class JobConfig(WarmedConfig, AugmentConfig, ClusterConfig):
     shots: int | None = option(None, "use only this many rows of each class, drawn by --data-seed")
     data_seed: int = option(0, "seed of the choice of rows by --shots")
     test: str | None = option(None, "labelled file: measure accuracy on it with and without augmentation")
-    downstream_steps: int = option(150, "optimiser steps of each downstream task model")
-    augmented_weight: float = option(0.3, "weight of an augmented row in the downstream loss")
     include_original: bool = option(False, "repeat the original rows at the head of the output")
     overwrite: bool = option(False, "replace a finished or interrupted run with other settings")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        ClusterConfig.__post_init__(self)
+        for part in (AugmentConfig, DownstreamConfig, ClusterConfig):
+            part.__post_init__(self)
         if self.engine not in ENGINES and address_of(self.engine) is None:
             raise InputError(f"engine: {self.engine!r} is not one of {', '.join(ENGINES)}, ray, ray:ADDRESS")
-        at_least(self, 0, "data_seed", "augmented_weight", "downstream_steps")
+        at_least(self, 0, "data_seed")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,6 +38,24 @@ class FitSettings:
     encoder_learning_rate: float = 5e-5
     head_learning_rate: float = 5e-3
     seed: int = 0
+
+
+class Mixer(Protocol):
+    """Mixes the rows of a training batch."""
+
+    def __call__(
+        self, model: TaskModel, texts: Sequence[str], known: Tensor | None, targets: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings [m, d] for the head and their class probabilities [m, classes].
+
+        Args:
+            model: the task model that is being trained.
+            texts: the batch, b sentences.
+            known: their embeddings [b, d] where the encoder does not learn, else ``None``.
+            targets: their class probabilities [b, classes].
+            rng: the mixer's random stream.
+        """
+        ...
 
 
 def shuffled_batches(n: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -142,8 +160,10 @@ class TaskModel(nn.Module):
         out: Tensor = self.head(embeddings * self.dim**0.5)
         return out
 
-    def fit(self, texts: Sequence[str], targets: Tensor, weights: Tensor, settings: FitSettings, *,
-            advance: Callable[[float], None] = lambda _: None) -> None:  # fmt: skip
+    def fit(
+        self, texts: Sequence[str], targets: Tensor, weights: Tensor, settings: FitSettings, *,
+        known: Tensor | None = None, mixer: Mixer | None = None, advance: Callable[[float], None] = lambda _: None,
+    ) -> None:  # fmt: skip
         """Cross-entropy training of head and encoder against soft or one-hot targets (paper, stage 2: L_CE(θ)).
 
         Args:
@@ -151,24 +171,32 @@ class TaskModel(nn.Module):
             targets: class probabilities [n, classes].
             weights: how much each row counts, [n].
             settings: steps, learning rates, what is trained.
+            known: the embeddings [n, d], where they are there already and the encoder does not learn.
+            mixer: what the rows of a batch become before the head sees them; weights are not used then.
             advance: told of each finished step.
         """
         assert self.head is not None
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": settings.head_learning_rate}]
         if settings.encoder:
             groups.append({"params": list(self.encoder.parameters()), "lr": settings.encoder_learning_rate})
-        frozen = None if settings.encoder else self.encode(texts)
+        frozen = None if settings.encoder else self.encode(texts) if known is None else known
         optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
         ramp = max(1, settings.steps // 10)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda s: min((s + 1) / ramp, max(0.0, (settings.steps - s) / max(1, settings.steps - ramp)))
         )
         batches = shuffled_batches(len(texts), settings.batch_size, np.random.default_rng([settings.seed, 2]))
+        mixing = np.random.default_rng([settings.seed, 13])
         for rows in islice(batches, settings.steps):
-            at = torch.from_numpy(rows)
-            embeddings = self([texts[i] for i in rows]) if frozen is None else frozen[at].to(self.device)
-            losses = -(targets[at].to(self.device) * self.logits(embeddings).log_softmax(-1)).sum(-1)
-            weight = weights[at].to(self.device)
+            at, batch = torch.from_numpy(rows), [texts[i] for i in rows]
+            here = None if frozen is None else frozen[at].to(self.device)
+            wanted, weight = targets[at].to(self.device), weights[at].to(self.device)
+            if mixer is None:
+                embeddings = self(batch) if here is None else here
+            else:
+                embeddings, wanted = mixer(self, batch, here, wanted, mixing)
+                weight = torch.ones(len(embeddings), device=self.device)
+            losses = -(wanted * self.logits(embeddings).log_softmax(-1)).sum(-1)
             loss = (losses * weight).sum() / weight.sum().clamp_min(1e-8)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -1,7 +1,8 @@
-"""Does it help? The downstream task model with and without the augmented rows, at the same number of steps."""
+"""Does it help? Downstream task models that differ in their training rows, at the same number of steps."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,21 @@ import torch
 
 from inversedmixup.data import Example, Row
 from inversedmixup.models.task_model import FitSettings, TaskModel
+from inversedmixup.options import at_least, option
 from inversedmixup.terminal import progress
+
+ECE_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
+
+
+@dataclasses.dataclass(frozen=True)
+class DownstreamConfig:
+    """Settings of the downstream task models."""
+
+    downstream_steps: int = option(150, "optimiser steps of each downstream task model")
+    augmented_weight: float = option(0.3, "weight of an augmented row in the downstream loss")
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "augmented_weight", "downstream_steps")
 
 
 def run_downstream(
@@ -28,30 +43,63 @@ def run_downstream(
         settings: the same steps, rates and seed for both.
         weight: how much an augmented row counts in the loss; an original counts 1.
     """
-    from sklearn.metrics import f1_score
-
     measured: dict[str, Any] = {"steps": settings.steps, "test_rows": len(test)}
+    truth = class_numbers(test, classes)
     with progress("downstream task models", 2 * settings.steps) as advance:
         for name, extra in (("without", []), ("with", list(rows))):
             model = fresh()
             model.set_classes(classes, seed=settings.seed)
+            targets = np.concatenate([one_hot(examples, classes), row_targets(extra, classes)])
             model.fit(
-                [e.text for e in examples] + [row.text for row in extra], _targets(examples, extra, classes),
+                [e.text for e in examples] + [row.text for row in extra], torch.from_numpy(targets).float(),
                 torch.tensor([1.0] * len(examples) + [weight] * len(extra)), settings, advance=advance,
             )  # fmt: skip
-            predicted = model.predict_proba(model.encode([e.text for e in test])).argmax(1)
-            truth = np.array([list(classes).index(e.label) for e in test])
-            measured[f"accuracy_{name}"] = round(float((predicted == truth).mean()), 4)
-            score = f1_score(truth, predicted, labels=np.unique(truth), average="macro")
-            measured[f"macro_f1_{name}"] = round(float(score), 4)
+            probs = model.predict_proba(model.encode([e.text for e in test]))
+            measured |= {f"{key}_{name}": value for key, value in scores(probs, truth).items() if key in _SHOWN}
     return measured
 
 
-def _targets(examples: Sequence[Example], rows: Sequence[Row], classes: Sequence[str]) -> torch.Tensor:
-    """Class probabilities [n, classes]: one class for originals, what the label policy says for augmented rows."""
-    targets = torch.zeros(len(examples) + len(rows), len(classes))
-    for at, example in enumerate(examples):
-        targets[at, list(classes).index(example.label)] = 1.0
-    for at, row in enumerate(rows, start=len(examples)):
-        targets[at] = torch.tensor([row.label_probs[name] for name in classes])
+_SHOWN = ("accuracy", "macro_f1")
+
+
+def class_numbers(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
+    """The column [n] of each example's label."""
+    number = {name: at for at, name in enumerate(classes)}
+    return np.array([number[example.label] for example in examples], dtype=np.int64)
+
+
+def one_hot(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
+    """Labels as class probabilities [n, classes]."""
+    targets: np.ndarray = np.eye(len(classes))[class_numbers(examples, classes)]
     return targets
+
+
+def row_targets(rows: Sequence[Row], classes: Sequence[str]) -> np.ndarray:
+    """What the label policy says of augmented rows, as class probabilities [n, classes]."""
+    return np.array([[row.label_probs[name] for name in classes] for row in rows]).reshape(len(rows), len(classes))
+
+
+def scores(probs: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """``accuracy``, ``macro_f1`` over the classes that occur, ``ece`` and ``nll`` (in nats), rounded.
+
+    Args:
+        probs: class probabilities [n, classes].
+        truth: class numbers [n].
+    """
+    from sklearn.metrics import f1_score
+
+    predicted = probs.argmax(1)
+    found = {
+        "accuracy": (predicted == truth).mean(),
+        "macro_f1": f1_score(truth, predicted, labels=np.unique(truth), average="macro"),
+        "ece": _calibration_error(probs.max(1), predicted == truth),
+        "nll": -np.log(np.clip(probs[np.arange(len(truth)), truth], 1e-12, None)).mean(),
+    }
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error: |accuracy − confidence| by bins of equal width, weighted by their rows."""
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    surplus = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
+    return float(np.abs(surplus).sum() / len(confidence))

@@ -1,0 +1,125 @@
+"""What augmentation is compared with, and augmentation itself: one method a file, one protocol.
+
+A :class:`Method` is given a :class:`Split` and answers in one of three ways: with rows to train on beside the
+originals (:class:`Added`), with a :class:`~inversedmixup.models.task_model.Mixer` that changes how the task model is
+trained, or with class probabilities of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inversedmixup.data import Example
+from inversedmixup.errors import InputError
+from inversedmixup.models.task_model import Mixer, TaskModel
+from inversedmixup.stages.warmup import run_warmup
+
+if TYPE_CHECKING:
+    from inversedmixup.benchmark import BenchmarkConfig
+    from inversedmixup.models.pair import Pair
+    from inversedmixup.runs import RunFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Added:
+    """What a method trains on beside the originals.
+
+    Attributes:
+        texts: m texts.
+        targets: their class probabilities [m, classes].
+        weight: how much one of them counts in the loss; ``None``: as the protocol has it.
+        original_weights: how much each original counts, [n]; ``None``: 1.
+    """
+
+    texts: Sequence[str]
+    targets: np.ndarray
+    weight: float | None = None
+    original_weights: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """The labelled rows that a method may use, and what is dear and the same for every method: made when first needed.
+
+    Attributes:
+        examples: the training rows.
+        classes: class names, the columns of every target.
+        config: how many rows are wanted (``n``), the split's own ``seed``, and every setting of ``augment``.
+        fresh: makes an untrained task model, the same each time.
+        run: where what is dear is recorded and found again.
+        name: the split's, for these records.
+    """
+
+    examples: Sequence[Example]
+    classes: Sequence[str]
+    config: BenchmarkConfig
+    fresh: Callable[[], TaskModel]
+    run: RunFolder
+    name: str
+
+    def stream(self, use: int) -> np.random.Generator:
+        """A random stream of the split, another one for each use."""
+        return np.random.default_rng([self.config.seed, use])
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The pair after stage 2 on these rows."""
+        pair = self.config.load_pair()
+        run_warmup(pair, self.examples, self.classes, self.config)
+        return pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One way to train on few labelled rows. At most one of ``added``, ``mixer`` and ``classify`` is there.
+
+    Attributes:
+        name: as on the command line.
+        about: what it does, with its source, in one line.
+        added: makes rows.
+        mixer: changes the training batches.
+        classify: class probabilities [n, classes] of texts, by something other than the task model.
+        short: trained for as many epochs as with augmentation, not for as many steps.
+        writes: whether the LLM writes its rows: it takes minutes, not seconds.
+    """
+
+    name: str
+    about: str
+    added: Callable[[Split], Added] | None = None
+    mixer: Callable[[Split], Mixer] | None = None
+    classify: Callable[[Split, Sequence[str]], np.ndarray] | None = None
+    short: bool = False
+    writes: bool = False
+
+
+BASELINE = "equal-steps"  # what every method is compared with
+_FILES = ("plain",)
+
+
+def methods() -> dict[str, Method]:
+    """Every method by its name."""
+    found: dict[str, Method] = {}
+    for file in _FILES:
+        for method in import_module(f"inversedmixup.baselines.{file}").METHODS:
+            found[method.name] = method
+    return found
+
+
+def chosen(names: str) -> list[Method]:
+    """The methods of a comma-separated list, after the baseline.
+
+    Raises:
+        InputError: for an unknown one.
+    """
+    known = methods()
+    wanted = dict.fromkeys([BASELINE, *(name.strip() for name in names.split(",") if name.strip())])
+    for name in wanted:
+        if name not in known:
+            raise InputError(f"method {name!r} is not one of {', '.join(known)}")
+    return [known[name] for name in wanted]

@@ -1,0 +1,43 @@
+"""Training without new texts: the controls that any augmentation must beat."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from inversedmixup.baselines import BASELINE, Added, Method, Split
+from inversedmixup.stages.downstream import one_hot
+
+
+def duplicated(split: Split) -> Added:
+    """As many copies of originals as rows are wanted, drawn in turn from a shuffled list."""
+    order = split.stream(21).permutation(len(split.examples))
+    rows = [split.examples[order[at % len(order)]] for at in range(split.config.n)]
+    return Added([row.text for row in rows], one_hot(rows, split.classes))
+
+
+def class_weighted(split: Split) -> Added:
+    """No rows; each original counts n / (classes · rows of its class), so that every class counts the same."""
+    counts = Counter(example.label for example in split.examples)
+    weights = [len(split.examples) / (len(counts) * counts[example.label]) for example in split.examples]
+    return Added([], np.empty((0, len(split.classes))), original_weights=np.array(weights))
+
+
+def oversampled(split: Split) -> Added:
+    """Copies of the rows of rarer classes, drawn with replacement until every class has as many rows as the largest."""
+    rng, largest = split.stream(22), max(Counter(e.label for e in split.examples).values())
+    rows = []
+    for name in split.classes:
+        own = [example for example in split.examples if example.label == name]
+        rows += [own[at] for at in rng.integers(len(own), size=largest - len(own))] if own else []
+    return Added([row.text for row in rows], one_hot(rows, split.classes), weight=1.0)
+
+
+METHODS = (
+    Method("none", "the originals alone, for as many epochs as with augmentation", short=True),
+    Method(BASELINE, "the originals alone, for as many steps as with augmentation"),
+    Method("duplicate", "copies of the originals in place of augmented rows", added=duplicated),
+    Method("class-weights", "the originals, rarer classes weighted up", added=class_weighted),
+    Method("oversample", "rarer classes repeated up to the largest (random oversampling)", added=oversampled),
+)

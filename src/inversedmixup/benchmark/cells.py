@@ -1,0 +1,165 @@
+"""One run: a method trained on a split and measured. Every run is one JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inversedmixup.baselines import Added, Method, Split, chosen
+from inversedmixup.benchmark.splits import draw_rows, parse_draw
+from inversedmixup.data import Example, check_classes, check_known_labels, read_examples
+from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.judges.api import endpoint
+from inversedmixup.models.task_model import TaskModel
+from inversedmixup.pipeline import run_settings
+from inversedmixup.runs import RunFolder
+from inversedmixup.stages.augment import check_rows
+from inversedmixup.stages.downstream import class_numbers, one_hot, scores
+from inversedmixup.stages.warmup import fit_settings
+from inversedmixup.terminal import Advance
+
+if TYPE_CHECKING:
+    from inversedmixup.benchmark import BenchmarkConfig
+
+PROTOCOLS = {"full": "fine-tuned", "head": "frozen"}  # by what cross-entropy trains
+
+
+class Bench:
+    """Methods, labelled rows and what has run already.
+
+    Raises:
+        InputError: for input that cannot be used.
+    """
+
+    def __init__(self, train: str, test: str | None, output: str, config: BenchmarkConfig) -> None:
+        self.config, self.methods = config, chosen(config.methods)
+        self.draw = config.draw or ("80%" if test else "cv")
+        self._draw = parse_draw(self.draw)
+        if (self._draw.kind == "cv") == bool(test):
+            raise InputError(
+                "draw cv: holds training rows out to measure on; leave the test file away" if test else
+                f"draw {self.draw}: needs a test file; give one, or use --draw cv"
+            )  # fmt: skip
+        columns = {"text_column": config.text_column, "label_column": config.label_column}
+        self.rows = read_examples(train, **columns)
+        classes = check_classes(self.rows, train)
+        self.test = _some(read_examples(test, **columns), config.test_rows) if test else []
+        check_known_labels(self.test, classes, test or "")
+        check_rows(self.rows, config)
+        self._known: dict[str, Tensor] = {}
+        self.folder = Path(output).expanduser()
+        with clear_write_errors(self.folder):
+            self.run = RunFolder(
+                self.folder, run_settings(config, endpoint(config), self.rows, self.test), overwrite=config.overwrite
+            )
+
+    def missing(self, number: int) -> list[Method]:
+        """Methods that have not run on a split."""
+        return [method for method in self.methods if self.run.read(_name(number, method)) is None]
+
+    def records(self, number: int) -> list[dict[str, Any]]:
+        """What has run on a split."""
+        found = [self.run.read(_name(number, method)) for method in self.methods]
+        return [record for record in found if record is not None]
+
+    def run_split(self, number: int, advance: Advance) -> None:
+        """Every method on one split, but what has run already."""
+        train, test = draw_rows(self.rows, self.test, self._draw, number, seed=self.config.data_seed)
+        classes = check_classes(train, f"split {number}")
+        config = dataclasses.replace(self.config, seed=self.config.seed + number)
+        split = Split(train, classes, config, self.fresh, self.run, f"{number:03d}")
+        for method in self.missing(number):
+            started = time.monotonic()
+            measured = self._measured(method, split, test)
+            record = {
+                "set": self.folder.name, "shots": self.draw, "split": number, "seed": config.seed,
+                "protocol": PROTOCOLS[config.train_encoder], "method": method.name, **measured,
+                "seconds": round(time.monotonic() - started, 2),
+            }  # fmt: skip
+            with clear_write_errors(self.folder):
+                self.run.write(_name(number, method), record)
+            advance(1)
+
+    # ---- one run -------------------------------------------------------------------------------------------------
+
+    def _measured(self, method: Method, split: Split, test: Sequence[Example]) -> dict[str, Any]:
+        """What the method's task model, or its own classifier, is worth on the test rows."""
+        added = method.added(split) if method.added else Added([], np.empty((0, len(split.classes))))
+        steps = self.config.downstream_steps
+        if method.short:
+            steps = round(steps * len(split.examples) / (len(split.examples) + split.config.n))
+        if method.classify:
+            probs = method.classify(split, [row.text for row in test])
+        else:
+            model = self._trained(method, split, added, steps)
+            probs = model.predict_proba(self._embedded(model, [row.text for row in test]))
+        truth = class_numbers(test, split.classes)
+        return {
+            **scores(probs, truth), **_recalls(probs, truth, split), "train": len(split.examples),
+            "added": len(added.texts), "test": len(test), "steps": steps,
+        }  # fmt: skip
+
+    def _trained(self, method: Method, split: Split, added: Added, steps: int) -> TaskModel:
+        examples, config = split.examples, split.config
+        weights = np.ones(len(examples)) if added.original_weights is None else added.original_weights
+        weight = config.augmented_weight if added.weight is None else added.weight
+        texts = [row.text for row in examples] + list(added.texts)
+        model = self.fresh()
+        model.set_classes(split.classes, seed=config.seed)
+        model.fit(
+            texts, torch.from_numpy(np.concatenate([one_hot(examples, split.classes), added.targets])).float(),
+            torch.from_numpy(np.concatenate([weights, np.full(len(added.texts), weight)])).float(),
+            fit_settings(config, steps), mixer=method.mixer(split) if method.mixer else None,
+            known=self._embedded(model, texts) if self.config.train_encoder == "head" else None,
+        )  # fmt: skip
+        return model
+
+    def fresh(self) -> TaskModel:
+        """An untrained task model; all share one encoder if that does not learn."""
+        if self.config.train_encoder == "full":
+            return self.config.load_task_model()
+        return TaskModel(self._frozen.encoder, self._frozen.name)
+
+    @cached_property
+    def _frozen(self) -> TaskModel:
+        return self.config.load_task_model()
+
+    def _embedded(self, model: TaskModel, texts: Sequence[str]) -> Tensor:
+        """Embeddings [n, d]; those of an encoder that does not learn are kept for the next method."""
+        if self.config.train_encoder == "full":
+            return model.encode(texts)
+        new = list(dict.fromkeys(text for text in texts if text not in self._known))
+        self._known |= zip(new, model.encode(new), strict=True)
+        return torch.stack([self._known[text] for text in texts])
+
+
+def _name(number: int, method: Method) -> str:
+    return f"runs/{number:03d}-{method.name}"
+
+
+def _some(test: list[Example], count: int | None) -> list[Example]:
+    """So many rows of the test file, the same for every split and seed."""
+    order = np.random.default_rng(0).permutation(len(test))[:count]
+    return [test[at] for at in sorted(order.tolist())]
+
+
+def _recalls(probs: np.ndarray, truth: np.ndarray, split: Split) -> dict[str, Any]:
+    """``recall`` by class, and ``rare_recall``: its mean over the classes with fewer rows than the median class."""
+    predicted, counts = probs.argmax(1), Counter(example.label for example in split.examples)
+    recall = {
+        name: round(float((predicted[truth == at] == at).mean()), 4)
+        for at, name in enumerate(split.classes)
+        if (truth == at).any()
+    }
+    middle = np.median([counts[name] for name in split.classes])
+    rare = [recall[name] for name in recall if counts[name] < middle]
+    return {"recall": recall, "rare_recall": round(float(np.mean(rare)), 4) if rare else None}
