@@ -13,6 +13,7 @@ from typing import Any
 
 from inversedmixup.baselines import chosen
 from inversedmixup.benchmark.cells import Bench
+from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.splits import DRAW_HELP, parse_draw
 from inversedmixup.options import at_least, option
 from inversedmixup.stages.augment import AugmentConfig
@@ -60,6 +61,13 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
     """
     bench = Bench(train, test, output, config)
     missing = [number for number in range(config.splits) if bench.missing(number)]
+    if missing:
+        logger.info(
+            "%s for %d splits of %d methods",
+            in_words(estimated_seconds(bench, len(missing))),
+            len(missing),
+            len(bench.methods),
+        )
     with progress("benchmark", len(missing) * len(bench.methods)) as advance:
         if config.processes == 1 or len(missing) < 2:
             for number in missing:

@@ -1,0 +1,82 @@
+"""How long will a benchmark take? A few steps of each kind of work, timed before it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from inversedmixup.mixing import row_stream
+from inversedmixup.stages.downstream import one_hot
+from inversedmixup.stages.warmup import fit_settings
+from inversedmixup.stages.writer import write_texts
+
+if TYPE_CHECKING:
+    from inversedmixup.benchmark.cells import Bench
+
+PROBES = 8  # texts written, and rows read
+PROBE_STEPS = 2
+TRIED = 1.3  # pairs tried for one row that is kept, about
+
+
+@dataclasses.dataclass(frozen=True)
+class Speeds:
+    """Seconds on this machine: for a training step, for a text that is read, for a row that the LLM writes."""
+
+    step: float
+    read: float
+    written: float
+
+
+def estimated_seconds(bench: Bench, splits: int) -> float:
+    """Seconds that all methods need on so many splits; the judge's tuning, if a method asks one, is not in it."""
+    speeds = measured_speeds(bench)
+    config, learning = bench.config, bench.config.train_encoder == "full"
+    writers = sum(method.writes for method in bench.methods)
+    fits = config.downstream_steps * speeds.step + (len(bench.test) or len(bench.rows) / 5) * speeds.read * learning
+    warming = (config.task_steps + 3 * config.refine_steps * learning) * speeds.step if writers else 0.0
+    each = len(bench.methods) * (fits + config.n * speeds.read) + warming
+    texts = writers * config.n * TRIED * speeds.written + (0 if learning else len(bench.test) * speeds.read)
+    return splits * (each + texts) / config.processes
+
+
+def measured_speeds(bench: Bench) -> Speeds:
+    """A few steps of each kind, timed; models are loaded, and the first call of each is not counted."""
+    rows = bench.rows[:PROBES]
+    classes = sorted({row.label for row in bench.rows})
+    texts, targets = [row.text for row in rows], torch.from_numpy(one_hot(rows, classes)).float()
+    model = bench.fresh()
+    model.set_classes(classes, seed=0)
+
+    def step() -> None:
+        model.fit(texts, targets, torch.ones(len(rows)), fit_settings(bench.config, PROBE_STEPS))
+
+    reading = _timed(lambda: model.encode(texts)) / len(rows)
+    stepping = _timed(step) / PROBE_STEPS
+    writing = 0.0
+    if any(method.writes for method in bench.methods):
+        pair = bench.config.load_pair()
+        mixed = pair.task_model.encode((texts * PROBES)[:PROBES])
+        streams = [row_stream(0, row) for row in range(PROBES)]
+        writing = _timed(lambda: write_texts(pair, mixed, streams, bench.config)) / PROBES
+    return Speeds(stepping, reading, writing)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds of the second call."""
+    work()
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def in_words(seconds: float) -> str:
+    """``about 40 seconds``, ``about 12 minutes``, ``about 3 hours``: two digits at most."""
+    for size, name in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds")):
+        if seconds >= 1.5 * size:
+            return f"about {float(np.format_float_positional(seconds / size, 2, fractional=False)):g} {name}"
+    return "a second or two"

@@ -1,0 +1,198 @@
+"""The benchmark's protocol on tiny random models: the same splits for every method, one file a run, resumable."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss
+
+from conftest import write_jsonl
+from inversedmixup import baselines
+from inversedmixup.baselines import BASELINE, Method
+from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
+from inversedmixup.benchmark.cells import Bench
+from inversedmixup.benchmark.estimate import estimated_seconds, in_words
+from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw
+from inversedmixup.data import Example
+from inversedmixup.errors import InputError
+from inversedmixup.options import build
+from inversedmixup.stages.downstream import scores
+from test_pipeline import QUICK
+
+ROWS = [Example(str(at), f"text {at}", "abc"[at % 3]) for at in range(60)]
+TEST = [Example(f"t{at}", f"test {at}", "abc"[at % 3]) for at in range(9)]
+
+
+@pytest.fixture
+def config(tiny_pair_folder):
+    def make(**options):
+        own = {"n": 6, "pair": tiny_pair_folder, "splits": 2, "methods": "none,duplicate"}
+        return build(BenchmarkConfig, {**QUICK, **own}, options)
+
+    return make
+
+
+# ---- splits --------------------------------------------------------------------------------------------------------
+
+
+@given(number=st.integers(0, 30), seed=st.integers(0, 5))
+def test_the_folds_of_one_repetition_hold_every_row_out_once(number, seed):
+    first = number - number % FOLDS
+    held = [draw_rows(ROWS, [], parse_draw("cv"), first + at, seed=seed)[1] for at in range(FOLDS)]
+    assert sorted(row.id for fold in held for row in fold) == sorted(row.id for row in ROWS)
+    train, test = draw_rows(ROWS, [], parse_draw("cv"), number, seed=seed)
+    assert not {row.id for row in train} & {row.id for row in test}
+    assert len(train) + len(test) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("draw", "sizes"),
+    [("4", {"a": 4, "b": 4, "c": 4}), ("10%", {"a": 2, "b": 2, "c": 2}), ("full", {"a": 20, "b": 20, "c": 20})],
+)
+def test_a_draw_takes_so_many_rows_of_each_class(draw, sizes):
+    train, test = draw_rows(ROWS, TEST, parse_draw(draw), 3, seed=0)
+    assert Counter(row.label for row in train) == sizes
+    assert test == TEST
+
+
+def test_a_long_tail_falls_by_its_ratio_in_an_order_of_the_split():
+    rows = [Example(str(at), f"text {at}", "abcde"[at % 5]) for at in range(5 * LARGEST)]
+    orders = set()
+    for number in range(8):
+        counts = Counter(row.label for row in draw_rows(rows, TEST, parse_draw("tail:50"), number, seed=0)[0])
+        assert sorted(counts.values(), reverse=True) == [100, 38, 14, 5, 2]
+        orders.add(tuple(name for name, _ in counts.most_common()))
+    assert len(orders) > 1
+
+
+@given(number=st.integers(0, 50), seed=st.integers(0, 5), draw=st.sampled_from(["3", "40%", "tail:60", "cv"]))
+def test_a_split_depends_on_its_seed_and_number_alone(number, seed, draw):
+    kind = parse_draw(draw)
+    one, two = (draw_rows(ROWS, TEST, kind, number, seed=seed) for _ in range(2))
+    assert one == two
+    assert one[0] != draw_rows(ROWS, TEST, kind, number + 1, seed=seed)[0]
+
+
+def test_test_rows_of_classes_that_were_not_drawn_are_left_out():
+    train, test = draw_rows(ROWS[:1], TEST, parse_draw("full"), 0, seed=0)
+    assert {row.label for row in test} == {train[0].label}
+
+
+@pytest.mark.parametrize("draw", ["0", "-1", "0%", "101%", "tail:0.5", "tail", "half", ""])
+def test_an_unknown_draw_is_refused(draw):
+    with pytest.raises(InputError, match="draw"):
+        parse_draw(draw)
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_run_is_a_file_and_is_not_done_again(train_file, tmp_path, config, monkeypatch):
+    test = str(write_jsonl(tmp_path / "test.jsonl", [{"text": "refund the box", "label": "refund"}]))
+    arguments = str(train_file), test, str(tmp_path / "toy")
+    first = run_benchmark(*arguments, config(draw="4"))
+    assert [(record["split"], record["method"]) for record in first] == [
+        (split, method) for split in range(2) for method in (BASELINE, "none", "duplicate")
+    ]
+    assert {(record["set"], record["shots"], record["protocol"]) for record in first} == {("toy", "4", "fine-tuned")}
+    short = {record["method"]: record["steps"] for record in first}
+    assert short["none"] < short[BASELINE] == short["duplicate"] == QUICK["downstream_steps"]
+    assert json.loads((tmp_path / "toy/runs/000-none.json").read_text())["value"] == first[1]
+
+    def never(*_):
+        raise AssertionError("done again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("inversedmixup.benchmark.cells.Bench._measured", never)
+        assert run_benchmark(*arguments, config(draw="4")) == first
+        assert run_benchmark(*arguments, config(draw="4", splits=1, methods="none")) == first[:2]
+    more = run_benchmark(*arguments, config(draw="4", splits=3, methods="none,duplicate,oversample"))
+    assert [record for record in more if record["split"] < 2 and record["method"] != "oversample"] == first
+    with pytest.raises(InputError, match="other settings"):
+        run_benchmark(*arguments, config(draw="3"))
+
+
+def test_several_processes_find_what_one_finds(train_file, tmp_path, config):
+    found = [
+        run_benchmark(str(train_file), None, str(tmp_path / str(processes) / "toy"), config(processes=processes))
+        for processes in (1, 2)
+    ]
+    for one, two in zip(*found, strict=True):
+        assert {**one, "seconds": 0} == {**two, "seconds": 0}
+
+
+@pytest.mark.parametrize("encoder", ["full", "head"])
+def test_a_run_measures_what_it_says(train_file, tmp_path, config, encoder):
+    records = run_benchmark(str(train_file), None, str(tmp_path / "toy"), config(train_encoder=encoder))
+    for record in records:
+        assert record["test"] + record["train"] == 18
+        assert set(record["recall"]) <= {"delivery", "refund", "account"}
+        assert record["added"] == (6 if record["method"] == "duplicate" else 0)
+
+
+def test_a_test_file_and_cross_validation_exclude_each_other(train_file, tmp_path, config):
+    with pytest.raises(InputError, match="needs a test file"):
+        run_benchmark(str(train_file), None, str(tmp_path / "toy"), config(draw="4"))
+    with pytest.raises(InputError, match="leave the test file away"):
+        run_benchmark(str(train_file), str(train_file), str(tmp_path / "toy"), config(draw="cv"))
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones(config):
+    with pytest.raises(InputError, match="'magic' is not one of none, equal-steps"):
+        config(methods="none,magic")
+
+
+def test_a_classifier_of_its_own_is_measured_alike(train_file, tmp_path, config, monkeypatch):
+    def always_first(split, texts):
+        return np.eye(len(split.classes))[[0] * len(texts)]
+
+    known = {**baselines.methods(), "first": Method("first", "says the first class", classify=always_first)}
+    monkeypatch.setattr(baselines, "methods", lambda: known)
+    records = run_benchmark(str(train_file), str(train_file), str(tmp_path / "toy"), config(methods="first", splits=1))
+    assert records[1]["recall"] == {"account": 1.0, "delivery": 0.0, "refund": 0.0}
+    assert records[1]["accuracy"] == pytest.approx(1 / 3, abs=1e-3)
+
+
+# ---- scores --------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6), st.integers(2, 5), st.integers(5, 40))
+def test_scores_lie_where_they_must(seed, classes, n):
+    rng = np.random.default_rng(seed)
+    probs, truth = rng.dirichlet(np.ones(classes), size=n), rng.integers(classes, size=n)
+    found = scores(probs, truth)
+    assert 0 <= found["ece"] <= 1
+    assert found["nll"] == pytest.approx(log_loss(truth, probs, labels=range(classes)), abs=1e-3)
+    assert found["accuracy"] == pytest.approx((probs.argmax(1) == truth).mean(), abs=1e-4)
+
+
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    probs = np.array([[0.8, 0.2]] * 10)
+    assert scores(probs, np.array([0] * 8 + [1] * 2))["ece"] == pytest.approx(0, abs=1e-6)
+    assert scores(probs, np.array([0] * 5 + [1] * 5))["ece"] == pytest.approx(0.3, abs=1e-6)
+    assert scores(probs, np.array([0] * 10))["ece"] == pytest.approx(0.2, abs=1e-6)
+
+
+# ---- the estimate --------------------------------------------------------------------------------------------------
+
+
+def test_more_splits_take_longer_and_a_finished_benchmark_is_not_estimated(train_file, tmp_path, config, caplog):
+    bench = Bench(str(train_file), None, str(tmp_path / "toy"), config())
+    assert estimated_seconds(bench, 4) > 0
+    caplog.set_level("INFO")
+    run_benchmark(str(train_file), None, str(tmp_path / "toy"), config())
+    assert "for 2 splits of 3 methods" in caplog.text
+    caplog.clear()
+    run_benchmark(str(train_file), None, str(tmp_path / "toy"), config())
+    assert "splits" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.3, "a second or two"), (42.3, "about 42 seconds"), (700, "about 12 minutes"), (9000, "about 2.5 hours")],
+)
+def test_a_time_in_words(seconds, words):
+    assert in_words(seconds) == words
