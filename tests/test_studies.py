@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 from conftest import write_jsonl
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
-from studies import common, labels, misalignment
+from studies import common, labels, misalignment, retention
 from tiny import LABELS, SENTENCES
 
 
@@ -83,3 +84,22 @@ def test_every_condition_is_measured(data, shipped, tiny_pair_folder, condition,
     rows = misalignment.summarise([record])
     misalignment.plot(rows, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_label_retention_by_stage_and_choice(data, shipped, monkeypatch):
+    quick = {
+        stage: dataclasses.replace(config, task_steps=2, follow_steps=min(config.follow_steps, 1), refine_steps=0)
+        for stage, config in retention.STAGES.items()
+    }
+    monkeypatch.setattr(retention, "STAGES", quick)
+    record = retention.cell(shipped, data, "toy", 4, 0, 5, 2)
+    assert list(record["stages"]) == list(quick)
+    rows = retention.summarise([record, {**record, "seed": 1}])
+    assert len(rows) == len(quick) * 2 * (1 + len(retention.AGREEMENT))
+    for row in rows:
+        assert row["seeds"] == 2
+        assert 0 <= row["retention"] <= 1
+        assert (row["token_f1"] is None) == (row["what"] == "cross-class")
+    by_cosine = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 0"]
+    by_class = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 1"]
+    assert all(one >= two - 1e-4 for one, two in zip(by_cosine, by_class, strict=True))
