@@ -98,14 +98,14 @@ def test_the_report_counts_what_the_files_hold(run):
     assert rate == pytest.approx(results.summary["intrusion_rate"], abs=1e-3)
 
 
-def test_the_verdict_is_shown_where_a_benchmark_was_run(run):
-    file = run / "out.jsonl.run" / "benchmark.json"
+def test_the_verdict_of_a_benchmark_is_shown(run, capsys):
+    arguments = ["report", str(run / "out.jsonl"), "-o", str(run / "again.html"), "--benchmark", str(run / "bench")]
     assert "no verdict" in (run / "out.report.html").read_text(encoding="utf-8")
-    file.write_text(json.dumps({"verdict": "helps < by two points"}), encoding="utf-8")
-    try:
-        assert main(["report", str(run / "out.jsonl"), "-o", str(run / "again.html")]) == 0
-    finally:
-        file.unlink()
+    assert main(arguments) == 2
+    assert "no finished benchmark there" in capsys.readouterr().err
+    (run / "bench").mkdir()
+    (run / "bench" / "benchmark.json").write_text(json.dumps({"verdicts": ["helps < by two points"]}), encoding="utf-8")
+    assert main(arguments) == 0
     assert "helps &lt; by two points" in (run / "again.html").read_text(encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("run", metavar="RUN", help="OUT or OUT.run of `augment TRAIN -o OUT`")
     parser.add_argument("-o", "--output", default="report.html", metavar="FILE.html", help="(default: report.html)")
+    parser.add_argument("--benchmark", metavar="DIR", help="folder of a `benchmark`, whose verdict the report shows")
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     path = Path(options["output"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"output {path}: the report is an HTML file; end its name in .html")
-    evidence = write_report(read_run(options["run"]), path)
+    evidence = write_report(read_run(options["run"], options["benchmark"]), path)
     return {
         "report": str(path), "kept": evidence.labels["kept"].total(), "rejected": evidence.labels["rejected"].total(),
         "near_copies": len(evidence.near_copies()),

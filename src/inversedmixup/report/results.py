@@ -13,6 +13,7 @@ from inversedmixup.errors import InputError
 
 RUN_SUFFIX = ".run"
 EXAMPLES_FILE = "examples.jsonl"
+BENCHMARK_FILE = "benchmark.json"  # what ``benchmark`` found, in its folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RunResults:
         summary: counts, rates, mean scores.
         provenance: command, versions; see :func:`inversedmixup.provenance.provenance`.
         examples: the labelled rows that were mixed.
-        verdict: what ``benchmark.json`` in the folder says, if a benchmark was run.
+        verdict: what a benchmark says of these settings, if one was given.
     """
 
     folder: Path
@@ -51,11 +52,15 @@ class RunResults:
             yield from (row for row in iter_rows(path) if row.parents != [row.id, row.id])
 
 
-def read_run(path: str | Path) -> RunResults:
+def read_run(path: str | Path, benchmark: str | Path | None = None) -> RunResults:
     """The run in a folder ``OUT.run``, or the run that wrote the file ``OUT``.
 
+    Args:
+        path: either of them.
+        benchmark: the folder of a ``benchmark``, whose verdict belongs to the results.
+
     Raises:
-        InputError: if there is no finished run.
+        InputError: if there is no finished run, or no finished benchmark.
     """
     folder = run_folder(path)
     if not (folder / "config.json").is_file():
@@ -64,12 +69,18 @@ def read_run(path: str | Path) -> RunResults:
     if not (folder / "summary.json").is_file():
         raise InputError(f"{folder}: the run is not finished; run the same `augment` command again to finish it")
     settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
-    benchmark = _read(folder / "benchmark.json") if (folder / "benchmark.json").is_file() else {}
     return RunResults(
         folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings, summary,
         _read(folder / "provenance.json").get("value", {}), read_examples(folder / EXAMPLES_FILE),
-        benchmark.get("verdict"),
+        None if benchmark is None else _verdict(Path(benchmark).expanduser()),
     )  # fmt: skip
+
+
+def _verdict(folder: Path) -> str:
+    path = folder / BENCHMARK_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: no finished benchmark there; give the folder of `inversedmixup benchmark -o`")
+    return " ".join(_read(path).get("verdicts", []))
 
 
 def run_folder(path: str | Path) -> Path:

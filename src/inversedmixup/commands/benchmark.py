@@ -1,0 +1,52 @@
+"""``inversedmixup benchmark TRAIN [TEST] -o DIR``: does it help on these data?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from inversedmixup.baselines import methods
+from inversedmixup.benchmark import BenchmarkConfig, judged, run_benchmark
+from inversedmixup.commands import add_config, resolve
+from inversedmixup.terminal import new_table, output
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("train", metavar="TRAIN", help="labelled .jsonl, .csv or .parquet")
+    parser.add_argument("test", metavar="TEST", nargs="?", help="labelled rows to measure on; default: cross-validation")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for every run and what follows")
+    add_config(parser, BenchmarkConfig)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    width = max(map(len, methods())) + 2
+    parser.epilog = "methods:\n" + "\n".join(f"  {name:{width}}{method.about}" for name, method in methods().items())
+    parser.epilog += "\n  (equal-steps is always run: the others are compared with it)"
+
+
+def run(options: dict[str, Any]) -> dict[str, Any]:
+    """Every run, and the verdicts."""
+    train, test, where = options.pop("train"), options.pop("test"), options.pop("output")
+    config = resolve(BenchmarkConfig, options)
+    return {**judged(run_benchmark(train, test, where, config), where), "output": where}
+
+
+def show(result: dict[str, Any]) -> None:
+    """A line a method, and the verdicts in words."""
+    out = output()
+    table = new_table("method", "accuracy", "macro-F1", "ECE", "NLL", "gain in accuracy", "95 %", "verdict")
+    for name, found in result["methods"].items():
+        means = (f"{found[metric]:.3f}" for metric in ("accuracy", "macro_f1", "ece", "nll"))
+        table.add_row(name, *means, *_compared(found))
+    out.print(table)
+    for sentence in result["verdicts"]:
+        out.print(sentence, soft_wrap=True)
+    out.print(f"every run, summary.json and tables.md: {result['output']}", soft_wrap=True)
+
+
+def _compared(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Gain, interval and verdict; nothing for the baseline itself."""
+    if found["gain"] is None:
+        return "", "", ""
+    interval = "" if found["low"] is None else f"{found['low']:+.3f} … {found['high']:+.3f}"
+    return f"{found['gain']:+.3f}", interval, found["verdict"]

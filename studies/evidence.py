@@ -1,0 +1,75 @@
+"""Does it help, on whose data, against what? ``python -m studies.evidence DATA -o DIR``.
+
+Every method of the benchmark on every evaluation set, with the same splits, steps and weights. Splits are the outer
+loop: whenever the study is stopped, every set has had about as many. Finished runs are not done again; ``--splits``,
+``--sets`` and ``--methods`` can grow. ``DIR/runs.jsonl`` holds every run, ``summary.json`` and ``tables.md`` what
+follows from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
+from inversedmixup.benchmark.report import write_report
+from inversedmixup.errors import write_whole
+from inversedmixup.options import build, read_settings
+from inversedmixup.terminal import show_logs
+from studies.common import SETS
+
+PROTOCOLS = {"frozen": "head", "fine-tuned": "full"}
+
+
+def places(root: Path) -> Iterator[Path]:
+    """The folders of finished and unfinished benchmarks under a study: protocol / draw / set."""
+    yield from sorted(path.parent for path in root.glob("*/*/*/config.json"))
+
+
+def gathered(root: Path) -> list[dict[str, Any]]:
+    """Every record of the study, in one order."""
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))["value"]
+        for place in places(root)
+        for path in sorted((place / "runs").glob("*.json"))
+    ]
+    keys = ("protocol", "shots", "set", "split", "method")
+    return sorted(found, key=lambda record: [record[key] for key in keys])
+
+
+def main() -> None:
+    """Run the grid and write what follows from it."""
+    parser = argparse.ArgumentParser(prog="python -m studies.evidence", description="Every method on every set.")
+    parser.add_argument("data", type=Path, help="folder with a folder for each set: train.jsonl and test.jsonl")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--config", help="YAML file with settings of `benchmark`, the same for every set")
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--draws", nargs="+", default=["10"])
+    parser.add_argument("--protocols", nargs="+", default=["frozen"], choices=PROTOCOLS)
+    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--methods", help="default: those of the config file")
+    options = parser.parse_args()
+    show_logs()
+    settings = read_settings(options.config) if options.config else {}
+    if options.methods:
+        settings["methods"] = options.methods
+    for split in range(options.splits):
+        for protocol in options.protocols:
+            for draw in options.draws:
+                for name in options.sets:
+                    own = {"draw": draw, "train_encoder": PROTOCOLS[protocol], "splits": split + 1}
+                    run_benchmark(
+                        str(options.data / name / "train.jsonl"), str(options.data / name / "test.jsonl"),
+                        str(options.output / protocol / draw.replace(":", "-") / name),
+                        build(BenchmarkConfig, settings, own),
+                    )  # fmt: skip
+    records = gathered(options.output)
+    write_whole(options.output / "runs.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+    write_report(records, options.output)
+
+
+if __name__ == "__main__":
+    main()
