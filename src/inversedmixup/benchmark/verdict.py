@@ -12,6 +12,7 @@ import numpy as np
 from inversedmixup.benchmark.posterior import SURE, Posterior, finest_spread
 from inversedmixup.benchmark.records import BASELINE, PLACE, Record, by_place, check_records, paired
 from inversedmixup.benchmark.statistics import LEVEL, ROPE
+from inversedmixup.benchmark.tables import points
 from inversedmixup.errors import InputError
 
 Word = Literal["helps", "hurts", "makes no difference", "cannot tell"]
@@ -54,7 +55,7 @@ class Verdict:
         start = f"{self.method} {self.word}" if told else f"It cannot be told whether {self.method} helps"
         splits = f"{self.splits} split" + ("s" if self.splits != 1 else "")
         found = (
-            f"{start} on your data: {_points(self.gain)} points of accuracy{self._how_sure()}, over {splits} of "
+            f"{start} on your data: {points(self.gain)} points of accuracy{self._how_sure()}, over {splits} of "
             f"{self.train:,} / {self.test:,} rows."
         )
         return found if told else f"{found} {self._advice()}"
@@ -74,7 +75,7 @@ class Verdict:
             "makes no difference": f"{equal:.2f} that it is less than {rope} either way",
             "cannot tell": f"{better:.2f} that it is better by at least {rope}, {worse:.2f} that it is as much worse",
         }[self.word]
-        low, high = map(_points, self.interval)
+        low, high = map(points, self.interval)
         return f" ({LEVEL * 100:g} % interval {low} … {high}; probability {said})"
 
     def _advice(self) -> str:
@@ -85,7 +86,7 @@ class Verdict:
         if self.splits_needed is not None:
             return f"If this holds on, about {self.splits_needed:,} splits would tell."
         if self.data_needed is None:
-            return f"It lies so near {_amount(self.rope)} that not even a hundred times the rows would tell."
+            return f"Not even a hundred times the rows would tell whether it is {_amount(self.rope)} or more."
         train, test = (math.ceil(rows * self.data_needed) for rows in (self.train, self.test))
         return (
             f"More splits would not tell, for they share rows; about {self.data_needed:.1f} times the rows would: "
@@ -154,10 +155,6 @@ def give_verdict(
     splits = posterior.splits_needed(rope)
     data = posterior.data_needed(rope) if splits is None else None
     return dataclasses.replace(verdict, splits_needed=splits, data_needed=data)
-
-
-def _points(share: float) -> str:
-    return f"{round(share * 100, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: no minus before a zero
 
 
 def _amount(rope: float) -> str:
