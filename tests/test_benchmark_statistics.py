@@ -62,9 +62,9 @@ def test_the_wilcoxon_test_is_exact_with_ties_and_zeros(rows):
 
 
 def test_equal_differences_tie_although_floats_differ():
-    assert 0.63 - 0.61 != 0.52 - 0.50
-    unequal = np.array([0.63 - 0.61, 0.50 - 0.52, 0.3])
-    assert statistics.wilcoxon_p(unequal) == statistics.wilcoxon_p(np.array([0.02, -0.02, 0.3]))
+    assert 0.3 - 0.1 != 0.5 - 0.3
+    unequal = np.array([0.3 - 0.1, 0.3 - 0.5, 0.4])
+    assert statistics.wilcoxon_p(unequal) == statistics.wilcoxon_p(np.array([0.2, -0.2, 0.4]))
 
 
 def test_many_splits_take_the_table_or_the_approximation():

@@ -57,7 +57,7 @@ def wilcoxon_p(differences: np.ndarray) -> float:
     """
     from scipy import stats
 
-    changed = np.round(differences, 10)  # 0.63 − 0.61 and 0.52 − 0.50 are the same difference
+    changed = np.round(differences, 10)  # 0.3 − 0.1 and 0.5 − 0.3 are the same difference
     changed = changed[changed != 0]
     if len(changed) < 2:
         return 1.0
