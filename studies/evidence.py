@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
+from inversedmixup.benchmark import BenchmarkConfig, run_all
+from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.errors import write_whole
 from inversedmixup.options import build, read_settings
@@ -61,11 +62,12 @@ def main() -> None:
             for draw in options.draws:
                 for name in options.sets:
                     own = {"draw": draw, "train_encoder": PROTOCOLS[protocol], "splits": split + 1}
-                    run_benchmark(
+                    bench = Bench(
                         str(options.data / name / "train.jsonl"), str(options.data / name / "test.jsonl"),
                         str(options.output / protocol / draw.replace(":", "-") / name),
                         build(BenchmarkConfig, settings, own),
                     )  # fmt: skip
+                    run_all(bench)
     records = gathered(options.output)
     write_whole(options.output / "runs.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
     write_report(records, options.output)

@@ -12,10 +12,11 @@ from sklearn.metrics import log_loss
 from conftest import write_jsonl
 from inversedmixup import baselines
 from inversedmixup.baselines import BASELINE, Method
-from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
+from inversedmixup.benchmark import BenchmarkConfig, run_all
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw
+from inversedmixup.cli import main
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
@@ -33,6 +34,10 @@ def config(tiny_pair_folder):
         return build(BenchmarkConfig, {**QUICK, **own}, options)
 
     return make
+
+
+def run(train, test, output, config):
+    return run_all(Bench(train, test, output, config))
 
 
 # ---- splits --------------------------------------------------------------------------------------------------------
@@ -93,7 +98,7 @@ def test_an_unknown_draw_is_refused(draw):
 def test_every_run_is_a_file_and_is_not_done_again(train_file, tmp_path, config, monkeypatch):
     test = str(write_jsonl(tmp_path / "test.jsonl", [{"text": "refund the box", "label": "refund"}]))
     arguments = str(train_file), test, str(tmp_path / "toy")
-    first = run_benchmark(*arguments, config(draw="4"))
+    first = run(*arguments, config(draw="4"))
     assert [(record["split"], record["method"]) for record in first] == [
         (split, method) for split in range(2) for method in (BASELINE, "none", "duplicate")
     ]
@@ -107,17 +112,17 @@ def test_every_run_is_a_file_and_is_not_done_again(train_file, tmp_path, config,
 
     with monkeypatch.context() as patch:
         patch.setattr("inversedmixup.benchmark.cells.Bench._measured", never)
-        assert run_benchmark(*arguments, config(draw="4")) == first
-        assert run_benchmark(*arguments, config(draw="4", splits=1, methods="none")) == first[:2]
-    more = run_benchmark(*arguments, config(draw="4", splits=3, methods="none,duplicate,oversample"))
+        assert run(*arguments, config(draw="4")) == first
+        assert run(*arguments, config(draw="4", splits=1, methods="none")) == first[:2]
+    more = run(*arguments, config(draw="4", splits=3, methods="none,duplicate,oversample"))
     assert [record for record in more if record["split"] < 2 and record["method"] != "oversample"] == first
     with pytest.raises(InputError, match="other settings"):
-        run_benchmark(*arguments, config(draw="3"))
+        run(*arguments, config(draw="3"))
 
 
 def test_several_processes_find_what_one_finds(train_file, tmp_path, config):
     found = [
-        run_benchmark(str(train_file), None, str(tmp_path / str(processes) / "toy"), config(processes=processes))
+        run(str(train_file), None, str(tmp_path / str(processes) / "toy"), config(processes=processes))
         for processes in (1, 2)
     ]
     for one, two in zip(*found, strict=True):
@@ -126,7 +131,7 @@ def test_several_processes_find_what_one_finds(train_file, tmp_path, config):
 
 @pytest.mark.parametrize("encoder", ["full", "head"])
 def test_a_run_measures_what_it_says(train_file, tmp_path, config, encoder):
-    records = run_benchmark(str(train_file), None, str(tmp_path / "toy"), config(train_encoder=encoder))
+    records = run(str(train_file), None, str(tmp_path / "toy"), config(train_encoder=encoder))
     for record in records:
         assert record["test"] + record["train"] == 18
         assert set(record["recall"]) <= {"delivery", "refund", "account"}
@@ -135,9 +140,9 @@ def test_a_run_measures_what_it_says(train_file, tmp_path, config, encoder):
 
 def test_a_test_file_and_cross_validation_exclude_each_other(train_file, tmp_path, config):
     with pytest.raises(InputError, match="needs a test file"):
-        run_benchmark(str(train_file), None, str(tmp_path / "toy"), config(draw="4"))
+        run(str(train_file), None, str(tmp_path / "toy"), config(draw="4"))
     with pytest.raises(InputError, match="leave the test file away"):
-        run_benchmark(str(train_file), str(train_file), str(tmp_path / "toy"), config(draw="cv"))
+        run(str(train_file), str(train_file), str(tmp_path / "toy"), config(draw="cv"))
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones(config):
@@ -151,7 +156,7 @@ def test_a_classifier_of_its_own_is_measured_alike(train_file, tmp_path, config,
 
     known = {**baselines.methods(), "first": Method("first", "says the first class", classify=always_first)}
     monkeypatch.setattr(baselines, "methods", lambda: known)
-    records = run_benchmark(str(train_file), str(train_file), str(tmp_path / "toy"), config(methods="first", splits=1))
+    records = run(str(train_file), str(train_file), str(tmp_path / "toy"), config(methods="first", splits=1))
     assert records[1]["recall"] == {"account": 1.0, "delivery": 0.0, "refund": 0.0}
     assert records[1]["accuracy"] == pytest.approx(1 / 3, abs=1e-3)
 
@@ -176,6 +181,24 @@ def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy():
     assert scores(probs, np.array([0] * 10))["ece"] == pytest.approx(0.2, abs=1e-6)
 
 
+# ---- the verdict ---------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_verdict_and_keeps_it(train_file, tmp_path, tiny_pair_folder, capsys):
+    own = [f"--{name.replace('_', '-')}={value}" for name, value in QUICK.items()]
+    out = tmp_path / "bench"
+    arguments = [str(train_file), "-o", str(out), "--pair", tiny_pair_folder, *own, "--n=6", "--methods=duplicate"]
+    assert main(["benchmark", *arguments, "--splits=3", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["verdicts"] == [printed["methods"]["duplicate"]["verdict"]["sentence"]]
+    assert "over 3 splits of 14 / 4 rows" in printed["verdicts"][0]
+    assert json.loads((out / "benchmark.json").read_text())["verdicts"] == printed["verdicts"]
+    assert main(["benchmark", *arguments, "--splits=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "equal-steps" in shown
+    assert "One split shows no spread" in shown
+
+
 # ---- the estimate --------------------------------------------------------------------------------------------------
 
 
@@ -183,10 +206,10 @@ def test_more_splits_take_longer_and_a_finished_benchmark_is_not_estimated(train
     bench = Bench(str(train_file), None, str(tmp_path / "toy"), config())
     assert estimated_seconds(bench, 4) > 0
     caplog.set_level("INFO")
-    run_benchmark(str(train_file), None, str(tmp_path / "toy"), config())
+    run(str(train_file), None, str(tmp_path / "toy"), config())
     assert "for 2 splits of 3 methods" in caplog.text
     caplog.clear()
-    run_benchmark(str(train_file), None, str(tmp_path / "toy"), config())
+    run(str(train_file), None, str(tmp_path / "toy"), config())
     assert "splits" not in caplog.text
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "mix": "show what lies between two sentences",
     "invert": "reconstruct sentences from their embeddings, with scores",
     "align": "train an adaptor for any encoder and LLM on unlabelled text",
+    "benchmark": "tell whether it helps on your data: methods side by side, and a verdict",
     "intrusion": "measure how often a mix belongs to another class than interpolation says",
     "report": "write what a run of augment made into one HTML file",
     "explore": "open a local page to mix, look and curate",

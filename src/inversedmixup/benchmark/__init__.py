@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
 from multiprocessing import get_context
 from typing import Any
+
+import numpy as np
 
 from inversedmixup.baselines import chosen
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
+from inversedmixup.benchmark.records import MEASURES, Record
 from inversedmixup.benchmark.splits import DRAW_HELP, parse_draw
+from inversedmixup.benchmark.verdict import verdicts
+from inversedmixup.errors import write_whole
 from inversedmixup.options import at_least, option
+from inversedmixup.report.results import BENCHMARK_FILE
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.downstream import DownstreamConfig
 from inversedmixup.stages.warmup import WarmedConfig
 from inversedmixup.terminal import progress
 
 logger = logging.getLogger(__name__)
-
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,7 @@ class BenchmarkConfig(WarmedConfig, AugmentConfig, DownstreamConfig):
 
     methods: str = option("duplicate", "methods to compare with the originals alone, joined by commas")
     splits: int = option(10, "how often training rows are drawn; every method is trained on each draw")
-    draw: str | None = option(None, f"{DRAW_HELP}; default: 80%, or cv without a test file")
+    draw: str | None = option(None, f"{DRAW_HELP}; default: 50%, or cv without a test file")
     test_rows: int | None = option(None, "measure on so many rows of the test file; default: all")
     label_column: str = option("label", "column of the label")
     data_seed: int = option(0, "seed of the draws of rows")
@@ -50,16 +54,23 @@ class BenchmarkConfig(WarmedConfig, AugmentConfig, DownstreamConfig):
             parse_draw(self.draw)
 
 
-def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkConfig) -> list[Record]:
-    """Train every method on every split; each run is a file in ``output/runs``, and is not done again.
-
-    Returns:
-        The records, one a run (see :mod:`.cells`), split by split.
+def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkConfig) -> dict[str, Any]:
+    """Train every method on every split, and say what comes of it: see :func:`judge_benchmark`.
 
     Raises:
         InputError: for input that cannot be used.
     """
     bench = Bench(train, test, output, config)
+    return judge_benchmark(bench, run_all(bench))
+
+
+def run_all(bench: Bench) -> list[Record]:
+    """Train every method on every split; each run is a file in the folder's ``runs``, and is not done again.
+
+    Returns:
+        The records, one a run (see :mod:`.cells`), split by split.
+    """
+    config = bench.config
     missing = [number for number in range(config.splits) if bench.missing(number)]
     if missing:
         logger.info(
@@ -73,21 +84,20 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
             for number in missing:
                 bench.run_split(number, advance)
         else:
-            for _ in _in_processes(train, test, output, config, missing):
+            for _ in _in_processes(bench, missing):
                 advance(len(bench.methods))
     return [record for number in range(config.splits) for record in bench.records(number)]
 
 
-def _in_processes(
-    train: str, test: str | None, output: str, config: BenchmarkConfig, numbers: Sequence[int]
-) -> Iterator[None]:
+def _in_processes(bench: Bench, numbers: Sequence[int]) -> Iterator[None]:
     """Each split in one of several processes, which share the processor's cores."""
-    share = max(1, (os.cpu_count() or 1) // config.processes)
-    single = dataclasses.replace(config, processes=1, overwrite=False)
+    processes = bench.config.processes
+    share = max(1, (os.cpu_count() or 1) // processes)
+    single = dataclasses.replace(bench.config, processes=1, overwrite=False)
     with ProcessPoolExecutor(
-        config.processes, mp_context=get_context("spawn"), initializer=_take_cores, initargs=(share,)
+        processes, mp_context=get_context("spawn"), initializer=_take_cores, initargs=(share,)
     ) as pool:
-        work = [pool.submit(partial(_one_split, train, test, output, single), number) for number in numbers]
+        work = [pool.submit(_one_split, *bench.given, single, number) for number in numbers]
         try:
             for done in as_completed(work):
                 done.result()
@@ -105,3 +115,22 @@ def _take_cores(share: int) -> None:
 
 def _one_split(train: str, test: str | None, output: str, config: BenchmarkConfig, number: int) -> None:
     Bench(train, test, output, config).run_split(number, lambda _: None)
+
+
+def judge_benchmark(bench: Bench, records: Sequence[Record]) -> dict[str, Any]:
+    """What the records of one benchmark say, also written into its folder.
+
+    Returns:
+        ``verdicts`` in words, and ``methods`` by name: means of every measure, and for all but the baseline the gain in
+        accuracy, its interval and the verdict.
+    """
+    found = {verdict.method: verdict for verdict in verdicts(records, overlap=bench.overlap)}
+    methods: dict[str, Any] = {}
+    for method in bench.methods:
+        own = [record for record in records if record["method"] == method.name]
+        methods[method.name] = {name: float(np.mean([record[name] for record in own])) for name in MEASURES}
+        if method.name in found:
+            methods[method.name]["verdict"] = found[method.name].as_dict()
+    result = {"verdicts": [verdict.sentence() for verdict in found.values()], "methods": methods}
+    write_whole(bench.folder / BENCHMARK_FILE, json.dumps(result, indent=1, ensure_ascii=False).encode())
+    return result

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from inversedmixup.baselines import Added, Method, Split, chosen
-from inversedmixup.benchmark.splits import draw_rows, parse_draw
+from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw
 from inversedmixup.data import Example, check_classes, check_known_labels, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges.api import endpoint
@@ -42,7 +42,8 @@ class Bench:
 
     def __init__(self, train: str, test: str | None, output: str, config: BenchmarkConfig) -> None:
         self.config, self.methods = config, chosen(config.methods)
-        self.draw = config.draw or ("80%" if test else "cv")
+        self.given = train, test, output
+        self.draw = config.draw or ("50%" if test else "cv")
         self._draw = parse_draw(self.draw)
         if (self._draw.kind == "cv") == bool(test):
             raise InputError(
@@ -61,6 +62,14 @@ class Bench:
             self.run = RunFolder(
                 self.folder, run_settings(config, endpoint(config), self.rows, self.test), overwrite=config.overwrite
             )
+
+    @property
+    def overlap(self) -> float:
+        """Share of rows that two splits have in common; see :func:`~inversedmixup.benchmark.verdict.give_verdict`."""
+        if self._draw.kind == "cv":
+            return 1 / FOLDS
+        train, _ = draw_rows(self.rows, self.test, self._draw, 0, seed=self.config.data_seed)
+        return len(train) / len(self.rows)
 
     def missing(self, number: int) -> list[Method]:
         """Methods that have not run on a split."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from inversedmixup.baselines import methods
-from inversedmixup.benchmark import BenchmarkConfig, judged, run_benchmark
+from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.terminal import new_table, output
 
@@ -15,7 +15,9 @@ from inversedmixup.terminal import new_table, output
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("train", metavar="TRAIN", help="labelled .jsonl, .csv or .parquet")
-    parser.add_argument("test", metavar="TEST", nargs="?", help="labelled rows to measure on; default: cross-validation")
+    parser.add_argument(
+        "test", metavar="TEST", nargs="?", help="labelled rows to measure on; default: cross-validation"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for every run and what follows")
     add_config(parser, BenchmarkConfig)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -28,7 +30,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """Every run, and the verdicts."""
     train, test, where = options.pop("train"), options.pop("test"), options.pop("output")
     config = resolve(BenchmarkConfig, options)
-    return {**judged(run_benchmark(train, test, where, config), where), "output": where}
+    return {**run_benchmark(train, test, where, config), "output": where}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -41,12 +43,13 @@ def show(result: dict[str, Any]) -> None:
     out.print(table)
     for sentence in result["verdicts"]:
         out.print(sentence, soft_wrap=True)
-    out.print(f"every run, summary.json and tables.md: {result['output']}", soft_wrap=True)
+    out.print(f"every run is a file in {result['output']}", soft_wrap=True)
 
 
-def _compared(found: Mapping[str, Any]) -> tuple[str, str, str]:
+def _compared(found: Mapping[str, Any]) -> tuple[str, ...]:
     """Gain, interval and verdict; nothing for the baseline itself."""
-    if found["gain"] is None:
+    verdict = found.get("verdict")
+    if verdict is None:
         return "", "", ""
-    interval = "" if found["low"] is None else f"{found['low']:+.3f} … {found['high']:+.3f}"
-    return f"{found['gain']:+.3f}", interval, found["verdict"]
+    interval = "" if verdict["interval"] is None else "{:+.3f} … {:+.3f}".format(*verdict["interval"])
+    return f"{verdict['gain']:+.3f}", interval, verdict["word"]

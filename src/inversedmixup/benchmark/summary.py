@@ -1,0 +1,108 @@
+"""Run records → what they say: by set, shots, protocol and method, and over sets."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from inversedmixup.benchmark import statistics
+from inversedmixup.benchmark.records import (
+    BASELINE,
+    MEASURES,
+    RARE,
+    Place,
+    Record,
+    Scores,
+    by_place,
+    check_records,
+    paired,
+)
+
+Group = tuple[str, str]  # shots, protocol
+
+
+def summarise(records: Iterable[Record]) -> dict[str, Any]:
+    """Everything that ``summary.json`` holds; the order of the records does not matter.
+
+    Raises:
+        InputError: for a record that lacks something or holds no number, for two records of the same run, and without
+            the ``benchmark`` extra.
+    """
+    statistics.check_extra()
+    records = list(records)
+    check_records(records)
+    tables = {measure: by_place(records, measure) for measure in (*MEASURES, RARE)}
+    groups: dict[Group, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))  # → method → set
+    for place in sorted(tables["accuracy"]):
+        name, shots, protocol, method = place
+        groups[shots, protocol][method][name] = _cell(place, tables)
+    sets: dict[str, Any] = {}
+    over: dict[str, Any] = {}
+    for (shots, protocol), methods in groups.items():
+        for method, cells in methods.items():
+            _decide(cells)
+            for name, cell in cells.items():
+                sets.setdefault(name, {}).setdefault(shots, {}).setdefault(protocol, {})[method] = cell
+            over.setdefault(shots, {}).setdefault(protocol, {})[method] = _over_sets(cells)
+    return {
+        "baseline": BASELINE, "rope": statistics.ROPE, "level": statistics.LEVEL, "alpha": statistics.ALPHA,
+        "runs": len(records), "sets": sets, "over_sets": over,
+    }  # fmt: skip
+
+
+def _cell(place: Place, tables: Mapping[str, Mapping[Place, Scores]]) -> dict[str, Any]:
+    """One method on one set."""
+    cell: dict[str, Any] = {"splits": len(tables["accuracy"][place]), "measures": {}}
+    for measure, table in tables.items():
+        if place not in table:
+            continue
+        found: dict[str, Any] = {"mean": _round(math.fsum(table[place].values()) / len(table[place]))}
+        differences = paired(table[place], table.get((*place[:-1], BASELINE), {}))
+        if place[-1] != BASELINE and len(differences):
+            found |= {"difference": _round(differences.mean()), "interval": _rounded(differences)}
+            if measure == "accuracy":
+                cell |= {"paired_splits": len(differences), "p": statistics.wilcoxon_p(differences)}
+        cell["measures"][measure] = found
+    return cell
+
+
+def _decide(cells: Mapping[str, dict[str, Any]]) -> None:
+    """Add what Holm says of one method's sets."""
+    adjusted = statistics.holm({name: cell["p"] for name, cell in cells.items() if "p" in cell})
+    for name, p_value in adjusted.items():
+        difference = cells[name]["measures"]["accuracy"]["difference"]
+        cells[name] |= {"p_holm": p_value, "outcome": statistics.outcome(difference, p_value)}
+
+
+def _over_sets(cells: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """One method over its sets, each counting the same."""
+    found: dict[str, Any] = {"sets": len(cells), "measures": {}}
+    for measure in (*MEASURES, RARE):
+        inside = [cell["measures"][measure] for cell in cells.values() if measure in cell["measures"]]
+        if not inside:
+            continue
+        found["measures"][measure] = {"mean": _round(np.mean([each["mean"] for each in inside]))}
+        gains = [each["difference"] for each in inside if "difference" in each]
+        if gains:
+            interval = statistics.interval_over_sets(gains)
+            found["measures"][measure] |= {
+                "difference": _round(np.mean(gains)), "interval": interval and [_round(end) for end in interval]
+            }  # fmt: skip
+        if gains and measure == "accuracy":
+            outcomes = [cell["outcome"] for cell in cells.values() if "outcome" in cell]
+            found |= {word: outcomes.count(word) for word in ("helped", "hurt", "undecided")}
+            found |= {"compared_sets": len(gains), "probability": statistics.signed_rank(gains)}
+    return found
+
+
+def _rounded(differences: np.ndarray) -> list[float] | None:
+    interval = statistics.bootstrap_interval(differences)
+    return interval and [_round(end) for end in interval]
+
+
+def _round(value: float) -> float:
+    return round(float(value), 5)
