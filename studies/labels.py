@@ -23,7 +23,7 @@ from rich.table import Table
 from inversedmixup.data import read_examples, take_shots
 from inversedmixup.errors import write_whole
 from inversedmixup.judges import Case, JudgeConfig, make_panel
-from inversedmixup.judges.panel import named
+from inversedmixup.judges.panel import named, pool
 from inversedmixup.labels import LabelPolicy, choose_label
 from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller
@@ -45,6 +45,7 @@ POLICIES = {
     "interpolated": ("soft", None), "larger parent": ("soft", 0.0),
     **{f"{kind} {judge}": (f"{kind}:{judge}", None) for kind in ("hard", "mitigated", "drop")
        for judge in ("task", "llm", "tuned", "agreement", "pool", "reference")},
+    "pool": ("pool:pool", None),
 }  # fmt: skip
 JUDGES = "task+llm+tuned"
 
@@ -65,7 +66,7 @@ def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> di
     panel = make_panel(JUDGES, Case(pair, examples, classes, JudgeConfig(), seed, fit))
     said = panel.hear(written.texts, reread)
     true = reference.label(reread)
-    said["pool"] = _pool(said["task"], said["tuned"])
+    said["pool"] = pool([said["task"], said["tuned"]])
     said["reference"] = (true[:, None] == np.array(classes)).astype(float)
     points, answers = encode(pair, test), np.array([example.label for example in test])
     base = head_accuracy(embeddings, one_hot(examples, classes), np.ones(len(examples)), classes, points, answers)
@@ -89,13 +90,6 @@ def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> di
             "label_error": round(float(np.mean(wrong)), 4) if kept else None,
         }  # fmt: skip
     return record
-
-
-def _pool(*said: np.ndarray) -> np.ndarray:
-    """The logarithmic pool (Genest & Zidek, 1986) of class probabilities [n, classes]: their renormalised product."""
-    product = np.prod([np.clip(np.nan_to_num(answer, nan=1.0), 1e-6, 1.0) for answer in said], axis=0)
-    shares: np.ndarray = product / product.sum(axis=1, keepdims=True)
-    return shares
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------

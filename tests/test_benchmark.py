@@ -219,3 +219,70 @@ def test_more_splits_take_longer_and_a_finished_benchmark_is_not_estimated(train
 )
 def test_a_time_in_words(seconds, words):
     assert in_words(seconds) == words
+
+
+# ---- methods -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def split(tiny_pair_folder, train_file, tmp_path, config):
+    bench = Bench(str(train_file), None, str(tmp_path / "toy"), config(candidates=1, tries=6.0, judge_steps=2))
+    return bench.split(0)[0]
+
+
+@pytest.mark.parametrize("name", sorted(baselines.methods()))
+def test_every_method_runs_and_says_where_it_comes_from(name, train_file, tmp_path, config):
+    settings = config(methods=name, splits=1, candidates=1, judge_steps=2, force_judge=True)
+    records = run(str(train_file), None, str(tmp_path / "toy"), settings)
+    assert {record["method"] for record in records} == {BASELINE, name}
+    assert baselines.methods()[name].about
+    assert 0 <= records[-1]["accuracy"] <= 1
+
+
+def test_what_a_method_adds_is_labelled(split):
+    for method in baselines.methods().values():
+        if method.added is None:
+            continue
+        added = method.added(split)
+        assert added.targets.shape == (len(added.texts), 3), method.name
+        assert np.allclose(added.targets.sum(1), 1, atol=1e-3), method.name
+        assert all(text.strip() for text in added.texts), method.name
+
+
+def test_variants_share_texts_and_a_resumed_run_does_not_write_them_again(split, monkeypatch):
+    methods = baselines.methods()
+    soft, pooled = (methods[name].added(split) for name in ("inversed-soft", "inversed-cross-pooled"))
+    assert soft.texts == pooled.texts
+    assert not np.allclose(soft.targets, pooled.targets)
+
+    def never(*_, **__):
+        raise AssertionError("written again")
+
+    monkeypatch.setattr("inversedmixup.stages.augment.write_mixes", never)
+    again = methods["inversed-soft"].added(split)
+    assert again.texts == soft.texts
+    assert np.array_equal(again.targets, soft.targets)
+
+
+def test_the_tuned_judge_is_made_once_and_asked_about_a_text_once(split, monkeypatch):
+    asked = []
+    real = split.tuned.judge.probabilities
+    monkeypatch.setattr(
+        split.tuned.judge, "probabilities", lambda texts, embeddings: asked.extend(texts) or real(texts, embeddings)
+    )
+    methods = baselines.methods()
+    for name in ("inversed-judged", "inversed-mitigated", "inversed-cross-pooled"):
+        methods[name].added(split)
+    methods["tuned-llm"].classify(split, ["where is my parcel"])
+    assert len(asked) == len(set(asked)) > 1
+
+
+def test_inversed_is_what_augment_does(train_file, tmp_path, config, split):
+    from inversedmixup.pipeline import JobConfig, run_job
+
+    train, test = tmp_path / "half.jsonl", tmp_path / "out.jsonl"
+    write_jsonl(train, [{"id": row.id, "text": row.text, "label": row.label} for row in split.examples])
+    own = {"n": 6, "tries": 6.0, "candidates": 1, "pair": split.config.pair, "seed": split.config.seed}
+    run_job(str(train), str(test), build(JobConfig, {**QUICK, **own}))
+    rows = [json.loads(line) for line in test.read_text().splitlines()]
+    assert baselines.methods()["inversed"].added(split).texts == [row["text"] for row in rows]

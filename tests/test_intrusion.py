@@ -73,7 +73,7 @@ def test_a_study_has_rates_for_every_cell_and_resumes_to_the_same_bytes(tiny_pai
     out = tmp_path / "study"
     report = run_intrusion(str(train_file), str(out), config(tiny_pair_folder, judges="task+llm"))
     names = [observer["name"] for observer in report["observers"]]
-    assert names == ["reference", "neighbour", "task", "llm", "agreement"]
+    assert names == ["reference", "neighbour", "task", "llm", "agreement", "pool"]
     cells = {(r["space"], r["pairs"], r["interpolation"], r["lam"]) for r in report["rates"]}
     assert len(cells) == 2 * 2 * 3 * (len(LAMS) + 1)
     for rate in report["rates"]:

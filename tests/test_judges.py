@@ -10,7 +10,7 @@ from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.llm import LLMJudge
-from inversedmixup.judges.panel import majority
+from inversedmixup.judges.panel import majority, pool
 from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.judges.tuned import TunedJudge
@@ -243,3 +243,21 @@ def test_without_a_row_to_measure_on_there_is_no_accuracy(tiny_pair, examples):
 def test_unknown_judges_are_refused(name, said):
     with pytest.raises(InputError, match=said):
         check_judges(name, JudgeConfig())
+
+
+def test_the_pool_is_the_renormalised_product_of_those_who_answer():
+    first, second = np.array([[0.8, 0.2], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.1, 0.9]])
+    assert np.allclose(pool([first, second]), [[0.8, 0.2], [0.1, 0.9]])
+    silent = np.full((2, 2), np.nan)
+    assert np.allclose(pool([first, silent]), first)
+    assert np.isnan(pool([silent, silent])).all()
+    ruled_out = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert (pool([ruled_out, first]) > 0).all()
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 5), st.integers(0, 10**6))
+def test_a_pool_is_a_distribution_and_does_not_depend_on_the_order(judges, n, classes, seed):
+    said = list(np.random.default_rng(seed).dirichlet(np.ones(classes), size=(judges, n)))
+    pooled = pool(said)
+    assert np.allclose(pooled.sum(axis=1), 1)
+    assert np.allclose(pooled, pool(said[::-1]))

@@ -46,7 +46,7 @@ class Example:
 
 
 FOLDS = 3  # of the cross-validation of a judge that learns from the rows
-SOURCES = ("soft", "task", "llm", "tuned", "api", "agreement")  # of labels
+SOURCES = ("soft", "task", "llm", "tuned", "api", "agreement", "pool")  # of labels
 
 
 @dataclasses.dataclass
@@ -63,8 +63,8 @@ class Row:
         lam_realised: λ̂, where the re-read text projects on the segment between the parents, in [0, 1].
         cycle_similarity: cosine between the re-read text and the mixed embedding.
         fluency: mean token log-likelihood under the LLM without soft tokens, in nats.
-        labels: what each of :data:`SOURCES` says: the interpolated label, the judges, and what these agree on (``None``
-            for a judge that was not asked or abstained).
+        labels: what each of :data:`SOURCES` says: the interpolated label, the judges, their agreement and pool
+            (``None`` for a judge that was not asked or abstained).
         intruded: whether the judge of the label policy contradicts interpolation (see ``labels.is_intruded``); the task
             model speaks where there is no judge or it abstained.
         seed: the run's seed.

@@ -189,7 +189,7 @@ class _Study:
             "neighbour": Observer("neighbour", self._neighbour_accuracy(), len(self.known)),
         }
         measured = record.get("judges", {})
-        names = ["task", *(judge.name for judge in self.panel.judges), self.panel.verdict]
+        names = ["task", *self.panel.answers]
         for name in dict.fromkeys(names):
             scores = measured.get(name, {"accuracy": None, "coverage": 0.0})
             found[name] = Observer(name, scores["accuracy"], round(record["n"] * scores["coverage"]))

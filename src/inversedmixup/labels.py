@@ -13,11 +13,13 @@ from inversedmixup.options import at_least, option
 POLICIES = {
     "soft": "the interpolated label λ y_i + (1−λ) y_j",
     "hard": "the judge's class",
+    "pool": "the judge's class probabilities; of several judges, their renormalised product",
     "mitigated": "the interpolated label, unless the judge contradicts it: then the judge's class",
     "drop": "the interpolated label; rows that the judge contradicts are rejected",
 }
 LABELS_HELP = (
-    "soft, or hard, mitigated or drop and a judge: task, llm, tuned, api, or several joined by +, as in drop:task+llm"
+    "soft, or hard, pool, mitigated or drop and a judge: task, llm, tuned, api, or several joined by +, as in "
+    "pool:task+tuned"
 )
 
 
@@ -28,7 +30,7 @@ class LabelConfig:
     labels: str = option("soft", f"label policy: {LABELS_HELP}; a judge alone means hard")
     label_temperature: float | None = option(
         None, "sharpness of label_probs: 1 leaves the policy's probabilities as they are, 0 is the most probable class "
-        "alone; default: 1 for interpolated labels, 0 for a judge's"
+        "alone; default: 0 for a judge's class, else 1"
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -45,7 +47,7 @@ class LabelPolicy:
     @property
     def trusts_judge(self) -> bool:
         """Whether rows can get the judge's class as their label."""
-        return self.kind in ("hard", "mitigated")
+        return self.kind in ("hard", "pool", "mitigated")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +97,11 @@ def choose_label(
     """
     verdict = None if judged is None else max(judged, key=judged.__getitem__)
     contradicted = verdict is not None and is_intruded(verdict, soft)
-    if policy.kind == "hard" and judged is None:
+    if policy.kind in ("hard", "pool") and judged is None:
         return Labelled("", dict.fromkeys(soft, 0.0), "not_judged")
-    from_judge = policy.kind == "hard" or (policy.kind == "mitigated" and contradicted)
+    from_judge = policy.kind in ("hard", "pool") or (policy.kind == "mitigated" and contradicted)
     chosen = judged if from_judge and judged is not None else soft
-    default = 0.0 if from_judge else 1.0
+    default = 0.0 if from_judge and policy.kind != "pool" else 1.0
     probs = sharpened(chosen, default if temperature is None else temperature)
     refused = "intruded" if policy.kind == "drop" and contradicted else None
     return Labelled(max(chosen, key=chosen.__getitem__), probs, refused)

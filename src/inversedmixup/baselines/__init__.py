@@ -14,11 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
+from inversedmixup.judges import Case, Judge
+from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.models.task_model import Mixer, TaskModel
-from inversedmixup.stages.warmup import run_warmup
+from inversedmixup.stages.warmup import cross_validated, run_warmup
 
 if TYPE_CHECKING:
     from inversedmixup.benchmark import BenchmarkConfig
@@ -74,6 +77,43 @@ class Split:
         run_warmup(pair, self.examples, self.classes, self.config)
         return pair
 
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """Embeddings [n, d] of the originals under that pair."""
+        return self.pair.task_model.encode([example.text for example in self.examples])
+
+    @cached_property
+    def tuned(self) -> Judge:
+        """Judge ``tuned`` for these rows, which is dear: one for all methods, and no text is judged twice."""
+        folder = self.run.folder / "judges" / self.name
+        return Remembering(
+            TunedJudge(Case(self.pair, self.examples, self.classes, self.config, self.config.seed, folder=folder))
+        )
+
+    def cross_validated(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Case`."""
+        return cross_validated(self.fresh, self.examples, self.classes, self.config)
+
+
+class Remembering:
+    """A judge that is asked about each text once; see :class:`~inversedmixup.judges.Judge`."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.name, self.unseen = judge, judge.name, judge.unseen
+        self._said: dict[str, np.ndarray] = {}
+
+    def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
+        """Class probabilities [n, classes]."""
+        new = {text: at for at, text in enumerate(texts) if text not in self._said}
+        if new:
+            rows = list(new.values())
+            self._said |= zip(new, self.judge.probabilities(list(new), embeddings[rows]), strict=True)
+        return np.array([self._said[text] for text in texts])
+
+    def held_out(self, rows: Sequence[int]) -> np.ndarray:
+        """As the judge says it."""
+        return self.judge.held_out(rows)
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -99,7 +139,7 @@ class Method:
 
 
 BASELINE = "equal-steps"  # what every method is compared with
-_FILES = ("plain",)
+_FILES = ("plain", "inversed", "tuned")
 
 
 def methods() -> dict[str, Method]:

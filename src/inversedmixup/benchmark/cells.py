@@ -80,18 +80,22 @@ class Bench:
         found = [self.run.read(_name(number, method)) for method in self.methods]
         return [record for record in found if record is not None]
 
-    def run_split(self, number: int, advance: Advance) -> None:
-        """Every method on one split, but what has run already."""
+    def split(self, number: int) -> tuple[Split, list[Example]]:
+        """A split, and the rows to measure on."""
         train, test = draw_rows(self.rows, self.test, self._draw, number, seed=self.config.data_seed)
         classes = check_classes(train, f"split {number}")
         config = dataclasses.replace(self.config, seed=self.config.seed + number)
-        split = Split(train, classes, config, self.fresh, self.run, f"{number:03d}")
+        return Split(train, classes, config, self.fresh, self.run, f"{number:03d}"), test
+
+    def run_split(self, number: int, advance: Advance) -> None:
+        """Every method on one split, but what has run already."""
+        split, test = self.split(number)
         for method in self.missing(number):
             started = time.monotonic()
             measured = self._measured(method, split, test)
             record = {
-                "set": self.folder.name, "shots": self.draw, "split": number, "seed": config.seed,
-                "protocol": PROTOCOLS[config.train_encoder], "method": method.name, **measured,
+                "set": self.folder.name, "shots": self.draw, "split": number, "seed": split.config.seed,
+                "protocol": PROTOCOLS[split.config.train_encoder], "method": method.name, **measured,
                 "seconds": round(time.monotonic() - started, 2),
             }  # fmt: skip
             with clear_write_errors(self.folder):

@@ -144,15 +144,25 @@ def check_judges(name: str, config: JudgeConfig) -> tuple[str, ...]:
     return parts
 
 
-def make_panel(name: str, case: Case) -> Panel:
-    """The judges of this name: one, or several joined by ``+``.
+def make_panel(name: str, case: Case, *, pooled: bool = False) -> Panel:
+    """The judges of this name: one, or several joined by ``+``, whose majority counts, or whose product if ``pooled``.
 
     Raises:
         InputError: if one cannot be had; see :func:`check_judges`.
     """
+    from inversedmixup.judges.panel import Panel
+
+    return Panel([make_judge(part, case) for part in check_judges(name, case.config)], pooled=pooled)
+
+
+def make_judge(name: str, case: Case) -> Judge:
+    """The judge called ``name``, one of :data:`NAMES`.
+
+    Raises:
+        InputError: if it cannot be had.
+    """
     from inversedmixup.judges.api import ApiJudge
     from inversedmixup.judges.llm import LLMJudge
-    from inversedmixup.judges.panel import Panel
     from inversedmixup.judges.task import TaskJudge
     from inversedmixup.judges.tuned import TunedJudge
 
@@ -160,18 +170,21 @@ def make_panel(name: str, case: Case) -> Panel:
         "task": partial(TaskJudge, case), "llm": partial(LLMJudge, case), "tuned": partial(TunedJudge, case),
         "api": partial(ApiJudge, case),
     }  # fmt: skip
-    return Panel([makers[part]() for part in check_judges(name, case.config)])
+    return makers[name]()
 
 
 def judge_record(panel: Panel, examples: Sequence[Example], classes: Sequence[str], *, seed: int) -> dict[str, Any]:
     """How often each judge is right on rows of the user that it has not learnt from.
 
     Returns:
-        ``name`` of the panel, ``n`` rows asked about, and of the panel's verdict and of each judge: ``coverage`` (the
-        share on which it did not abstain) and ``accuracy`` there (``None`` if it abstained on all of them).
+        ``name`` of the panel, which of the answers is its ``verdict``, ``n`` rows asked about, and of the verdict and of
+        each answer: ``coverage`` (the share on which it did not abstain) and ``accuracy`` there (``None`` if it abstained
+        on all of them).
     """
     chosen = np.random.default_rng([seed, 6]).permutation(np.asarray(panel.unseen, dtype=int))[:MEASURED_ROWS].tolist()
-    record: dict[str, Any] = {"name": panel.name, "n": len(chosen), "accuracy": None, "coverage": None}
+    record: dict[str, Any] = {
+        "name": panel.name, "verdict": panel.verdict, "n": len(chosen), "accuracy": None, "coverage": None
+    }  # fmt: skip
     if not chosen:
         return record
     true = np.array([list(classes).index(examples[at].label) for at in chosen])

@@ -1,4 +1,4 @@
-"""One judge or several: of several, the class that most of them name; without a majority they abstain."""
+"""One judge or several: of several, the class that most of them name, or the product of what they say."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ from inversedmixup.judges import Judge
 
 
 class Panel:
-    """The judges that a label policy asks. Of two, both must agree; of three, two.
+    """The judges that a label policy asks. Where the majority counts, both of two must agree, or two of three.
 
     Args:
         judges: one or more.
+        pooled: whether the product of several counts, not their majority.
 
     Attributes:
         name: their names, joined by ``+``.
+        verdict: which of the answers of :meth:`hear` counts.
         unseen: numbers of the user's rows that none of them has learnt from.
     """
 
-    def __init__(self, judges: Sequence[Judge]) -> None:
+    def __init__(self, judges: Sequence[Judge], *, pooled: bool = False) -> None:
         self.judges = list(judges)
         self.name = "+".join(judge.name for judge in judges)
+        self.verdict = self.name if len(judges) == 1 else "pool" if pooled else "agreement"
         self.unseen = sorted(set.intersection(*(set(judge.unseen) for judge in judges)))
 
+    @property
+    def answers(self) -> list[str]:
+        """The names of what :meth:`hear` returns."""
+        return [judge.name for judge in self.judges] + (["agreement", "pool"] if len(self.judges) > 1 else [])
+
     def hear(self, texts: Sequence[str], embeddings: Tensor) -> dict[str, np.ndarray]:
-        """What each judge says, [n, classes]; with several of them also what they agree on, as ``agreement``."""
-        return self._with_agreement({judge.name: judge.probabilities(texts, embeddings) for judge in self.judges})
+        """What each judge says, [n, classes]; of several also their ``agreement`` and ``pool``."""
+        return self._together({judge.name: judge.probabilities(texts, embeddings) for judge in self.judges})
 
     def held_out(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
         """The same for some of the user's rows, by judges that have not learnt from them."""
-        return self._with_agreement({judge.name: judge.held_out(rows) for judge in self.judges})
+        return self._together({judge.name: judge.held_out(rows) for judge in self.judges})
 
-    @property
-    def verdict(self) -> str:
-        """Which of the answers of :meth:`hear` counts."""
-        return verdict_of(self.name)
-
-    def _with_agreement(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {**said, "agreement": majority(list(said.values()))} if len(said) > 1 else dict(said)
-
-
-def verdict_of(name: str) -> str:
-    """Whose answer counts in a panel of this name."""
-    return "agreement" if "+" in name else name
+    def _together(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        each = list(said.values())
+        return {**said, "agreement": majority(each), "pool": pool(each)} if len(each) > 1 else dict(said)
 
 
 def named(probs: np.ndarray, classes: Sequence[str]) -> dict[str, float] | None:
@@ -68,3 +67,19 @@ def majority(said: Sequence[np.ndarray]) -> np.ndarray:
     mean: np.ndarray = total / np.maximum(1, with_leader.sum(axis=0))[:, None]
     mean[counts.max(axis=1) * 2 <= len(said)] = np.nan
     return mean
+
+
+def pool(said: Sequence[np.ndarray]) -> np.ndarray:
+    """The logarithmic pool (Genest & Zidek 1986): the renormalised product of what judges say, NaN where none answers.
+
+    Args:
+        said: what each judge says, [n, classes]; NaN where it abstains.
+    """
+    answers = np.stack(said)
+    silent = np.isnan(answers).any(axis=2)
+    # no judge may rule a class out alone
+    logs = np.where(silent[:, :, None], 0.0, np.log(np.clip(np.nan_to_num(answers), 1e-3, 1.0))).sum(axis=0)
+    product = np.exp(logs - logs.max(axis=1, keepdims=True))
+    shares: np.ndarray = product / product.sum(axis=1, keepdims=True)
+    shares[silent.all(axis=0)] = np.nan
+    return shares

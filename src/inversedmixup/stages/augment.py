@@ -110,7 +110,7 @@ def run_augment(
         folder=run.folder if run else None,
         embeddings=workers.encode([example.text for example in examples]) if workers else None,
     )  # fmt: skip
-    gate = Gate(config, (example.text for example in examples), _fluencies(writer, run))
+    gate = Gate(config, (example.text for example in examples), known_fluencies(writer, run))
     tally, started = Tally(), time.monotonic()
     last = math.ceil(config.tries * config.n / SHARD_ROWS)
     record, pilot = _tried_judge(writer, run, min(PILOT_SHARDS, last))
@@ -144,7 +144,7 @@ def _tried_judge(
     panel, config = writer.panel, writer.config
     if panel is None:
         return None, {}
-    record = _recorded(run, "judge", lambda: judge_record(panel, writer.examples, writer.classes, seed=config.seed))
+    record = recorded(run, "judge", lambda: judge_record(panel, writer.examples, writer.classes, seed=config.seed))
     logger.info("%s", trust.describe(record))
     pilot = {number: _shard(writer, number, run) for number in range(shards)}
     record = trust.compare(record, [row for rows in pilot.values() for row in rows], len(writer.classes))
@@ -255,7 +255,7 @@ def _shard(
     return rows
 
 
-def _recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 (any JSON value)
+def recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 (any JSON value)
     """A finished record of the run, made if it is not there."""
     stored = run.read(name) if run else None
     if stored is None:
@@ -265,15 +265,15 @@ def _recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any:
     return stored
 
 
-def _fluencies(writer: RowWriter, run: RunFolder | None) -> list[float]:
-    """Mean token log-likelihoods of (at most 256 of) the training texts."""
+def known_fluencies(writer: RowWriter, run: RunFolder | None, name: str = "fluencies") -> list[float]:
+    """Mean token log-likelihoods of (at most 256 of) the training texts, recorded under a name."""
     texts = [example.text for example in writer.examples]
     picked = np.random.default_rng([writer.config.seed, 7]).permutation(len(texts))[:256]
 
     def measure() -> list[float]:
         return [round(float(v), DIGITS) for v in writer.pair.llm.log_likelihood([texts[i] for i in sorted(picked)])]
 
-    return list(_recorded(run, "fluencies", measure))
+    return list(recorded(run, name, measure))
 
 
 class RowWriter:
@@ -282,7 +282,7 @@ class RowWriter:
     def __init__(
         self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig, *,
         cross_validated: Callable[[], np.ndarray] | None = None, folder: Path | None = None,
-        embeddings: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None, panel: Panel | None = None,
     ) -> None:  # fmt: skip
         self.pair, self.examples, self.classes, self.config = pair, list(examples), list(classes), config
         self.by_id = {example.id: example for example in examples}
@@ -292,23 +292,37 @@ class RowWriter:
         self.embeddings = embeddings
         self.policy = parse_labels(config.labels)
         self._case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, folder)
+        self._panel = panel
 
     @cached_property
     def panel(self) -> Panel | None:
-        """The judges, if the label policy needs any; made when first asked for."""
-        return make_panel(self.policy.judge, self._case) if self.policy.judge else None
+        """The judges, if the label policy needs any; made when first asked for, if none were given."""
+        if self._panel is not None:
+            return self._panel
+        return (
+            make_panel(self.policy.judge, self._case, pooled=self.policy.kind == "pool") if self.policy.judge else None
+        )
 
     def shard(self, number: int) -> list[Row]:
         """The rows of one shard, before the gate."""
-        streams = [row_stream(self.config.seed, number * SHARD_ROWS + at) for at in range(SHARD_ROWS)]
-        draws = [self.sampler.draw(number * SHARD_ROWS + at, stream) for at, stream in enumerate(streams)]
-        written = write_mixes(
+        return self.rows(number, self.written(number))
+
+    def written(self, number: int) -> Written:
+        """The texts of one shard."""
+        draws, streams = self._drawn(number)
+        return write_mixes(
             self.pair, self.embeddings[[d.first for d in draws]], self.embeddings[[d.second for d in draws]],
             torch.tensor([d.lam for d in draws]), streams, self.config,
         )  # fmt: skip
-        return self._rows(draws, written)
 
-    def _rows(self, draws: list[Draw], written: Written) -> list[Row]:
+    def _drawn(self, number: int) -> tuple[list[Draw], list[np.random.Generator]]:
+        """What a shard mixes, and each row's random stream from there on."""
+        streams = [row_stream(self.config.seed, number * SHARD_ROWS + at) for at in range(SHARD_ROWS)]
+        return [self.sampler.draw(number * SHARD_ROWS + at, stream) for at, stream in enumerate(streams)], streams
+
+    def rows(self, number: int, written: Written) -> list[Row]:
+        """The rows that a shard's texts become under the label policy."""
+        draws, _ = self._drawn(number)
         assert written.class_probs is not None
         said = {"task": written.class_probs}
         if self.panel is not None:

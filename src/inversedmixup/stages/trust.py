@@ -8,7 +8,6 @@ from typing import Any
 
 from inversedmixup.data import Row
 from inversedmixup.errors import InputError
-from inversedmixup.judges.panel import verdict_of
 from inversedmixup.labels import interpolated_accuracy, parse_labels
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ def compare(record: dict[str, Any], pilot: Sequence[Row], classes: int) -> dict[
     Adds ``agreement`` (the share of judged rows on which the two name the same class), ``judged`` rows, and
     ``interpolated_accuracy`` (see :func:`~inversedmixup.labels.interpolated_accuracy`), where they can be had.
     """
-    verdict = verdict_of(record["name"])
+    verdict = record["verdict"]
     judged = [row for row in pilot if row.labels[verdict] is not None]
     found: dict[str, Any] = {"judged": len(judged), "agreement": None, "interpolated_accuracy": None}
     if judged:

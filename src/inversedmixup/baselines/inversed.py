@@ -1,0 +1,138 @@
+"""inversedMixup itself, and what it is made of: pairs, λ and labels varied one at a time.
+
+Texts are written once for each pair policy and λ policy of a split; variants that differ in their labels share them,
+so that they differ in nothing else. A pair that is tried costs ``candidates`` LLM texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from inversedmixup.baselines import Added, Method, Split
+from inversedmixup.data import Row
+from inversedmixup.gate import Gate
+from inversedmixup.judges import Case, check_judges, make_judge
+from inversedmixup.judges.panel import Panel
+from inversedmixup.labels import parse_labels
+from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, RowWriter, known_fluencies, recorded, run_augment
+from inversedmixup.stages.downstream import row_targets
+from inversedmixup.stages.writer import Written
+
+
+def augmented(split: Split) -> Added:
+    """What ``augment`` makes of these rows under the same settings, the check of the judge included."""
+    kept: list[Row] = []
+    run_augment(
+        split.pair, split.examples, split.classes, split.config, lambda row: kept.append(row) if row.kept else None,
+        cross_validated=split.cross_validated,
+    )  # fmt: skip
+    return _added(kept, split)
+
+
+def variant(pairs: str, labels: str, lam: str | None = None, *, accept: str = "auto") -> Callable[[Split], Added]:
+    """A method with this pair policy and label policy; its judge is not measured before it is used.
+
+    Args:
+        pairs: the pair policy.
+        labels: the label policy.
+        lam: the λ policy; ``None``: the split's.
+        accept: the gate's rule on labels, see ``--accept-labels``.
+    """
+
+    def added(split: Split) -> Added:
+        config = dataclasses.replace(
+            split.config, pairs=pairs, labels=labels, lam=lam or split.config.lam, accept_labels=accept
+        )
+        return _added(_kept(split, config), split)
+
+    return added
+
+
+def _added(rows: list[Row], split: Split) -> Added:
+    return Added([row.text for row in rows], row_targets(rows, split.classes))
+
+
+def _kept(split: Split, config: AugmentConfig) -> list[Row]:
+    """The first ``n`` rows that pass the gate, of at most ``tries · n`` (rounded up to whole shards)."""
+    writer = RowWriter(
+        split.pair, split.examples, split.classes, config, embeddings=split.embeddings, panel=_panel(split, config)
+    )
+    originals = [example.text for example in split.examples]
+    gate = Gate(config, originals, known_fluencies(writer, split.run, f"fluencies/{split.name}"))
+    kept: list[Row] = []
+    for row in _rows(split, writer):
+        first, second = (writer.by_id[identity] for identity in row.parents)
+        judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
+        if judged.kept:
+            kept.append(judged)
+        if len(kept) == config.n:
+            break
+    return kept
+
+
+def _rows(split: Split, writer: RowWriter) -> Iterator[Row]:
+    """Rows under the writer's label policy, shard by shard; their texts are recorded, and written by nobody twice."""
+    config = writer.config
+    for number in range(math.ceil(config.tries * config.n / SHARD_ROWS)):
+        name = f"written/{split.name}/{config.pairs}-{config.lam.replace(':', '-')}-{number:03d}"
+        stored = recorded(split.run, name, partial(_as_record, writer, number))
+        # read again whether or not it was just written, so that a resumed run has the same numbers
+        reread = split.pair.task_model.encode(stored["texts"])
+        probs = split.pair.task_model.predict_proba(reread)
+        yield from writer.rows(number, Written(**stored, reread=reread, class_probs=probs))
+
+
+def _as_record(writer: RowWriter, number: int) -> dict[str, Any]:
+    written = writer.written(number)
+    return {name: getattr(written, name) for name in ("texts", "lam_realised", "cycle_similarity", "fluency")}
+
+
+def _panel(split: Split, config: AugmentConfig) -> Panel | None:
+    """The judges of the label policy; judge ``tuned`` is the split's."""
+    policy = parse_labels(config.labels)
+    if policy.judge is None:
+        return None
+    case = Case(split.pair, split.examples, split.classes, config, config.seed, split.cross_validated)
+    judges = [split.tuned if name == "tuned" else make_judge(name, case) for name in check_judges(policy.judge, config)]
+    return Panel(judges, pooled=policy.kind == "pool")
+
+
+METHODS = (
+    Method("inversed", "what `augment` does with the same settings", added=augmented, writes=True),
+    Method(
+        "inversed-reconstruction", "λ of 0 and 1 only: originals, written again from their embeddings",
+        added=variant("same-class", "soft", "grid:1,0"), writes=True,
+    ),
+    Method(
+        "inversed-same-class", "mixes within a class, kept where the task model agrees",
+        added=variant("same-class", "soft"), writes=True,
+    ),
+    Method(
+        "inversed-pooled", "mixes within a class, labelled by what task model and tuned LLM say together",
+        added=variant("same-class", "pool:task+tuned"), writes=True,
+    ),
+    Method(
+        "inversed-soft", "mixes across classes, the interpolated label: the paper's soft variant",
+        added=variant("cross-class", "soft", accept="any"), writes=True,
+    ),
+    Method(
+        "inversed-judged", "mixes across classes, the class that the tuned LLM sees: the paper's hard variant",
+        added=variant("cross-class", "hard:tuned"), writes=True,
+    ),
+    Method(
+        "inversed-mitigated", "mixes across classes, the interpolated label unless the tuned LLM contradicts it",
+        added=variant("cross-class", "mitigated:tuned"), writes=True,
+    ),
+    Method(
+        "inversed-cross-pooled", "mixes across classes, labelled by what task model and tuned LLM say together",
+        added=variant("cross-class", "pool:task+tuned"), writes=True,
+    ),
+    Method(
+        "inversed-balanced", "mixes towards rarer classes, labelled by what task model and tuned LLM say together",
+        added=variant("balanced", "pool:task+tuned"), writes=True,
+    ),
+)  # fmt: skip
