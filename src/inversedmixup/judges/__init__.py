@@ -177,9 +177,9 @@ def judge_record(panel: Panel, examples: Sequence[Example], classes: Sequence[st
     """How often each judge is right on rows of the user that it has not learnt from.
 
     Returns:
-        ``name`` of the panel, which of the answers is its ``verdict``, ``n`` rows asked about, and of the verdict and of
-        each answer: ``coverage`` (the share on which it did not abstain) and ``accuracy`` there (``None`` if it abstained
-        on all of them).
+        ``name`` of the panel, which of the answers is its ``verdict``, ``n`` rows asked about, and of the verdict and
+        of each answer: ``coverage`` (the share on which it did not abstain) and ``accuracy`` there (``None`` if it
+        abstained on all of them).
     """
     chosen = np.random.default_rng([seed, 6]).permutation(np.asarray(panel.unseen, dtype=int))[:MEASURED_ROWS].tolist()
     record: dict[str, Any] = {
