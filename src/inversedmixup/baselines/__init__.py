@@ -99,7 +99,7 @@ class Method:
 
 
 BASELINE = "equal-steps"  # what every method is compared with
-_FILES = ("plain",)
+_FILES = ("plain", "eda", "aeda", "word_mixup", "sentence_mixup", "tmix", "ssmix")
 
 
 def methods() -> dict[str, Method]:
