@@ -139,7 +139,7 @@ class Method:
 
 
 BASELINE = "equal-steps"  # what every method is compared with
-_FILES = ("plain", "inversed", "tuned")
+_FILES = ("plain", "eda", "aeda", "word_mixup", "sentence_mixup", "tmix", "ssmix", "inversed", "tuned")
 
 
 def methods() -> dict[str, Method]:

@@ -131,11 +131,14 @@ class TaskModel(nn.Module):
             head.bias.zero_()
         self.head = head.to(self.device)
 
+    def features(self, texts: Sequence[str]) -> dict[str, Any]:
+        """What the encoder reads: token numbers and attention mask [n, t] of one padded batch, on the device."""
+        features = self.encoder.preprocess(list(texts))  # type: ignore[operator]
+        return {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in features.items()}
+
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [n, d] with gradients, as one padded batch."""
-        features = self.encoder.preprocess(list(texts))  # type: ignore[operator]
-        moved = {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in features.items()}
-        embeddings: Tensor = self.encoder(moved)["sentence_embedding"]
+        embeddings: Tensor = self.encoder(self.features(texts))["sentence_embedding"]
         return embeddings
 
     @torch.no_grad()

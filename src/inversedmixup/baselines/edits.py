@@ -1,0 +1,47 @@
+"""What EDA and AEDA share: rows made by editing the words of an original, and how many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from inversedmixup.baselines import Added, Split
+from inversedmixup.models.task_model import FitSettings
+from inversedmixup.stages.downstream import one_hot
+
+Edit = Callable[[list[str], np.random.Generator], list[str]]
+
+# rows to train on, strength α, copies of each: Wei & Zou 2019, table 3; its last line is for 5,000 rows and more
+RECOMMENDED = ((500, 0.05, 16), (2000, 0.05, 8))
+RECOMMENDED_ABOVE = (0.1, 4)
+
+
+def recommended(rows: int) -> tuple[float, int]:
+    """α and how many copies of each row (Wei & Zou 2019, table 3)."""
+    for limit, alpha, copies in RECOMMENDED:
+        if rows <= limit:
+            return alpha, copies
+    return RECOMMENDED_ABOVE
+
+
+def edited(split: Split, use: int, edit: Edit) -> Added:
+    """Edited copies of the originals, in turn from a shuffled list, labelled as their originals.
+
+    As many as recommended, but no more than training can look at. Row r depends on (seed, use, r) alone.
+
+    Args:
+        split: the originals.
+        use: number of the random stream.
+        edit: words → words.
+    """
+    _, copies = recommended(len(split.examples))
+    count = min(copies * len(split.examples), max(1, split.config.downstream_steps) * FitSettings.batch_size)
+    order = split.stream(use).permutation(len(split.examples))
+    parents = [split.examples[order[row % len(order)]] for row in range(count)]
+    texts = []
+    for row, parent in enumerate(parents):
+        # from 1 on: numpy takes [seed, use, 0] for [seed, use]
+        rng = np.random.default_rng([split.config.seed, use, row + 1])
+        texts.append(" ".join(edit(parent.text.split(), rng)) or parent.text)
+    return Added(texts, one_hot(parents, split.classes))

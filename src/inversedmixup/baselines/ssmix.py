@@ -1,0 +1,110 @@
+"""SSMix (Yoon et al. 2021, "SSMix: saliency-based span mixup for text classification").
+
+The least salient span of each text is replaced by the most salient span, as long, of another one of the batch. A
+token's saliency is the norm of the loss's gradient at its input embedding. As in the paper the batch itself is trained
+on too, and mixing starts from a model that was trained without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inversedmixup.baselines import Method, Split
+from inversedmixup.baselines.batches import draw_partners, mix_rows, read_embeddings, word_embeddings
+from inversedmixup.models.task_model import TaskModel
+
+SPAN = 0.1  # tokens replaced, as a share of the text's: the paper's λ0
+PLAIN_SHARE = 3 / 13  # of the steps, without mixing: the paper's 3 epochs, and 10 with it
+
+
+@dataclasses.dataclass
+class SpanMixer:
+    """A :class:`~inversedmixup.models.task_model.Mixer` that leaves its first ``plain_steps`` batches as they are."""
+
+    plain_steps: int
+
+    def __call__(
+        self, model: TaskModel, texts: Sequence[str], known: Tensor | None, targets: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings [2 b, d] of the texts and of their mixes, and targets [2 b, classes]."""
+        if self.plain_steps > 0:
+            self.plain_steps -= 1
+            return (model(texts) if known is None else known), targets
+        features, partner = model.features(texts), draw_partners(len(texts), rng)
+        saliency, embeddings = read_saliency(model, features, targets, learning=known is None)
+        ids, share = splice(features["input_ids"], saliency, partner)
+        with torch.set_grad_enabled(known is None):
+            mixed = model.encoder({**features, "input_ids": ids})["sentence_embedding"]
+        originals = embeddings if known is None else known
+        return torch.cat([originals, mixed]), torch.cat([targets, mix_rows(targets, partner, 1 - share)])
+
+
+def read_saliency(
+    model: TaskModel, features: dict[str, Any], targets: Tensor, *, learning: bool
+) -> tuple[Tensor, Tensor]:
+    """Saliency [b, t] of each token, −1 where there is none of the text's own, and the embeddings [b, d].
+
+    Args:
+        model: the task model.
+        features: what its encoder reads.
+        targets: class probabilities [b, classes].
+        learning: whether the encoder learns from the embeddings; no gradient is left on any weight in either case.
+    """
+    ids = features["input_ids"]
+    with torch.enable_grad():
+        words = word_embeddings(model, ids, "ssmix")
+        if not learning:
+            words = words.detach().requires_grad_()
+        embeddings = read_embeddings(model, features, words)
+        loss = -(targets * model.logits(embeddings).log_softmax(-1)).sum()
+        (gradient,) = torch.autograd.grad(loss, words, retain_graph=learning)
+    return gradient.norm(dim=-1).masked_fill(~own_tokens(model, features), -1.0), embeddings
+
+
+def own_tokens(model: TaskModel, features: dict[str, Any]) -> Tensor:
+    """Which tokens [b, t] are the text's own, not padding or marks of its ends. Unknown words are its own."""
+    tokenizer: Any = model.encoder.tokenizer
+    special = torch.tensor(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}))
+    mask: Tensor = features["attention_mask"].bool()
+    return mask & ~torch.isin(features["input_ids"], special.to(model.device))
+
+
+def splice(ids: Tensor, saliency: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+    """Token numbers [b, t] of the mixes, and the share [b] of each that is its partner's.
+
+    Args:
+        ids: token numbers [b, t].
+        saliency: [b, t], negative where a token is not the text's own.
+        partner: row numbers [b].
+    """
+    mixed, share = ids.clone(), torch.zeros(len(ids))
+    weights = saliency.cpu().numpy()
+    own = [np.flatnonzero(row >= 0) for row in weights]
+    for row, other in enumerate(partner.tolist()):
+        if not (len(own[row]) and len(own[other])):
+            continue
+        length = max(1, min(int(SPAN * len(own[row])), len(own[other])))
+        start = int(_sums(weights[row, own[row]], length).argmin())
+        taken = int(_sums(weights[other, own[other]], length).argmax())
+        mixed[row, own[row][start : start + length]] = ids[other, own[other][taken : taken + length]]
+        share[row] = length / len(own[row])
+    return mixed, share
+
+
+def _sums(values: np.ndarray, length: int) -> np.ndarray:
+    """Of every window of so many values."""
+    return np.convolve(values, np.ones(length), mode="valid")
+
+
+def span_mixer(split: Split) -> SpanMixer:
+    """With the paper's share of steps before mixing."""
+    return SpanMixer(round(PLAIN_SHARE * split.config.downstream_steps))
+
+
+METHODS = (Method("ssmix", "a salient span of another text put in (Yoon et al. 2021)", mixer=span_mixer),)
