@@ -50,6 +50,8 @@ class SoftTokenLLM:
         encoder_decoder: whether an encoder reads the soft tokens and a decoder writes.
         dim: D, size of the input embeddings.
         norm: mean length of the token embeddings; adaptors match it.
+        eos, start: ids of the token that ends a text, and of the one that a decoder starts from.
+        empty: the special tokens around a text that an encoder reads; none in a decoder-only LLM.
         prompt: text around the soft tokens, with ``{soft}`` where they go; ``{soft}`` alone is no prompt.
     """
 
@@ -63,6 +65,7 @@ class SoftTokenLLM:
         with torch.no_grad():  # through the layer, as some families scale what is in their table
             self.norm = float(self._embed(torch.arange(len(table), device=table.device)).float().norm(dim=1).mean())
         self.eos, self.start = _ends(self.lm, tokenizer, name)
+        self.empty = list(tokenizer("")["input_ids"]) if self.encoder_decoder else []
         self.set_prompt(prompt)
 
     @classmethod
@@ -274,7 +277,7 @@ class SoftTokenLLM:
             self._opening = [(layer.keys, layer.values) for layer in cache.layers] if plain else []
         return self._opening
 
-    def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids [n, longest] padded at the end, and the mask of what is real."""
         longest = max(len(ids) for ids in sequences)
         padded = torch.full((len(sequences), longest), self.eos)
@@ -301,7 +304,7 @@ class SoftTokenLLM:
         return self.nll(soft, targets).mean()
 
     def _nll(self, prefix: Tensor, targets: Sequence[Sequence[int]], opening: Opening) -> Tensor:
-        ids, mask = self._pad(targets)
+        ids, mask = self.pad(targets)
         if self.encoder_decoder:
             start = torch.full((len(ids), 1), self.start, device=ids.device)
             before = torch.cat([start, ids[:, :-1]], dim=1)
@@ -350,11 +353,10 @@ class SoftTokenLLM:
         encoded = [self._ids(text)[:max_tokens] for text in texts]
         scores = np.full(len(texts), EMPTY_FLUENCY)
         order = [i for i in np.argsort([len(ids) for ids in encoded], kind="stable") if encoded[i]]
-        empty = self.tokenizer("")["input_ids"] if self.encoder_decoder else []
         with self.plain():
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
-                opened = self._words(empty or [self.start]).expand(len(rows), -1, -1)
+                opened = self._words(self.empty or [self.start]).expand(len(rows), -1, -1)
                 nll = self._nll(opened, [encoded[i] for i in rows], []).cpu().numpy()
                 ends = np.cumsum([len(encoded[i]) for i in rows])
                 scores[rows] = [-part.mean() for part in np.split(nll, ends[:-1])]

@@ -199,7 +199,10 @@ class Pair:
         _check_files(where, config, task_model=False)
         task_model = cls.load_task_model(folder, encoder=encoder, device=device)
         model = SoftTokenLLM.from_pretrained(
-            str(where / "llm") if config.own_llm else llm or config.llm, device=device, dtype=choose_dtype(dtype, device), prompt=config.prompt
+            str(where / "llm") if config.own_llm else llm or config.llm,
+            device=device,
+            dtype=choose_dtype(dtype, device),
+            prompt=config.prompt,
         )
         for part, found, expected in (
             ("encoder", task_model.dim, config.adaptor.embedding_dim), ("LLM", model.dim, config.adaptor.llm_dim),

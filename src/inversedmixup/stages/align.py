@@ -2,8 +2,9 @@
 
     L_GEN = −log P_ψ(x | A_φ(M_θ(x)))
 
-Only φ learns; θ and ψ are frozen. Beyond the paper, and off unless asked for: LoRA on the LLM or all of its weights
-(for one that starts from scratch), and LoRA on the encoder, which makes the embeddings themselves easier to invert while an anchor holds them near the original ones:
+Only φ learns; θ and ψ are frozen. Beyond the paper, and off unless asked for: LoRA on the LLM, or all of its weights
+if it is to learn from scratch; and LoRA on the encoder, which makes the embeddings themselves easier to invert while an
+anchor holds them near the original ones:
 
     L = L_GEN + anchor · (1 − cos(h, h_original))
 """
@@ -92,7 +93,9 @@ class AlignConfig:
         at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed")
         if self.train_llm and (self.lora or self.dtype == "bfloat16"):
             given = "lora" if self.lora else "dtype bfloat16"
-            raise InputError(f"train_llm does not go with {given}: all weights learn, in float32; leave one of them out")
+            raise InputError(
+                f"train_llm does not go with {given}: all weights learn, in float32; leave one of them out"
+            )
 
 
 @dataclasses.dataclass
