@@ -64,7 +64,7 @@ def _plain(pair: Pair, llm: SoftTokenLLM, batches: list[Batch]) -> Callable[[], 
     def step() -> None:
         for embeddings, targets in batches:
             pair.adaptor.zero_grad(set_to_none=True)
-            ids, mask = llm._pad(targets)
+            ids, mask = llm.pad(targets)
             labels = torch.cat([ids.new_full((len(ids), k), -100), ids.masked_fill(~mask, -100)], dim=1)
             attended = torch.cat([mask.new_ones(len(ids), k), mask], dim=1).long()
             soft = pair.adaptor(embeddings).to(llm.lm.dtype)

@@ -1,4 +1,4 @@
-"""The engine against plain transformers: likelihoods, gradients, texts; other LLM families; other engines."""
+"""The engine against plain transformers: likelihoods, gradients, texts; other engines."""
 
 import dataclasses
 import sys
@@ -17,14 +17,8 @@ from inversedmixup.models.decoding import growing_cache
 from inversedmixup.models.llm import SoftTokenLLM, choose_dtype
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.vllm import VllmDecoder
+from plain import check_decoding, check_likelihood, soft_tokens
 from tiny import SENTENCES, save_tokenizer
-
-SAMPLED = Sampling(temperature=1.5, top_p=0.95, max_tokens=10)
-SPECIAL = {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<start>", "pad_token": "<pad>"}
-
-
-def soft_tokens(llm, rows=9, k=3):
-    return torch.randn(rows, k, llm.dim, generator=torch.Generator().manual_seed(0)) * 3
 
 
 @pytest.fixture
@@ -32,39 +26,21 @@ def llm(tiny_llm):
     return SoftTokenLLM.from_pretrained(tiny_llm)
 
 
-def make_llm(folder, build, **settings):
-    size = save_tokenizer(folder, SPECIAL)
+@pytest.fixture(scope="session")
+def granite(tmp_path_factory):
+    """An architecture that scales its logits after the output projection."""
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    folder = tmp_path_factory.mktemp("granite")
+    size = save_tokenizer(folder, {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<start>"})
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        build(vocab_size=size, eos_token_id=0, bos_token_id=2, pad_token_id=3, **settings).save_pretrained(folder)
-    return SoftTokenLLM.from_pretrained(str(folder))
-
-
-@pytest.fixture(scope="session")
-def t5(tmp_path_factory):
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    return make_llm(
-        tmp_path_factory.mktemp("t5"), lambda **s: T5ForConditionalGeneration(T5Config(**s)), d_model=32, d_kv=8,
-        d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=3, initializer_factor=1.0,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="session", params=["gpt2", "granite"])
-def family(request, tmp_path_factory):
-    """Another architecture, and one that scales its logits after the output projection."""
-    from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM
-
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "gpt2":
-        return make_llm(
-            folder, lambda **s: GPT2LMHeadModel(GPT2Config(**s)), n_embd=32, n_layer=2, n_head=4, n_positions=64,
-            initializer_range=0.3,
+        config = GraniteConfig(
+            vocab_size=size, eos_token_id=0, bos_token_id=2, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, logits_scaling=8.0, initializer_range=0.3,
         )  # fmt: skip
-    return make_llm(
-        folder, lambda **s: GraniteForCausalLM(GraniteConfig(**s)), hidden_size=32, intermediate_size=48,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, logits_scaling=8.0, initializer_range=0.3,
-    )  # fmt: skip
+        GraniteForCausalLM(config).save_pretrained(folder)
+    return SoftTokenLLM.from_pretrained(str(folder))
 
 
 # ---- likelihood ------------------------------------------------------------------------------------------------
@@ -89,36 +65,8 @@ def test_chunked_likelihood_and_gradient_equal_cross_entropy(rows, size, chunk, 
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
 
 
-def reference_nll(llm, soft, ids):
-    """One text at a time, through the model's own forward and its full logits."""
-    embedded = llm.lm.get_input_embeddings()(torch.tensor([ids[:-1]], dtype=torch.long))
-    prefix = llm.whole_prefix(soft[None])
-    if llm.encoder_decoder:
-        logits = llm.lm(inputs_embeds=prefix, decoder_input_ids=torch.tensor([[llm.start, *ids[:-1]]])).logits[0]
-    else:
-        logits = llm.lm(inputs_embeds=torch.cat([prefix, embedded], 1)).logits[0, prefix.shape[1] - 1 :]
-    return functional.cross_entropy(logits, torch.tensor(ids), reduction="none")
-
-
-def check_likelihood(llm):
-    soft = soft_tokens(llm)
-    targets = llm.targets(SENTENCES[:9], 64)
-    ours, theirs = soft.clone().requires_grad_(), soft.clone().requires_grad_()
-    a = llm.nll(ours, targets)
-    b = torch.cat([reference_nll(llm, row, ids) for row, ids in zip(theirs, targets, strict=True)])
-    a.sum().backward()
-    b.sum().backward()
-    assert torch.allclose(a, b, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4)
-
-
-def test_likelihood_of_other_families_equals_their_own_forward(family):
-    check_likelihood(family)
-
-
-def test_likelihood_of_an_encoder_decoder_equals_its_own_forward(t5):
-    check_likelihood(t5)
-    assert np.isfinite(t5.log_likelihood(SENTENCES[:3])).all()
+def test_likelihood_under_scaled_logits_equals_the_models_own(granite):
+    check_likelihood(granite)
 
 
 @pytest.mark.parametrize("prompt", ["my {soft} parcel", "{soft} parcel", "where is {soft}"])
@@ -189,32 +137,12 @@ def test_auto_takes_bfloat16_only_where_the_processor_has_it(monkeypatch):
 # ---- decoding --------------------------------------------------------------------------------------------------
 
 
-def check_decoding(llm):
-    soft = soft_tokens(llm)
-    mask = torch.ones(soft.shape[:2], dtype=torch.long)
-    generated = llm.lm.generate(
-        inputs_embeds=soft, attention_mask=mask, do_sample=False, max_new_tokens=10, pad_token_id=llm.eos
-    )  # fmt: skip
-    ids = generated[:, 1:] if llm.encoder_decoder else generated
-    expected = [llm.text([*row, llm.eos]) for row in ids.tolist()]
-    assert llm.decode(soft, dataclasses.replace(GREEDY, max_tokens=10)) == expected
-    uniforms = np.random.default_rng(0).random((27, SAMPLED.max_tokens))
-    shared = llm.decode(soft, SAMPLED, uniforms, candidates=3)
-    assert len(set(shared)) > 5
-    assert shared == llm.decode(soft.repeat_interleave(3, dim=0), SAMPLED, uniforms)
-    assert shared == llm.decode(soft, SAMPLED, uniforms, candidates=3, batch_size=4)
-
-
 def test_candidates_that_share_a_prefill_are_those_of_rows_apart(llm):
     check_decoding(llm)
 
 
-def test_other_families_decode_as_generate_does(family):
-    check_decoding(family)
-
-
-def test_an_encoder_decoder_decodes_as_generate_does(t5):
-    check_decoding(t5)
+def test_scaled_logits_decode_as_generate_does(granite):
+    check_decoding(granite)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried"), MemoryError()])

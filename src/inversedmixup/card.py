@@ -69,6 +69,7 @@ def write_card(folder: Path, config: PairConfig) -> None:
     training, adaptor = config.training, config.adaptor
     ranks = (("the LLM", config.lora_rank), ("the encoder", config.encoder_lora_rank))
     extras = "".join(f", with LoRA weights of rank {rank} on {part}" for part, rank in ranks if rank)
+    extras += ", with an LLM all of whose weights were trained" if config.own_llm else ""
     card = TEMPLATE.format(
         encoder=config.encoder, llm=config.llm, extras=extras, models=_models(config),
         soft_tokens=adaptor.soft_tokens, layers=adaptor.layers, hidden=adaptor.hidden, prompt=config.prompt,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.errors import InputError
 from inversedmixup.judges.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -23,18 +22,12 @@ class LLMJudge:
 
     With more classes than ``shortlist``, each text is asked about those that the task model finds likeliest, and the
     prompt shows rows of these.
-
-    Raises:
-        InputError: for an encoder-decoder LLM.
     """
 
     name = "llm"
 
     def __init__(self, case: Case) -> None:
-        llm = case.pair.llm
-        if llm.encoder_decoder:
-            raise InputError(f"judge llm: LLM {llm.name!r} is an encoder-decoder and cannot judge; use judge task")
-        self.llm, self.case, self.classes = llm, case, list(case.classes)
+        self.llm, self.case, self.classes = case.pair.llm, case, list(case.classes)
         self.meanings = case.config.described(case.classes)
         self.shown = case.shown()
         # the task model has learnt from every row, so that its shortlist for one is too good

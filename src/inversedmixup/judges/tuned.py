@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.data import FOLDS, folds_of
-from inversedmixup.errors import InputError
 from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.task_model import shuffled_batches
@@ -26,18 +25,11 @@ RANK, LEARNING_RATE, BATCH = 8, 1e-3, 16  # the one setting tried, on TREC (docs
 
 
 class TunedJudge:
-    """Label likelihood under the tuned copy. It takes a minute or two to make, and three times that to measure.
-
-    Raises:
-        InputError: for an encoder-decoder LLM.
-    """
+    """Label likelihood under the tuned copy. It takes a minute or two to make, and three times that to measure."""
 
     name = "tuned"
 
     def __init__(self, case: Case) -> None:
-        if case.pair.llm.encoder_decoder:
-            name = case.pair.llm.name
-            raise InputError(f"judge tuned: LLM {name!r} is an encoder-decoder and cannot judge; use judge task")
         self.case = case
         self.unseen = range(len(case.examples))
 

@@ -1,6 +1,7 @@
 """M_ψ: the LLM. Loss on a text given its soft tokens, decoding from soft tokens, log-likelihood of a text.
 
-Everything goes through transformers' public API, so any decoder-only or encoder-decoder model that it loads will do.
+Everything goes through transformers' public API, so any decoder-only or encoder-decoder model that it loads will do,
+two encoders put together (BERT-to-BERT) included.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class SoftTokenLLM:
         encoder_decoder: whether an encoder reads the soft tokens and a decoder writes.
         dim: D, size of the input embeddings.
         norm: mean length of the token embeddings; adaptors match it.
+        eos, start: ids of the token that ends a text, and of the one that a decoder starts from.
+        empty: the special tokens around a text that an encoder reads; none in a decoder-only LLM.
         prompt: text around the soft tokens, with ``{soft}`` where they go; ``{soft}`` alone is no prompt.
     """
 
@@ -59,14 +62,10 @@ class SoftTokenLLM:
         self._head: tuple[nn.Linear | None] | None = None
         table = self.lm.get_input_embeddings().weight
         self.dim = int(table.shape[1])
-        self.norm = float(table.detach().float().norm(dim=1).mean())
-        if tokenizer.eos_token_id is None:
-            raise InputError(f"LLM {name!r} has no end-of-text token: sentences could not end; choose another LLM")
-        self.eos = int(tokenizer.eos_token_id)
-        start = tokenizer.bos_token_id
-        if self.encoder_decoder:
-            start = self.lm.generation_config.decoder_start_token_id
-        self.start = self.eos if start is None else int(start)
+        with torch.no_grad():  # through the layer, as some families scale what is in their table
+            self.norm = float(self._embed(torch.arange(len(table), device=table.device)).float().norm(dim=1).mean())
+        self.eos, self.start = _ends(self.lm, tokenizer, name)
+        self.empty = list(tokenizer("")["input_ids"]) if self.encoder_decoder else []
         self.set_prompt(prompt)
 
     @classmethod
@@ -193,7 +192,7 @@ class SoftTokenLLM:
         self._opening = None
 
     def save_merged(self, folder: str | Path) -> None:
-        """Write model and tokenizer for another engine, LoRA weights merged into the LLM's."""
+        """Write model and tokenizer as ``from_pretrained`` reads them, LoRA weights merged into the LLM's."""
         merged = copy.deepcopy(self.model).merge_and_unload() if self.has_lora else self.model
         merged.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
@@ -278,7 +277,7 @@ class SoftTokenLLM:
             self._opening = [(layer.keys, layer.values) for layer in cache.layers] if plain else []
         return self._opening
 
-    def _pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids [n, longest] padded at the end, and the mask of what is real."""
         longest = max(len(ids) for ids in sequences)
         padded = torch.full((len(sequences), longest), self.eos)
@@ -305,7 +304,7 @@ class SoftTokenLLM:
         return self.nll(soft, targets).mean()
 
     def _nll(self, prefix: Tensor, targets: Sequence[Sequence[int]], opening: Opening) -> Tensor:
-        ids, mask = self._pad(targets)
+        ids, mask = self.pad(targets)
         if self.encoder_decoder:
             start = torch.full((len(ids), 1), self.start, device=ids.device)
             before = torch.cat([start, ids[:, :-1]], dim=1)
@@ -348,7 +347,8 @@ class SoftTokenLLM:
     def log_likelihood(self, texts: Sequence[str], *, batch_size: int = 64, max_tokens: int = 128) -> np.ndarray:
         """Mean token log-likelihood [n] of each text under the plain LLM, in nats; no soft tokens.
 
-        An empty text scores :data:`EMPTY_FLUENCY`.
+        The encoder of an encoder-decoder reads an empty text meanwhile, so that its decoder is on its own. Few are
+        trained on that: compare such figures within one LLM only. An empty text scores :data:`EMPTY_FLUENCY`.
         """
         encoded = [self._ids(text)[:max_tokens] for text in texts]
         scores = np.full(len(texts), EMPTY_FLUENCY)
@@ -356,7 +356,7 @@ class SoftTokenLLM:
         with self.plain():
             for first in range(0, len(order), batch_size):
                 rows = order[first : first + batch_size]
-                opened = self._words([self.start]).expand(len(rows), -1, -1)
+                opened = self._words(self.empty or [self.start]).expand(len(rows), -1, -1)
                 nll = self._nll(opened, [encoded[i] for i in rows], []).cpu().numpy()
                 ends = np.cumsum([len(encoded[i]) for i in rows])
                 scores[rows] = [-part.mean() for part in np.split(nll, ends[:-1])]
@@ -379,3 +379,21 @@ class SoftTokenLLM:
         """Token ids as text, up to the end-of-text token."""
         ended = ids[: ids.index(self.eos)] if self.eos in ids else ids
         return " ".join(str(self.tokenizer.decode(ended, skip_special_tokens=True)).split())
+
+
+def _ends(lm: Any, tokenizer: Any, name: str) -> tuple[int, int]:  # noqa: ANN401
+    """The token that ends a text, and the one that a decoder starts from, as ``generate`` chooses them.
+
+    Raises:
+        InputError: if no token ends a text.
+    """
+    said = lm.generation_config
+    end = tokenizer.eos_token_id
+    if end is None:  # a BERT-type tokenizer has none; the model says which of its tokens serves
+        end = said.eos_token_id[0] if isinstance(said.eos_token_id, list) else said.eos_token_id
+    if end is None:
+        raise InputError(f"LLM {name!r} has no end-of-text token: sentences could not end; choose another LLM")
+    start = tokenizer.bos_token_id
+    if lm.config.is_encoder_decoder:
+        start = said.bos_token_id if said.decoder_start_token_id is None else said.decoder_start_token_id
+    return int(end), int(end if start is None else start)

@@ -1,7 +1,8 @@
 """A pair: encoder + adaptor + LLM that fit together, with the record that proves it.
 
-A pair's folder holds ``pair.json``, ``adaptor.safetensors``, optionally ``lora/`` and ``encoder_lora/`` and, once stage
-2 has moved the encoder, ``encoder/`` and ``head.safetensors``. Safetensors and JSON only.
+A pair's folder holds ``pair.json``, ``adaptor.safetensors``, optionally ``lora/`` and ``encoder_lora/``, ``llm/`` if
+stage 1 trained all of the LLM and, once stage 2 has moved the encoder, ``encoder/`` and ``head.safetensors``.
+Safetensors and JSON only.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ FORMAT = 1
 # what a pair consists of; a folder of a run holds more than that
 PAIR_FILES = (
     "pair.json", "adaptor.safetensors", "head.safetensors", "corrector.safetensors", "lora", "correction_lora",
-    "encoder_lora", "encoder",
+    "encoder_lora", "encoder", "llm",
 )  # fmt: skip
 TASK_MODEL_FILES = ("head.safetensors", "encoder_lora", "encoder")
 ENGINES = ("transformers", "vllm")
@@ -56,6 +57,7 @@ class PairConfig:
     Attributes:
         encoder: name or folder of the encoder; ``"encoder"`` once the pair carries its own.
         llm: name or folder of the LLM.
+        own_llm: whether stage 1 trained all of the LLM's weights, so that the pair carries them (``llm/``).
         adaptor: shape of the adaptor.
         prompt: text around the soft tokens.
         lora_rank: rank of the LoRA weights on the LLM; 0 for a frozen LLM.
@@ -80,6 +82,7 @@ class PairConfig:
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     corrector: CorrectorConfig | None = None
     files: dict[str, str] = dataclasses.field(default_factory=dict)
+    own_llm: bool = False
     format: int = FORMAT
 
 
@@ -163,6 +166,8 @@ class Pair:
         where, other = _open(folder)
         for name in ("encoder", "llm", "adaptor", "prompt", "lora_rank", "encoder_lora_rank"):
             ours, theirs = getattr(self.config, name), getattr(other, name)
+            if name == "llm" and other.own_llm:  # its weights must have been read from there
+                theirs = str(where / "llm")
             if name == "adaptor":  # the norm is measured, and its last bit may differ between machines
                 ours, theirs = (dataclasses.replace(shape, norm=0.0) for shape in (ours, theirs))
             if ours != theirs:
@@ -194,7 +199,10 @@ class Pair:
         _check_files(where, config, task_model=False)
         task_model = cls.load_task_model(folder, encoder=encoder, device=device)
         model = SoftTokenLLM.from_pretrained(
-            llm or config.llm, device=device, dtype=choose_dtype(dtype, device), prompt=config.prompt
+            str(where / "llm") if config.own_llm else llm or config.llm,
+            device=device,
+            dtype=choose_dtype(dtype, device),
+            prompt=config.prompt,
         )
         for part, found, expected in (
             ("encoder", task_model.dim, config.adaptor.embedding_dim), ("LLM", model.dim, config.adaptor.llm_dim),
@@ -250,6 +258,8 @@ class Pair:
             save_lora(self.encoder_lora, folder / "encoder_lora", self.config.encoder)
         if self.corrector is not None:
             self.save_corrector(folder)
+        if self.config.own_llm:
+            self.llm.save_merged(folder / "llm")
         if encoder:
             self.config.encoder = "encoder"
             with quiet_loading():

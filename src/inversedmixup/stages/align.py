@@ -2,8 +2,9 @@
 
     L_GEN = −log P_ψ(x | A_φ(M_θ(x)))
 
-Only φ learns; θ and ψ are frozen. Beyond the paper, and off unless asked for: LoRA on the LLM, and LoRA on the
-encoder, which makes the embeddings themselves easier to invert while an anchor holds them near the original ones:
+Only φ learns; θ and ψ are frozen. Beyond the paper, and off unless asked for: LoRA on the LLM, or all of its weights
+if it is to learn from scratch; and LoRA on the encoder, which makes the embeddings themselves easier to invert while an
+anchor holds them near the original ones:
 
     L = L_GEN + anchor · (1 − cos(h, h_original))
 """
@@ -62,6 +63,7 @@ class AlignConfig:
     layers: int = option(2, "hidden layers of the adaptor")
     prompt: str = option(SOFT, "text around the soft tokens, {soft} where they go")
     lora: int = option(0, "rank of LoRA weights on the LLM; 0 keeps it frozen")
+    train_llm: bool = option(False, "train all weights of the LLM, in float32: for a small one that knows nothing yet")
     encoder_lora: int = option(0, "rank of LoRA weights on the encoder; 0 keeps it frozen")
     anchor: float = option(1.0, "with --encoder-lora: weight of staying near the original embeddings")
     batch_size: int = option(32, "sentences per step, over all devices")
@@ -89,6 +91,11 @@ class AlignConfig:
         at_least(self, 1, "sentences", "tokens")
         at_least(self, 0.001, "minutes")
         at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed")
+        if self.train_llm and (self.lora or self.dtype == "bfloat16"):
+            given = "lora" if self.lora else "dtype bfloat16"
+            raise InputError(
+                f"train_llm does not go with {given}: all weights learn, in float32; leave one of them out"
+            )
 
 
 @dataclasses.dataclass
@@ -142,6 +149,7 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
                 raise ValueError
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{path}: damaged; delete it, and the run goes on with the settings given now") from None
+        before = {**dataclasses.asdict(AlignConfig()), **before}  # an option younger than the run had its default
         for name, value in resolved.items():
             if name not in BUDGET_OPTIONS + SPEED_OPTIONS and before.get(name) != value:
                 raise InputError(

@@ -69,10 +69,13 @@ class Inverting:
         self.pair = Pair.fresh(
             config.encoder, config.llm, soft_tokens=config.soft_tokens, hidden=config.hidden, layers=config.layers,
             prompt=config.prompt, lora=config.lora, encoder_lora=config.encoder_lora, seed=config.seed,
-            device=config.device, dtype=config.dtype,
+            device=config.device, dtype="float32" if config.train_llm else config.dtype,
         )  # fmt: skip
         if config.start:
             self.pair.start_from(None if config.start == DEFAULT_PAIR else config.start)
+        if config.train_llm:
+            self.pair.llm.model.requires_grad_()
+            self.pair.config.own_llm = True
         self.weights = {**_weights("adaptor", self.pair.adaptor), **_weights("llm", self.pair.llm.model)}
         # the embeddings that the anchor holds on to
         self.original = self.pair.task_model
@@ -142,7 +145,7 @@ class Correcting:
         """The folder of the pair to teach, once options that say what another pair looks like are refused."""
         if not config.start:
             raise InputError("--teach correct needs a trained pair: give its folder with --start")
-        for name in ("soft_tokens", "hidden", "layers", "prompt", "lora", "encoder_lora"):
+        for name in ("soft_tokens", "hidden", "layers", "prompt", "lora", "train_llm", "encoder_lora"):
             if _is_given(config, name):
                 raise InputError(f"--teach correct: {name} is that of the pair in --start; leave the option out")
         source = default_pair_folder() if config.start == DEFAULT_PAIR else Path(config.start).expanduser()

@@ -1,0 +1,134 @@
+"""What an LLM that has read a prompt and a text would say next: the two ways in which LLMs read."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from inversedmixup.models.llm import SoftTokenLLM
+
+After = Callable[[Sequence[int]], Tensor]
+
+
+class Reader(Protocol):
+    """An LLM with a fixed beginning of its prompt."""
+
+    def read(self, bodies: Sequence[Sequence[int]]) -> After:
+        """Read n token-id lists that come after the beginning, one a row.
+
+        Returns:
+            What gives the logits [n, vocabulary] of the next token once an answer has begun with some tokens.
+        """
+        ...
+
+    def answers(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Logits [tokens, vocabulary] of each row at the tokens of its answer, with gradients, by whole passes."""
+        ...
+
+
+def make_reader(llm: SoftTokenLLM, beginning: Sequence[int]) -> Reader:
+    """How this LLM reads a prompt with this beginning."""
+    return (EncoderDecoderReader if llm.encoder_decoder else CausalReader)(llm, beginning)
+
+
+class CausalReader:
+    """A decoder-only LLM: the beginning is read once, and its keys and values are kept."""
+
+    def __init__(self, llm: SoftTokenLLM, beginning: Sequence[int]) -> None:
+        self.llm, self.beginning = llm, list(beginning)
+        self._kept: Any = None
+
+    def _prefill(self) -> Any:  # noqa: ANN401 (a transformers Cache)
+        if self._kept is None:
+            ids = torch.tensor([self.beginning], device=self.llm.device)
+            self._kept = self.llm.lm(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+        return copy.deepcopy(self._kept)
+
+    def read(self, bodies: Sequence[Sequence[int]]) -> After:
+        """See :class:`Reader`."""
+        past = len(self.beginning)
+        # padding sits between prompt and text; the mask hides it and positions skip it
+        ids, real = _padded_before(bodies, self.llm)
+        mask = torch.cat([real.new_ones(len(ids), past), real], dim=1)
+        places = past + (real.cumsum(1) - 1).clamp_min(0)
+        cache = self._prefill()
+        cache.batch_repeat_interleave(len(ids))
+
+        def forward(ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+            logits: Tensor = self.llm.lm(
+                input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]  # fmt: skip
+            return logits
+
+        opening = forward(ids, mask, places)
+
+        def after(begun: Sequence[int]) -> Tensor:
+            if not begun:
+                return opening
+            fed = torch.tensor(begun, device=ids.device).expand(len(ids), -1)
+            further = places[:, -1:] + 1 + torch.arange(len(begun), device=ids.device)
+            logits = forward(fed, torch.cat([mask, torch.ones_like(fed)], dim=1), further)
+            cache.crop(-len(begun))  # as before, for the next question
+            return logits
+
+        return after
+
+    def answers(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See :class:`Reader`."""
+        rows = [[*self.beginning, *body, *answer[:-1]] for body, answer in zip(bodies, answers, strict=True)]
+        ids, mask = _padded_before(rows, self.llm)
+        logits = self.llm.lm(
+            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0), use_cache=False,
+            logits_to_keep=max(map(len, answers)),
+        ).logits  # fmt: skip
+        # the logits of an answer's first token are as far from the end as the answer is long
+        return [logits[row, logits.shape[1] - len(answer) :] for row, answer in enumerate(answers)]
+
+
+class EncoderDecoderReader:
+    """An encoder-decoder: the encoder reads everything anew for every text, the decoder answers."""
+
+    def __init__(self, llm: SoftTokenLLM, beginning: Sequence[int]) -> None:
+        self.llm, self.beginning = llm, list(beginning)
+
+    def _encoder_input(self, bodies: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids [n, longest] and mask, each text between the special tokens that the encoder knows texts by."""
+        before, after = self.llm.empty[:-1], self.llm.empty[-1:]
+        return self.llm.pad([[*before, *self.beginning, *body, *after] for body in bodies])
+
+    def read(self, bodies: Sequence[Sequence[int]]) -> After:
+        """See :class:`Reader`."""
+        from transformers.modeling_outputs import BaseModelOutput
+
+        ids, mask = self._encoder_input(bodies)
+        memory = self.llm.lm.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+
+        def after(begun: Sequence[int]) -> Tensor:
+            said = torch.tensor([[self.llm.start, *begun]], device=ids.device).expand(len(ids), -1)
+            logits: Tensor = self.llm.lm(
+                encoder_outputs=BaseModelOutput(last_hidden_state=memory), attention_mask=mask,
+                decoder_input_ids=said, use_cache=False,
+            ).logits[:, -1]  # fmt: skip
+            return logits
+
+        return after
+
+    def answers(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See :class:`Reader`."""
+        ids, mask = self._encoder_input(bodies)
+        said, _ = self.llm.pad([[self.llm.start, *answer[:-1]] for answer in answers])
+        logits = self.llm.lm(input_ids=ids, attention_mask=mask, decoder_input_ids=said, use_cache=False).logits
+        return [logits[row, : len(answer)] for row, answer in enumerate(answers)]
+
+
+def _padded_before(rows: Sequence[Sequence[int]], llm: SoftTokenLLM) -> tuple[Tensor, Tensor]:
+    """Ids [n, longest], padded at the beginning, and the mask of what is real."""
+    longest = max(map(len, rows))
+    ids = [[llm.eos] * (longest - len(row)) + list(row) for row in rows]
+    mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=llm.device), torch.tensor(mask, device=llm.device)
