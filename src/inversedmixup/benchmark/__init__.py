@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 class BenchmarkConfig(WarmedConfig, AugmentConfig, DownstreamConfig):
     """Settings of ``benchmark``: what is compared, on what, and every setting of ``augment``."""
 
-    methods: str = option("duplicate", "methods to compare with the originals alone, joined by commas")
+    methods: str = option("duplicate,eda,inversed", "methods to compare with the originals alone, joined by commas")
     splits: int = option(10, "how often training rows are drawn; every method is trained on each draw")
     draw: str | None = option(None, f"{DRAW_HELP}; default: 50%, or cv without a test file")
     test_rows: int | None = option(None, "measure on so many rows of the test file; default: all")
