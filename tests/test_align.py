@@ -154,12 +154,13 @@ def test_bfloat16_training_stays_near_float32(corpus_file, tmp_path, config):
 def test_two_processes_train_as_one(corpus_file, tmp_path, config, tiny_encoder, tiny_llm):
     options = config(sentences=40, batch_size=7)
     run_align([corpus_file], tmp_path / "one", options)
-    flags = [
-        flag
-        for name, value in dataclasses.asdict(options).items()
-        if value is not None
-        for flag in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    flags = []
+    for name, value in dataclasses.asdict(options).items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None:
+            flags += [f"--{flag}", str(value)]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "inversedmixup", "align", str(corpus_file), "-o", str(tmp_path / "two"), *flags,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,27 @@ class RunFolder:
         """A finished record, or ``None`` if it is absent or damaged."""
         return read_record(self.folder / f"{name}.json", belongs_to=self._settings)
 
+    def part(self, name: str) -> RunFolder:
+        """The same run in a folder of its own inside, for work that is done several times."""
+        inner = copy.copy(self)
+        inner.folder = self.folder / name
+        return inner
+
     def write(self, name: str, value: Any) -> None:  # noqa: ANN401
         """Record finished work."""
         path = self.folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_record(path, value, belongs_to=self._settings)
+
+
+def recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 (any JSON value)
+    """A finished record of the run, made if it is not there."""
+    stored = run.read(name) if run else None
+    if stored is None:
+        stored = make()
+        if run:
+            run.write(name, stored)
+    return stored
 
 
 def shard_name(number: int) -> str:

@@ -18,13 +18,16 @@ from torch import Tensor
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
-from inversedmixup.judges import Case, Judge
+from inversedmixup.judges import Case, Judge, check_judges, make_judge
+from inversedmixup.judges.panel import Panel
 from inversedmixup.judges.tuned import TunedJudge
+from inversedmixup.labels import parse_labels
 from inversedmixup.models.task_model import Mixer, TaskModel
 from inversedmixup.stages.warmup import cross_validated, run_warmup
 
 if TYPE_CHECKING:
     from inversedmixup.benchmark import BenchmarkConfig
+    from inversedmixup.models.llm import SoftTokenLLM
     from inversedmixup.models.pair import Pair
     from inversedmixup.runs import RunFolder
 
@@ -90,6 +93,28 @@ class Split:
             TunedJudge(Case(self.pair, self.examples, self.classes, self.config, self.config.seed, folder=folder))
         )
 
+    @cached_property
+    def store(self) -> RunFolder:
+        """Where what is written for this split is recorded."""
+        return self.run.part(f"written/{self.name}")
+
+    @cached_property
+    def llm(self) -> SoftTokenLLM:
+        """The pair's LLM as it came, for prompts: a text ends with its line."""
+        llm = self.config.load_llm()
+        llm.end_at_newline()
+        return llm
+
+    def panel(self, labels: str) -> Panel | None:
+        """The judges that a label policy asks, judge ``tuned`` being the split's."""
+        policy = parse_labels(labels)
+        if policy.judge is None:
+            return None
+        case = Case(self.pair, self.examples, self.classes, self.config, self.config.seed, self.cross_validated)
+        names = check_judges(policy.judge, self.config)
+        judges = [self.tuned if name == "tuned" else make_judge(name, case) for name in names]
+        return Panel(judges, pooled=policy.kind == "pool")
+
     def cross_validated(self) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Case`."""
         return cross_validated(self.fresh, self.examples, self.classes, self.config)
@@ -138,8 +163,21 @@ class Method:
     writes: bool = False
 
 
+POOL = "pool:task+tuned"  # the labels that did best on training rows (docs/log.md)
 BASELINE = "equal-steps"  # what every method is compared with
-_FILES = ("plain", "eda", "aeda", "word_mixup", "sentence_mixup", "tmix", "ssmix", "inversed", "tuned")
+_FILES = (
+    "plain",
+    "eda",
+    "aeda",
+    "word_mixup",
+    "sentence_mixup",
+    "tmix",
+    "ssmix",
+    "paraphrase",
+    "generate",
+    "inversed",
+    "tuned",
+)
 
 
 def methods() -> dict[str, Method]:

@@ -7,18 +7,15 @@ so that they differ in nothing else. A pair that is tried costs ``candidates`` L
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from inversedmixup.baselines import Added, Method, Split
+from inversedmixup.baselines import POOL, Added, Method, Split
 from inversedmixup.data import Row
 from inversedmixup.gate import Gate
-from inversedmixup.judges import Case, check_judges, make_judge
-from inversedmixup.judges.panel import Panel
-from inversedmixup.labels import parse_labels
-from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, RowWriter, known_fluencies, recorded, run_augment
+from inversedmixup.runs import recorded
+from inversedmixup.stages.augment import AugmentConfig, RowWriter, known_fluencies, run_augment, shards_at_most
 from inversedmixup.stages.downstream import row_targets
 from inversedmixup.stages.writer import Written
 
@@ -59,7 +56,7 @@ def _added(rows: list[Row], split: Split) -> Added:
 def _kept(split: Split, config: AugmentConfig) -> list[Row]:
     """The first ``n`` rows that pass the gate, of at most ``tries · n`` (rounded up to whole shards)."""
     writer = RowWriter(
-        split.pair, split.examples, split.classes, config, embeddings=split.embeddings, panel=_panel(split, config)
+        split.pair, split.examples, split.classes, config, embeddings=split.embeddings, panel=split.panel(config.labels)
     )
     originals = [example.text for example in split.examples]
     gate = Gate(config, originals, known_fluencies(writer, split.run, f"fluencies/{split.name}"))
@@ -77,9 +74,9 @@ def _kept(split: Split, config: AugmentConfig) -> list[Row]:
 def _rows(split: Split, writer: RowWriter) -> Iterator[Row]:
     """Rows under the writer's label policy, shard by shard; their texts are recorded, and written by nobody twice."""
     config = writer.config
-    for number in range(math.ceil(config.tries * config.n / SHARD_ROWS)):
-        name = f"written/{split.name}/{config.pairs}-{config.lam.replace(':', '-')}-{number:03d}"
-        stored = recorded(split.run, name, partial(_as_record, writer, number))
+    for number in range(shards_at_most(config)):
+        name = f"{config.pairs}-{config.lam.replace(':', '-')}-{number:03d}"
+        stored = recorded(split.store, name, partial(_as_record, writer, number))
         # read again whether or not it was just written, so that a resumed run has the same numbers
         reread = split.pair.task_model.encode(stored["texts"])
         probs = split.pair.task_model.predict_proba(reread)
@@ -89,16 +86,6 @@ def _rows(split: Split, writer: RowWriter) -> Iterator[Row]:
 def _as_record(writer: RowWriter, number: int) -> dict[str, Any]:
     written = writer.written(number)
     return {name: getattr(written, name) for name in ("texts", "lam_realised", "cycle_similarity", "fluency")}
-
-
-def _panel(split: Split, config: AugmentConfig) -> Panel | None:
-    """The judges of the label policy; judge ``tuned`` is the split's."""
-    policy = parse_labels(config.labels)
-    if policy.judge is None:
-        return None
-    case = Case(split.pair, split.examples, split.classes, config, config.seed, split.cross_validated)
-    judges = [split.tuned if name == "tuned" else make_judge(name, case) for name in check_judges(policy.judge, config)]
-    return Panel(judges, pooled=policy.kind == "pool")
 
 
 METHODS = (
@@ -113,7 +100,7 @@ METHODS = (
     ),
     Method(
         "inversed-pooled", "mixes within a class, labelled by what task model and tuned LLM say together",
-        added=variant("same-class", "pool:task+tuned"), writes=True,
+        added=variant("same-class", POOL), writes=True,
     ),
     Method(
         "inversed-soft", "mixes across classes, the interpolated label: the paper's soft variant",
@@ -129,10 +116,10 @@ METHODS = (
     ),
     Method(
         "inversed-cross-pooled", "mixes across classes, labelled by what task model and tuned LLM say together",
-        added=variant("cross-class", "pool:task+tuned"), writes=True,
+        added=variant("cross-class", POOL), writes=True,
     ),
     Method(
         "inversed-balanced", "mixes towards rarer classes, labelled by what task model and tuned LLM say together",
-        added=variant("balanced", "pool:task+tuned"), writes=True,
+        added=variant("balanced", POOL), writes=True,
     ),
 )  # fmt: skip

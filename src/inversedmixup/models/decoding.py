@@ -69,12 +69,12 @@ def _decode_batch(
     if candidates > 1:
         model.select(_fill_tile(rows))
     live = torch.arange(len(rows))  # which text each leading row of the cache is writing
-    going = torch.ones(len(rows), dtype=torch.bool)
+    going, ends = torch.ones(len(rows), dtype=torch.bool), torch.tensor(sorted(llm.ends))
     for step in range(sampling.max_tokens):
         scores = model.logits[: len(live)].float()
         drawn = pick(scores, sampling, None if uniforms is None else uniforms[live, step])
         written[live[going], step] = drawn[going]
-        going &= drawn != llm.eos
+        going &= ~torch.isin(drawn, ends)
         if not going.any() or step + 1 == sampling.max_tokens:
             break
         tile = _fill_tile(going.nonzero()[:, 0])

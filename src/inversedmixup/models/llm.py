@@ -10,6 +10,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class SoftTokenLLM:
         eos, start: ids of the token that ends a text, and of the one that a decoder starts from.
         empty: the special tokens around a text that an encoder reads; none in a decoder-only LLM.
         prompt: text around the soft tokens, with ``{soft}`` where they go; ``{soft}`` alone is no prompt.
+        ends: tokens that end a text.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, prompt: str = SOFT) -> None:  # noqa: ANN401
@@ -65,6 +67,7 @@ class SoftTokenLLM:
         with torch.no_grad():  # through the layer, as some families scale what is in their table
             self.norm = float(self._embed(torch.arange(len(table), device=table.device)).float().norm(dim=1).mean())
         self.eos, self.start = _ends(self.lm, tokenizer, name)
+        self.ends = frozenset({self.eos})
         self.empty = list(tokenizer("")["input_ids"]) if self.encoder_decoder else []
         self.set_prompt(prompt)
 
@@ -375,9 +378,14 @@ class SoftTokenLLM:
         with torch.compiler.set_stance("force_eager"):
             return decode(self, soft, sampling, uniforms, candidates, batch_size)
 
+    def end_at_newline(self) -> None:
+        """Let a text end with its first line, as an answer to a prompt does; soft tokens ask for the end themselves."""
+        words = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+        self.ends = frozenset({self.eos, *(token for token, word in enumerate(words) if "\n" in word)})
+
     def text(self, ids: list[int]) -> str:
-        """Token ids as text, up to the end-of-text token."""
-        ended = ids[: ids.index(self.eos)] if self.eos in ids else ids
+        """Token ids as text, up to the first token that ends it."""
+        ended = list(takewhile(lambda token: token not in self.ends, ids))
         return " ".join(str(self.tokenizer.decode(ended, skip_special_tokens=True)).split())
 
 

@@ -108,6 +108,11 @@ class PairOptions:
         where, encoder = (self.pair, self.encoder) if folder is None else (folder, None)
         return Pair.load(where, encoder=encoder, llm=self.llm, device=self.device, dtype=self.dtype, engine=self.engine)
 
+    def load_llm(self) -> SoftTokenLLM:
+        """The LLM of the pair that these options name, as it came: without the LoRA weights of stage 1."""
+        name, dtype = self.llm or _open(self.pair)[1].llm, choose_dtype(self.dtype, self.device)
+        return SoftTokenLLM.from_pretrained(name, device=self.device, dtype=dtype)
+
     def load_task_model(self) -> TaskModel:
         """The task model of the pair that these options name, alone."""
         return Pair.load_task_model(self.pair, encoder=self.encoder, device=self.device)

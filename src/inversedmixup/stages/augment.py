@@ -39,7 +39,7 @@ from inversedmixup.mixing import (
 )
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
-from inversedmixup.runs import RunFolder, shard_name
+from inversedmixup.runs import RunFolder, recorded, shard_name
 from inversedmixup.stages import trust
 from inversedmixup.stages.writer import DIGITS, DecodeConfig, Written, write_mixes
 from inversedmixup.terminal import progress
@@ -112,7 +112,7 @@ def run_augment(
     )  # fmt: skip
     gate = Gate(config, (example.text for example in examples), known_fluencies(writer, run))
     tally, started = Tally(), time.monotonic()
-    last = math.ceil(config.tries * config.n / SHARD_ROWS)
+    last = shards_at_most(config)
     record, pilot = _tried_judge(writer, run, min(PILOT_SHARDS, last))
     shards = chain(pilot.values(), _shards(writer, range(len(pilot), last), run, workers))
     with progress("augmentation", config.n) as advance:
@@ -135,6 +135,11 @@ def run_augment(
         )  # fmt: skip
     summary = {**tally.summary(), "seconds": round(time.monotonic() - started, 1)}
     return {**summary, "judge": record} if record else summary
+
+
+def shards_at_most(config: AugmentConfig) -> int:
+    """After how many shards nothing more is tried."""
+    return math.ceil(config.tries * config.n / SHARD_ROWS)
 
 
 def _tried_judge(
@@ -253,16 +258,6 @@ def _shard(
     if run:
         run.write(shard_name(number), [dataclasses.asdict(row) for row in rows])
     return rows
-
-
-def recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 (any JSON value)
-    """A finished record of the run, made if it is not there."""
-    stored = run.read(name) if run else None
-    if stored is None:
-        stored = make()
-        if run:
-            run.write(name, stored)
-    return stored
 
 
 def known_fluencies(writer: RowWriter, run: RunFolder | None, name: str = "fluencies") -> list[float]:
