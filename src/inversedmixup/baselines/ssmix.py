@@ -25,9 +25,14 @@ PLAIN_SHARE = 3 / 13  # of the steps, without mixing: the paper's 3 epochs, and 
 
 @dataclasses.dataclass
 class SpanMixer:
-    """A :class:`~inversedmixup.models.task_model.Mixer` that leaves its first ``plain_steps`` batches as they are."""
+    """A :class:`~inversedmixup.models.task_model.Mixer` that leaves its first ``plain_steps`` batches as they are.
+
+    Where the encoder does not learn, a text's saliency is read once, when it is first mixed: only the head changes
+    afterwards, and a batch costs a third.
+    """
 
     plain_steps: int
+    _read: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __call__(
         self, model: TaskModel, texts: Sequence[str], known: Tensor | None, targets: Tensor, rng: np.random.Generator
@@ -37,61 +42,72 @@ class SpanMixer:
             self.plain_steps -= 1
             return (model(texts) if known is None else known), targets
         features, partner = model.features(texts), draw_partners(len(texts), rng)
-        saliency, embeddings = read_saliency(model, features, targets, learning=known is None)
-        ids, share = splice(features["input_ids"], saliency, partner)
+        if known is None:
+            saliency, originals = read_saliency(model, texts, targets, learning=True)
+        else:
+            saliency, originals = self._once(model, texts, targets), known
+        ids, share = splice(features["input_ids"], own_tokens(model, features), saliency, partner)
         with torch.set_grad_enabled(known is None):
             mixed = model.encoder({**features, "input_ids": ids})["sentence_embedding"]
-        originals = embeddings if known is None else known
         return torch.cat([originals, mixed]), torch.cat([targets, mix_rows(targets, partner, 1 - share)])
+
+    def _once(self, model: TaskModel, texts: Sequence[str], targets: Tensor) -> list[np.ndarray]:
+        new = [at for at, text in enumerate(texts) if text not in self._read]
+        if new:
+            found, _ = read_saliency(model, [texts[at] for at in new], targets[new], learning=False)
+            self._read |= zip((texts[at] for at in new), found, strict=True)
+        return [self._read[text] for text in texts]
 
 
 def read_saliency(
-    model: TaskModel, features: dict[str, Any], targets: Tensor, *, learning: bool
-) -> tuple[Tensor, Tensor]:
-    """Saliency [b, t] of each token, −1 where there is none of the text's own, and the embeddings [b, d].
+    model: TaskModel, texts: Sequence[str], targets: Tensor, *, learning: bool
+) -> tuple[list[np.ndarray], Tensor]:
+    """The saliency of each text's own tokens, and the texts' embeddings [b, d].
 
     Args:
         model: the task model.
-        features: what its encoder reads.
+        texts: b sentences.
         targets: class probabilities [b, classes].
         learning: whether the encoder learns from the embeddings; no gradient is left on any weight in either case.
     """
-    ids = features["input_ids"]
+    features = model.features(texts)
     with torch.enable_grad():
-        words = word_embeddings(model, ids, "ssmix")
+        words = word_embeddings(model, features["input_ids"], "ssmix")
         if not learning:
             words = words.detach().requires_grad_()
         embeddings = read_embeddings(model, features, words)
         loss = -(targets * model.logits(embeddings).log_softmax(-1)).sum()
         (gradient,) = torch.autograd.grad(loss, words, retain_graph=learning)
-    return gradient.norm(dim=-1).masked_fill(~own_tokens(model, features), -1.0), embeddings
+    norms = gradient.norm(dim=-1).cpu().numpy()
+    return [row[own] for row, own in zip(norms, own_tokens(model, features), strict=True)], embeddings
 
 
-def own_tokens(model: TaskModel, features: dict[str, Any]) -> Tensor:
-    """Which tokens [b, t] are the text's own, not padding or marks of its ends. Unknown words are its own."""
+def own_tokens(model: TaskModel, features: dict[str, Any]) -> list[np.ndarray]:
+    """Where each row has tokens of its text: not padding or marks of its ends. Unknown words are the text's own."""
     tokenizer: Any = model.encoder.tokenizer
-    special = torch.tensor(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}))
-    mask: Tensor = features["attention_mask"].bool()
-    return mask & ~torch.isin(features["input_ids"], special.to(model.device))
+    special = torch.tensor(sorted({*tokenizer.all_special_ids} - {tokenizer.unk_token_id}), device=model.device)
+    own = features["attention_mask"].bool() & ~torch.isin(features["input_ids"], special)
+    return [np.flatnonzero(row) for row in own.cpu().numpy()]
 
 
-def splice(ids: Tensor, saliency: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+def splice(
+    ids: Tensor, own: Sequence[np.ndarray], saliency: Sequence[np.ndarray], partner: Tensor
+) -> tuple[Tensor, Tensor]:
     """Token numbers [b, t] of the mixes, and the share [b] of each that is its partner's.
 
     Args:
         ids: token numbers [b, t].
-        saliency: [b, t], negative where a token is not the text's own.
+        own: where each row has tokens of its text.
+        saliency: how salient these are.
         partner: row numbers [b].
     """
     mixed, share = ids.clone(), torch.zeros(len(ids))
-    weights = saliency.cpu().numpy()
-    own = [np.flatnonzero(row >= 0) for row in weights]
     for row, other in enumerate(partner.tolist()):
         if not (len(own[row]) and len(own[other])):
             continue
         length = max(1, min(int(SPAN * len(own[row])), len(own[other])))
-        start = int(_sums(weights[row, own[row]], length).argmin())
-        taken = int(_sums(weights[other, own[other]], length).argmax())
+        start = int(_sums(saliency[row], length).argmin())
+        taken = int(_sums(saliency[other], length).argmax())
         mixed[row, own[row][start : start + length]] = ids[other, own[other][taken : taken + length]]
         share[row] = length / len(own[row])
     return mixed, share
