@@ -19,7 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from inversedmixup.control import lam_control
@@ -29,6 +28,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.writer import DecodeConfig
+from inversedmixup.terminal import new_table, output
 from studies.common import gained_accuracy, paired, run_grid, study_run
 from studies.families import GENERATORS, Size, make_generator
 
@@ -104,10 +104,8 @@ def cell(kind: str, corpus: Path, data: Path, folder: Path, plan: Plan) -> dict[
 
 
 def table(records: Sequence[dict[str, Any]]) -> Table:
-    """One line a kind."""
-    shown = Table(
-        "LLM", "weights", "sentences", "loss", "token F1", "BLEU", "exact", "cosine", "λ, λ̂: ρ", "gain", "95 %"
-    )
+    """One line a kind: token F1 of reconstructions, Spearman's ρ of λ and λ̂, accuracy gained."""
+    shown = new_table("LLM", "weights", "sentences", "loss", "F1", "BLEU", "exact", "cosine", "ρ", "gain", "95 %")
     for record in records:
         found, gain = record["reconstruction"], paired(record["gains"])
         interval = "–" if gain["low"] is None else f"{gain['low']:+.3f} … {gain['high']:+.3f}"
@@ -146,7 +144,7 @@ def main() -> None:
 
     records = run_grid(((kind,) for kind in options.kinds), make, run)
     write_whole(options.output / "summary.json", json.dumps(records, indent=1).encode())
-    Console().print(table(records))
+    output().print(table(records))
 
 
 if __name__ == "__main__":
