@@ -80,6 +80,28 @@ def head_accuracy(
     return float((np.array(classes)[head.predict(test.numpy())] == answers).mean())
 
 
+def gained_accuracy(
+    pair: Pair, examples: Sequence[Example], test: Sequence[Example], n: int, seed: int
+) -> tuple[float, list[dict[str, float]], Written]:
+    """Test accuracy that n cross-class texts under interpolated labels add to a linear head on the frozen encoder.
+
+    Returns:
+        The gain, the interpolated labels, and the texts.
+    """
+    classes = sorted({example.label for example in examples})
+    embeddings = pair.task_model.encode([example.text for example in examples])
+    soft, written = write_texts(pair, examples, classes, embeddings, n, seed)
+    points, answers = encode(pair, test), np.array([row.label for row in test])
+    labels = one_hot(examples, classes)
+    base = head_accuracy(embeddings, labels, np.ones(len(examples)), classes, points, answers)
+    targets = np.array([[row[c] for c in classes] for row in soft])
+    accuracy = head_accuracy(
+        torch.cat([embeddings, written.reread]), np.concatenate([labels, targets]),
+        np.array([1.0] * len(examples) + [WEIGHT] * n), classes, points, answers,
+    )  # fmt: skip
+    return accuracy - base, soft, written
+
+
 # ---- grids and statistics ------------------------------------------------------------------------------------------
 
 

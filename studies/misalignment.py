@@ -29,7 +29,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model, run_warmup
-from studies.common import WEIGHT, head_accuracy, one_hot, paired, run_grid, sample, study_run, write_texts
+from studies.common import gained_accuracy, paired, run_grid, sample, study_run
 
 PROBE = 32  # test sentences on which reconstruction is measured
 NOISE = (0.25, 0.5, 1.0, 2.0)  # length of the noise; an embedding has length 1
@@ -107,26 +107,17 @@ def cell(data: Path, n: int, name: str, shots: int, seed: int, condition: str) -
     examples = take_shots(train, shots, seed=seed)
     classes = sorted({example.label for example in examples})
     pair = prepared(condition, examples, classes, seed)
-    embeddings = pair.task_model.encode([example.text for example in examples])
-    soft, written = write_texts(pair, examples, classes, embeddings, n, seed)
+    gain, soft, written = gained_accuracy(pair, examples, test, n, seed)
     known = sample(train)
     reference = ReferenceLabeller(pair.task_model.encode([row.text for row in known]), [row.label for row in known])
     true = reference.label(written.reread)
-    points, answers = pair.task_model.encode([row.text for row in test]), np.array([row.label for row in test])
-    labels = one_hot(examples, classes)
-    base = head_accuracy(embeddings, labels, np.ones(len(examples)), classes, points, answers)
-    targets = np.array([[row[c] for c in classes] for row in soft])
-    accuracy = head_accuracy(
-        torch.cat([embeddings, written.reread]), np.concatenate([labels, targets]),
-        np.array([1.0] * len(examples) + [WEIGHT] * n), classes, points, answers,
-    )  # fmt: skip
     scores = evaluate_pair(pair, [row.text for row in test[:PROBE]], 40)
     return {
         "set": name, "shots": shots, "seed": seed, "condition": condition, "n": n,
         "token_f1": scores["token_f1"], "cosine": scores["cosine"],
         "cycle_similarity": float(np.mean(written.cycle_similarity)),
         "intrusion": float(np.mean([is_intruded(c, row) for c, row in zip(true, soft, strict=True)])),
-        "reference_accuracy": reference.accuracy, "gain": accuracy - base,
+        "reference_accuracy": reference.accuracy, "gain": gain,
     }  # fmt: skip
 
 

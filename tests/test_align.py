@@ -17,6 +17,7 @@ from inversedmixup.stages import align
 from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.stream import ahead, chunks
+from inversedmixup.stages.warmup import WarmupConfig, fit_task_model
 from tiny import SENTENCES
 
 
@@ -232,3 +233,14 @@ def test_a_full_disk_is_one_clear_line(corpus_file, tmp_path, config, monkeypatc
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match=r"No space left on device.*run the same command again"):
         run_align([corpus_file], tmp_path / "run", config(sentences=16))
+
+
+def test_stage_2_trains_an_encoder_that_stage_1_moved(corpus_file, tmp_path, config, examples):
+    run_align([corpus_file], tmp_path / "run", config(sentences=16, encoder_lora=2))
+    task_model = Pair.load(tmp_path / "run").task_model
+    texts = [example.text for example in examples]
+    before = task_model.encode(texts)
+    classes = sorted({example.label for example in examples})
+    settings = WarmupConfig(task_steps=3, encoder_learning_rate=1e-3)
+    fit_task_model(task_model, examples, classes, settings, lambda _: None)
+    assert not torch.allclose(task_model.encode(texts), before, atol=1e-3)

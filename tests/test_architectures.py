@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,12 @@ from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY
+from inversedmixup.models.task_model import FitSettings
 from inversedmixup.stages.align import AlignConfig, run_align
 from plain import check_decoding, check_likelihood
 from studies.families import ENCODERS, GENERATORS, SPECIAL, Size, bart, gpt2, make_generator, make_sentence_encoder
 
 TINY = Size(hidden=64, layers=2, heads=4, vocabulary=400)
-ENCODER_DECODERS = ("t5", "bart", "bert2bert")
 READ_BY = dict(zip(GENERATORS, itertools.cycle(ENCODERS), strict=False))  # each encoder serves a generator or two
 ALL = [
     " ".join(words)
@@ -28,7 +27,8 @@ ALL = [
         ("the lamp", "a parcel", "two tickets", "her old car", "that red coat", "every key"), ("today", "again"),
     )
 ]  # fmt: skip
-SENTENCES = [ALL[at] for at in np.random.default_rng(0).permutation(len(ALL))[:300]]
+SENTENCES = [ALL[at] for at in np.random.default_rng(0).permutation(len(ALL))[:240]]
+STEPS = {"bart": 400}  # normalised after each block, it learns later than the others
 GREEDILY = dataclasses.replace(GREEDY, max_tokens=16)
 
 
@@ -56,7 +56,8 @@ def learnt(request, encoders, tmp_path_factory):
     corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
     config = AlignConfig(
         encoder=encoders[READ_BY[kind]], llm=generator, train_llm=True, soft_tokens=4, hidden=128, layers=1, lower=0.0,
-        learning_rate=2e-3, warmup_steps=100, sentences=12_000, validation=str(corpus), validation_rows=8,
+        learning_rate=3e-3, warmup_steps=100, sentences=STEPS.get(kind, 280) * 32, validation=str(corpus),
+        validation_rows=8,
     )  # fmt: skip
     run_align([corpus], folder / "pair", config)
     return Learnt(kind, Path(generator), folder / "pair")
@@ -83,7 +84,6 @@ def test_likelihoods_gradients_and_texts_are_those_of_plain_transformers(learnt)
 
 
 def test_fluency_knows_the_order_of_words(learnt):
-    """Of sentences of the kind that a decoder learnt; an encoder-decoder's has never been on its own, nor this one."""
     llm = Pair.load(learnt.folder).llm
     scores = llm.log_likelihood([*SENTENCES[:40], *(" ".join(reversed(text.split())) for text in SENTENCES[:40])])
     assert np.isfinite(scores).all()
@@ -138,9 +138,9 @@ def test_an_encoder_of_any_kind_learns_in_both_stages(kind, encoders, tiny_llm, 
     aligned = pair.task_model.encode(SENTENCES[:8])
     assert not torch.allclose(aligned, original.task_model.encode(SENTENCES[:8]), atol=1e-3)
     assert torch.allclose(aligned.norm(dim=1), torch.ones(8), atol=1e-5)
-    optimiser = torch.optim.SGD(pair.task_model.parameters(), lr=0.1)
-    pair.task_model(SENTENCES[:8]).sum().backward()
-    optimiser.step()
+    pair.task_model.set_classes(["today", "again"], seed=0)
+    targets = torch.tensor([[float(text.endswith(name)) for name in pair.task_model.classes] for text in SENTENCES[:8]])
+    pair.task_model.fit(SENTENCES[:8], targets, torch.ones(8), FitSettings(2, encoder_learning_rate=1e-3))
     assert not torch.allclose(pair.task_model.encode(SENTENCES[:8]), aligned, atol=1e-3)
 
 
@@ -180,4 +180,3 @@ def test_an_llm_in_which_nothing_ends_a_text_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(GENERATORS, "gpt2", lambda size, ids: gpt2(size, {**ids, "eos_token_id": None}))
     with pytest.raises(InputError, match="no end-of-text token"):
         SoftTokenLLM.from_pretrained(make_generator("gpt2", TINY, SENTENCES, tmp_path / "endless"))
-    shutil.rmtree(tmp_path / "endless")

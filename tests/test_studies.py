@@ -1,15 +1,20 @@
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from conftest import write_jsonl
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
-from studies import common, labels, misalignment, retention
+from inversedmixup.stages.align import AlignConfig
+from studies import architectures, common, labels, misalignment, retention
+from studies.families import Size
 from tiny import LABELS, SENTENCES
 
 
@@ -103,3 +108,20 @@ def test_label_retention_by_stage_and_choice(data, shipped, monkeypatch):
     by_cosine = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 0"]
     by_class = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 1"]
     assert all(one >= two - 1e-4 for one, two in zip(by_cosine, by_class, strict=True))
+
+
+def test_a_kind_of_llm_learns_from_scratch_and_is_measured(data, tiny_encoder, monkeypatch, tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("train-0.parquet", "validation.parquet"):
+        pq.write_table(pa.table({"text": SENTENCES}), corpus / name)
+    monkeypatch.setattr(architectures, "AlignConfig", partial(AlignConfig, encoder=tiny_encoder))
+    plan = architectures.Plan(Size(32, 1, 2, 300), minutes=0.01, rows=4, pairs=1, set="toy", seeds=2, n=4)
+    record = architectures.cell("bert2bert", corpus, data, tmp_path / "out", plan)
+    assert record["sentences"] > 0
+    assert len(record["gains"]) == 2
+    assert record == architectures.cell("bert2bert", corpus, data, tmp_path / "out", plan)  # the training is finished
+    line = [str(cell) for column in architectures.table([record]).columns for cell in column.cells]
+    assert line[0] == "bert2bert"
+    with pytest.raises(InputError, match=r"train\*\.parquet"):
+        architectures.corpus_files(tmp_path)
