@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-# the names that BERT-type tokenizers give to the same four roles
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<start>", "eos_token": "<end>", "unk_token": "<unk>"}
+# the names that BERT-type tokenizers give to the same roles
 SPECIAL_OF_ENCODERS = {"pad_token": "<pad>", "cls_token": "<start>", "sep_token": "<end>", "unk_token": "<unk>"}
 PAD, START, END = 0, 1, 2  # their ids
 
@@ -24,6 +24,7 @@ class Size:
         layers: number of layers; of the encoder and of the decoder in an encoder-decoder.
         heads: attention heads.
         vocabulary: tokens that its tokenizer has at most.
+        positions: longest text, in tokens.
     """
 
     hidden: int

@@ -144,9 +144,8 @@ def test_an_encoder_of_any_kind_learns_in_both_stages(kind, encoders, tiny_llm, 
     assert not torch.allclose(pair.task_model.encode(SENTENCES[:8]), aligned, atol=1e-3)
 
 
+@pytest.mark.parametrize("learnt", ["gpt2"], indirect=True)
 def test_a_pair_with_an_llm_of_its_own_can_be_trained_on(learnt, tmp_path):
-    if learnt.kind != "gpt2":
-        pytest.skip("once is enough")
     config = Pair.load(learnt.folder).config
     corpus = learnt.folder.parent / "corpus.txt"
     options = AlignConfig(
