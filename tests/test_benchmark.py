@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from conftest import write_jsonl
 from inversedmixup import baselines
 from inversedmixup.baselines import BASELINE, Method
-from inversedmixup.benchmark import BenchmarkConfig, run_all
+from inversedmixup.benchmark import BenchmarkConfig, run_all, run_benchmark
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw
@@ -206,10 +206,10 @@ def test_more_splits_take_longer_and_a_finished_benchmark_is_not_estimated(train
     bench = Bench(str(train_file), None, str(tmp_path / "toy"), config())
     assert estimated_seconds(bench, 4) > 0
     caplog.set_level("INFO")
-    run(str(train_file), None, str(tmp_path / "toy"), config())
+    run_benchmark(str(train_file), None, str(tmp_path / "toy"), config())
     assert "for 2 splits of 3 methods" in caplog.text
     caplog.clear()
-    run(str(train_file), None, str(tmp_path / "toy"), config())
+    run_benchmark(str(train_file), None, str(tmp_path / "toy"), config())
     assert "splits" not in caplog.text
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from inversedmixup.baselines import Added, Method, Split
 from inversedmixup.baselines.prompted import Answers, Request, answers, by_pool, by_request, clipped
 
-# a question, a claim, a command, a headline: of no data set
+# of no data set; half of them are questions, which the LLM would answer rather than ask in other words
 SHOWN = (
     ("how do i change my password ?", "what do i have to do to get a new password ?"),
     ("The parcel arrived two days late and the box was open.", "My package came open, two days after it should have."),
+    ("Which river runs through the old town?", "What is the name of the river in the old town?"),
     ("Please turn the lights off before you leave.", "Before going out, switch off the lamps, please."),
+    ("Who wrote the song that she sang last night?", "The song she sang last night, whose work is it?"),
     ("Floods close three schools in the north", "Three northern schools shut as the water rises"),
 )
 OPENING = "".join(f"Text: {text}\nThe same in other words: {other}\n" for text, other in SHOWN) + "Text:"

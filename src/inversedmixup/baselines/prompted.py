@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _QUOTES = "\"'“”‘’«»`* "
 # what instruction-tuned LLMs say instead of a text, or before it
 _CHATTER = re.compile(
-    r"(sure|certainly|of course|okay)\b[^a-z]|here('s| is| are) (a|an|the|some|your)\b.*:|"
+    r"(sure|certainly|of course|okay)[!,.:]|here('s| is| are) (a|an|the|some|your)\b.*:|"
     r"(i('m| am) sorry|i apologi[sz]e|as an ai|i can(no|')t (help|assist|fulfil|provide))\b",
     re.IGNORECASE,
 )
@@ -94,14 +94,15 @@ def answers(split: Split, name: str, request: Callable[[int], Request]) -> Answe
 
 def by_request(split: Split, found: Answers) -> Added:
     """Answers labelled as they were asked for."""
-    number = {name: at for at, name in enumerate(split.classes)}
-    return Added(found.texts, np.eye(len(split.classes))[[number[label] for label in found.labels]])
+    columns = np.array([split.classes.index(label) for label in found.labels], dtype=int)
+    return Added(found.texts, np.eye(len(split.classes))[columns])
 
 
 def by_pool(split: Split, found: Answers) -> Added:
     """Answers labelled by what task model and tuned LLM say together, as the rows of ``inversed-pooled`` are."""
     panel = split.panel(POOL)
-    assert panel is not None
+    if panel is None or not found.texts:
+        return by_request(split, found)
     said = panel.hear(found.texts, split.pair.task_model.encode(found.texts))
     return Added(found.texts, said[panel.verdict])
 

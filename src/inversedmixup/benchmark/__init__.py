@@ -61,6 +61,9 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
         InputError: for input that cannot be used.
     """
     bench = Bench(train, test, output, config)
+    if missing := sum(bool(bench.missing(number)) for number in range(config.splits)):
+        words = in_words(estimated_seconds(bench, missing))
+        logger.info("%s for %d splits of %d methods", words, missing, len(bench.methods))
     return judge_benchmark(bench, run_all(bench))
 
 
@@ -72,13 +75,6 @@ def run_all(bench: Bench) -> list[Record]:
     """
     config = bench.config
     missing = [number for number in range(config.splits) if bench.missing(number)]
-    if missing:
-        logger.info(
-            "%s for %d splits of %d methods",
-            in_words(estimated_seconds(bench, len(missing))),
-            len(missing),
-            len(bench.methods),
-        )
     with progress("benchmark", len(missing) * len(bench.methods)) as advance:
         if config.processes == 1 or len(missing) < 2:
             for number in missing:
