@@ -15,7 +15,8 @@ from inversedmixup.baselines.edits import edited, recommended
 from inversedmixup.baselines.sentence_mixup import mix_sentences
 from inversedmixup.baselines.tmix import HiddenMixer, layers_of, mix_hidden
 from inversedmixup.baselines.word_mixup import mix_words
-from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
+from inversedmixup.benchmark import BenchmarkConfig, run_all
+from inversedmixup.benchmark.cells import Bench
 from inversedmixup.errors import InputError
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
@@ -330,20 +331,24 @@ def test_an_encoder_without_a_transformer_is_refused_by_name(encoders, targets):
 # ---- every method, end to end ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["head", "full"])
-@pytest.mark.parametrize("name", sorted(methods()))
-def test_every_method_runs(name, protocol, train_file, tmp_path, tiny_pair_folder):
+FAST = sorted(name for name, method in methods().items() if not method.writes and not method.classify)
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol"), [(name, "head") for name in sorted(methods())] + [(name, "full") for name in FAST]
+)
+def test_every_method_runs_and_says_what_it_is(name, protocol, train_file, tmp_path, tiny_pair_folder):
     config = build(
         BenchmarkConfig,
         {
-            "pair": tiny_pair_folder, "splits": 2, "draw": "cv", "methods": name, "n": 6, "tries": 2.0, "candidates": 2,
+            "pair": tiny_pair_folder, "splits": 1, "draw": "cv", "methods": name, "n": 6, "tries": 2.0, "candidates": 1,
             "max_tokens": 8, "task_steps": 2, "follow_steps": 1, "refine_steps": 1, "downstream_steps": 4,
-            "min_cycle": -1.0, "fluency_margin": 99.0, "tolerance": 1.0, "train_encoder": protocol,
+            "min_cycle": -1.0, "fluency_margin": 99.0, "tolerance": 1.0, "judge_steps": 2, "train_encoder": protocol,
         },
     )  # fmt: skip
-    records = run_benchmark(str(train_file), None, str(tmp_path / "out"), config)
-    assert [record["method"] for record in records] == list(dict.fromkeys([BASELINE, name])) * 2
+    records = run_all(Bench(str(train_file), None, str(tmp_path / "out"), config))
+    assert [record["method"] for record in records] == list(dict.fromkeys([BASELINE, name]))
+    assert methods()[name].about
     for record in records:
         assert 0 <= record["accuracy"] <= 1
         assert np.isfinite(record["nll"])
-    assert run_benchmark(str(train_file), None, str(tmp_path / "out"), config) == records

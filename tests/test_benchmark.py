@@ -230,15 +230,6 @@ def split(tiny_pair_folder, train_file, tmp_path, config):
     return bench.split(0)[0]
 
 
-@pytest.mark.parametrize("name", sorted(baselines.methods()))
-def test_every_method_runs_and_says_where_it_comes_from(name, train_file, tmp_path, config):
-    settings = config(methods=name, splits=1, candidates=1, judge_steps=2, force_judge=True)
-    records = run(str(train_file), None, str(tmp_path / "toy"), settings)
-    assert {record["method"] for record in records} == {BASELINE, name}
-    assert baselines.methods()[name].about
-    assert 0 <= records[-1]["accuracy"] <= 1
-
-
 def test_what_a_method_adds_is_labelled(split):
     for method in baselines.methods().values():
         if method.added is None:
