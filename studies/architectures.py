@@ -44,7 +44,7 @@ class Plan:
         size: how large the LLM is.
         minutes: time for training.
         rows: held-out sentences that are written again.
-        pairs: pairs of sentences for λ control.
+        walks: pairs of sentences for λ control.
         set: labelled set, 10 shots a class.
         seeds: draws of the shots.
         n: texts added to them.
@@ -53,7 +53,7 @@ class Plan:
     size: Size
     minutes: float
     rows: int
-    pairs: int
+    walks: int
     set: str
     seeds: int
     n: int
@@ -89,7 +89,7 @@ def cell(kind: str, corpus: Path, data: Path, folder: Path, plan: Plan) -> dict[
     """Train one kind, and measure it."""
     pair = trained(kind, corpus, folder, plan)
     texts = list(islice(iter_texts([corpus_files(corpus)[1]], "text"), plan.rows))
-    control = lam_control(pair, texts, None, DecodeConfig(candidates=2, max_tokens=MAX_TOKENS), plan.pairs)
+    control = lam_control(pair, texts, None, DecodeConfig(candidates=2, max_tokens=MAX_TOKENS), plan.walks)
     train, test = (read_examples(data / plan.set / f"{part}.jsonl") for part in ("train", "test"))
     gains = [
         gained_accuracy(pair, take_shots(train, 10, seed=seed), test, plan.n, seed)[0] for seed in range(plan.seeds)
@@ -129,13 +129,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--rows", type=int, default=300, help="held-out sentences")
-    parser.add_argument("--pairs", type=int, default=8, help="pairs of sentences for λ control")
+    parser.add_argument("--walks", type=int, default=8, help="pairs of sentences for λ control")
     parser.add_argument("--set", default="trec")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--n", type=int, default=60, help="texts added to the shots")
     options = parser.parse_args()
     size = Size(options.hidden, options.layers, max(2, options.hidden // 64), options.vocabulary)
-    plan = Plan(size, options.minutes, options.rows, options.pairs, options.set, options.seeds, options.n)
+    plan = Plan(size, options.minutes, options.rows, options.walks, options.set, options.seeds, options.n)
     where = {"corpus": str(options.corpus.resolve()), "data": str(options.data.resolve())}
     run = study_run(options.output, {**where, **dataclasses.asdict(plan)}, [])
 

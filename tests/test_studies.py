@@ -116,7 +116,7 @@ def test_a_kind_of_llm_learns_from_scratch_and_is_measured(data, tiny_encoder, m
     for name in ("train-0.parquet", "validation.parquet"):
         pq.write_table(pa.table({"text": SENTENCES}), corpus / name)
     monkeypatch.setattr(architectures, "AlignConfig", partial(AlignConfig, encoder=tiny_encoder))
-    plan = architectures.Plan(Size(32, 1, 2, 300), minutes=0.01, rows=4, pairs=1, set="toy", seeds=2, n=4)
+    plan = architectures.Plan(Size(32, 1, 2, 300), minutes=0.01, rows=4, walks=1, set="toy", seeds=2, n=4)
     record = architectures.cell("bert2bert", corpus, data, tmp_path / "out", plan)
     assert record["sentences"] > 0
     assert len(record["gains"]) == 2
