@@ -231,6 +231,7 @@ class Pair:
         )
         if config.encoder_lora_rank and not own:
             load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
+            task_model.transformer.requires_grad_()  # peft froze it, and stage 2 would train the head alone
         if config.classes:
             task_model.set_classes(config.classes, seed=0)
             assert task_model.head is not None
