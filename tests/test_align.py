@@ -200,6 +200,7 @@ def test_a_pair_survives_saving_and_refuses_another_encoder(corpus_file, tmp_pat
     wanted = pair.task_model.encode(SENTENCES[:4])
     other = tmp_path / "other"
     moved = Pair.load_task_model(tmp_path / "run")
+    assert all(weight.requires_grad for weight in moved.encoder.parameters()), "fine-tuning would train the head alone"
     with torch.no_grad():
         for weight in moved.encoder.parameters():
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)))
