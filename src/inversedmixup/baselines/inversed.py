@@ -25,7 +25,7 @@ def augmented(split: Split) -> Added:
     kept: list[Row] = []
     run_augment(
         split.pair, split.examples, split.classes, split.config, lambda row: kept.append(row) if row.kept else None,
-        cross_validated=split.cross_validated,
+        split.run.part(f"augmented/{split.name}"), cross_validated=split.cross_validated,
     )  # fmt: skip
     return _added(kept, split)
 
