@@ -14,6 +14,8 @@ from inversedmixup.judges.panel import majority, pool
 from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.judges.tuned import TunedJudge
+from inversedmixup.models.llm import SoftTokenLLM
+from inversedmixup.models.lower_layers import LowerLayers
 from tiny import LABELS, SENTENCES
 
 CLASSES = sorted(set(LABELS))
@@ -159,6 +161,25 @@ def test_the_loss_is_that_of_the_judgement(tiny_pair, names):
     judged = prompt.log_likelihoods(SENTENCES)
     expected = -np.mean([judged[at, label] for at, label in enumerate(labels)])
     assert prompt.loss(SENTENCES, labels).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_layers_that_do_not_learn_are_read_once_and_the_loss_and_its_gradients_stay(tiny_llm):
+    found = []
+    for kept in (False, True):
+        llm = SoftTokenLLM.from_pretrained(tiny_llm)
+        lower = LowerLayers.of(llm.lm, 1)
+        llm.add_lora(2, seed=0, layers=[1])
+        prompt = Prompt(llm, CLASSES, opening="my parcel", calibrated=False, lower=lower if kept else None)
+        right = [CLASSES.index(label) for label in LABELS]
+        loss = prompt.loss(SENTENCES, right)
+        loss.backward()
+        learning = {name: weight.grad for name, weight in llm.model.named_parameters() if weight.requires_grad}
+        assert learning
+        assert all(".layers.1." in name for name in learning)
+        found.append((loss.item(), learning))
+    (loss, gradients), (loss_kept, gradients_kept) = found
+    assert loss_kept == pytest.approx(loss, abs=1e-5)
+    assert all(torch.allclose(gradients_kept[name], gradients[name], atol=1e-5) for name in gradients)
 
 
 def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(tiny_pair, examples, tmp_path):

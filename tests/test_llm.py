@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from inversedmixup.errors import InputError
 from inversedmixup.models.llm import EMPTY_FLUENCY, SoftTokenLLM
+from inversedmixup.models.lower_layers import LowerLayers
 from inversedmixup.models.sampling import GREEDY, Sampling, pick
 from tiny import SENTENCES
 
@@ -131,3 +132,53 @@ def test_sampling_follows_the_distribution():
 def test_an_unknown_llm_is_refused_by_name():
     with pytest.raises(InputError, match="no/such"):
         SoftTokenLLM.from_pretrained("./no/such")
+
+
+# ---- layers that do not learn ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3", "gemma2"])
+def test_lower_layers_are_computed_once_a_text_and_change_nothing(kind):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        kind, vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=64, initializer_range=0.3, pad_token_id=0,
+    )  # fmt: skip
+    lm = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    lower = LowerLayers.of(lm, 2)
+    rows = [(5, 6, 7, 8), (9, 10), (5, 6, 7, 8)]
+    ids = torch.tensor([[5, 6, 7, 8], [0, 0, 9, 10], [5, 6, 7, 8]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]])
+    call = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
+    expected = lm(**call, use_cache=False).logits
+    ran = []
+    hooks = [
+        layer.self_attn.register_forward_hook(lambda *_, at=at: ran.append(at))
+        for at, layer in enumerate(lower.layers)
+        if hasattr(layer, "self_attn")
+    ]
+    for _ in range(2):
+        with lower.remembered(rows, mask):
+            found = lm(**call, use_cache=False).logits
+        assert torch.allclose(found[mask.bool()], expected[mask.bool()], atol=1e-4)
+    if hooks:
+        assert ran == [0, 1, 0, 1, 2, 2]  # two lengths are read, then the top layer alone, twice
+    assert torch.equal(lm(**call, use_cache=False).logits, expected)
+
+
+def test_an_llm_that_cannot_be_taken_apart_is_left_whole(tiny_llm):
+    llm = SoftTokenLLM.from_pretrained(tiny_llm)
+    assert LowerLayers.of(llm.lm, 0) is None
+    assert LowerLayers.of(llm.lm, 2) is None
+    below, above, kept = *(layer.forward for layer in llm.lm.model.layers), []
+
+    def leaves_more_behind(hidden, **more):
+        kept[:] = [hidden.roll(1, 1)]
+        return below(hidden, **more)
+
+    llm.lm.model.layers[0].forward = leaves_more_behind
+    llm.lm.model.layers[1].forward = lambda hidden, **more: above(hidden + kept.pop() if kept else hidden, **more)
+    assert LowerLayers.of(llm.lm, 1) is None
+    assert llm.lm.model.layers[0].forward is leaves_more_behind

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from inversedmixup.judges.reading import make_reader
 from inversedmixup.models.llm import SoftTokenLLM
+from inversedmixup.models.lower_layers import LowerLayers
 
 # Inputs without content, whose answers show what the LLM says anyway (contextual calibration, Zhao et al. 2021)
 CONTENT_FREE = ("N/A", "...", "[MASK]")
@@ -35,11 +36,12 @@ class Prompt:
         opening: what the prompt begins with.
         shown: texts with their class names, shown as examples.
         calibrated: judge by how much likelier a class is for a text than for inputs without content.
+        lower: layers of the LLM that :meth:`loss` need not compute for every text anew, as they do not learn.
     """
 
     def __init__(
         self, llm: SoftTokenLLM, names: Sequence[str], *, opening: str = "", shown: Sequence[tuple[str, str]] = (),
-        calibrated: bool = True,
+        calibrated: bool = True, lower: LowerLayers | None = None,
     ) -> None:  # fmt: skip
         self.llm = llm
         self._ask = self.ids("\nLabel:")
@@ -58,7 +60,7 @@ class Prompt:
                 break
             self.prefix += example
         self.prefix += self.ids("\nText:")
-        self._reader = make_reader(llm, self.prefix)
+        self._reader = make_reader(llm, self.prefix, lower)
         self._offset: np.ndarray | None = None if calibrated else np.zeros(len(self.labels))
 
     def ids(self, text: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from inversedmixup.models.llm import SoftTokenLLM
+from inversedmixup.models.lower_layers import LowerLayers
 
 After = Callable[[Sequence[int]], Tensor]
 
@@ -30,16 +32,16 @@ class Reader(Protocol):
         ...
 
 
-def make_reader(llm: SoftTokenLLM, beginning: Sequence[int]) -> Reader:
-    """How this LLM reads a prompt with this beginning."""
-    return (EncoderDecoderReader if llm.encoder_decoder else CausalReader)(llm, beginning)
+def make_reader(llm: SoftTokenLLM, beginning: Sequence[int], lower: LowerLayers | None = None) -> Reader:
+    """How this LLM reads a prompt with this beginning; ``lower`` are layers of it that do not learn."""
+    return EncoderDecoderReader(llm, beginning) if llm.encoder_decoder else CausalReader(llm, beginning, lower)
 
 
 class CausalReader:
     """A decoder-only LLM: the beginning is read once, and its keys and values are kept."""
 
-    def __init__(self, llm: SoftTokenLLM, beginning: Sequence[int]) -> None:
-        self.llm, self.beginning = llm, list(beginning)
+    def __init__(self, llm: SoftTokenLLM, beginning: Sequence[int], lower: LowerLayers | None = None) -> None:
+        self.llm, self.beginning, self.lower = llm, list(beginning), lower
         self._kept: Any = None
 
     def _prefill(self) -> Any:  # noqa: ANN401 (a transformers Cache)
@@ -80,12 +82,13 @@ class CausalReader:
 
     def answers(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Tensor]:
         """See :class:`Reader`."""
-        rows = [[*self.beginning, *body, *answer[:-1]] for body, answer in zip(bodies, answers, strict=True)]
+        rows = [(*self.beginning, *body, *answer[:-1]) for body, answer in zip(bodies, answers, strict=True)]
         ids, mask = _padded_before(rows, self.llm)
-        logits = self.llm.lm(
-            input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0), use_cache=False,
-            logits_to_keep=max(map(len, answers)),
-        ).logits  # fmt: skip
+        with self.lower.remembered(rows, mask) if self.lower else contextlib.nullcontext():
+            logits = self.llm.lm(
+                input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0), use_cache=False,
+                logits_to_keep=max(map(len, answers)),
+            ).logits  # fmt: skip
         # the logits of an answer's first token are as far from the end as the answer is long
         return [logits[row, logits.shape[1] - len(answer) :] for row, answer in enumerate(answers)]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from inversedmixup.data import FOLDS, folds_of
 from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.llm import SoftTokenLLM
+from inversedmixup.models.lower_layers import LowerLayers, deepest_stacks
 from inversedmixup.models.task_model import shuffled_batches
 from inversedmixup.terminal import Advance, progress
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from inversedmixup.judges import Case
 
 RANK, LEARNING_RATE, BATCH = 8, 1e-3, 16  # the one setting tried, on TREC (docs/log.md)
+FROZEN = 2 / 3  # of the LLM's layers, from below
 
 
 class TunedJudge:
@@ -80,8 +82,10 @@ class TunedJudge:
         """A copy tuned on some rows: cross-entropy of the class name among the class names."""
         config, number = self.case.config, {name: at for at, name in enumerate(self.case.classes)}
         llm = self._copy()
-        llm.add_lora(RANK, seed=self.case.seed)
-        prompt = Prompt(llm, self.case.classes, calibrated=False)
+        deep = len(deepest_stacks(llm.lm)[0])
+        lower = LowerLayers.of(llm.lm, int(deep * FROZEN))
+        llm.add_lora(RANK, seed=self.case.seed, layers=list(range(lower.depth, deep)) if lower else None)
+        prompt = Prompt(llm, self.case.classes, calibrated=False, lower=lower)
         weights = [weight for weight in llm.model.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(weights, weight_decay=0.0)
         batches = shuffled_batches(len(rows), BATCH, np.random.default_rng([self.case.seed, 11]))

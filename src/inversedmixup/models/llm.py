@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from inversedmixup.errors import InputError
 from inversedmixup.loading import SAFE, first_line, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
+from inversedmixup.models.lower_layers import deepest_stacks
 from inversedmixup.models.nll import chunked_nll
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.sources import cache_dir, resolve
@@ -134,9 +136,9 @@ class SoftTokenLLM:
 
     # ---- LoRA ------------------------------------------------------------------------------------------------
 
-    def add_lora(self, rank: int, *, seed: int) -> None:
-        """Put trainable LoRA weights of this rank on the LLM."""
-        self.model, self._opening = add_lora(self.model, rank, seed=seed), None
+    def add_lora(self, rank: int, *, seed: int, layers: list[int] | None = None) -> None:
+        """Put trainable LoRA weights of this rank on the LLM, or on some of its layers."""
+        self.model, self._opening = add_lora(self.model, rank, seed=seed, layers=layers), None
 
     def load_lora(self, folder: Path) -> None:
         """Read LoRA weights that :meth:`save_lora` wrote, and freeze them."""
@@ -226,9 +228,7 @@ class SoftTokenLLM:
     def compile_layers(self) -> None:
         """Compile the repeated layer rather than the whole model: the layers share their code, kept on disk."""
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
-        stacks = [m for m in self.lm.modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
-        deepest = max(map(len, stacks), default=0)
-        for layer in (layer for stack in stacks if len(stack) == deepest for layer in stack):
+        for layer in itertools.chain.from_iterable(deepest_stacks(self.lm)):
             layer.compile()
         self._compiled = True
 
