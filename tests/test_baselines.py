@@ -154,6 +154,12 @@ def test_eda_recommends_more_copies_and_fewer_changes_for_fewer_rows():
     assert recommended(20_000) == (0.1, 4)
 
 
+@pytest.mark.parametrize(("synonyms", "said"), [(lexicon, "WordNet"), (None, "none")])
+def test_the_record_of_eda_says_whether_it_had_synonyms(split, monkeypatch, synonyms, said):
+    monkeypatch.setattr(eda, "wordnet_synonyms", lambda: synonyms)
+    assert eda.added(split(n=3)).facts == {"synonyms": said}
+
+
 @pytest.mark.parametrize("name", ["eda", "aeda"])
 def test_the_same_seed_gives_the_same_rows_and_more_steps_do_not_change_the_first(name, split):
     added = methods()[name].added
@@ -325,6 +331,13 @@ def test_an_encoder_without_a_transformer_is_refused_by_name(encoders, targets):
     model.encoder = torch.nn.Sequential()
     model.encoder.transformers_model = None
     with pytest.raises(InputError, match=r"tmix.*no transformer inside"):
+        layers_of(model)
+
+
+def test_tmix_refuses_an_encoder_whose_layers_share_one_mask(encoders):
+    model = TaskModel.from_pretrained(encoders["bert"])
+    model.transformer.config.model_type = "t5"
+    with pytest.raises(InputError, match=r"tmix: encoder .* is of type t5.*leave the method away"):
         layers_of(model)
 
 

@@ -8,10 +8,10 @@ trained, or with class probabilities of its own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -41,12 +41,14 @@ class Added:
         targets: their class probabilities [m, classes].
         weight: how much one of them counts in the loss; ``None``: as the protocol has it.
         original_weights: how much each original counts, [n]; ``None``: 1.
+        facts: what the run's record should say of how they were made.
     """
 
     texts: Sequence[str]
     targets: np.ndarray
     weight: float | None = None
     original_weights: np.ndarray | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ n pairs of words swapped, or each word left out with probability α; n = α · w
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -24,8 +25,9 @@ Words = list[str]
 
 def added(split: Split) -> Added:
     """Edited copies of the originals."""
-    alpha, _ = recommended(len(split.examples))
-    return edited(split, 31, partial(edit, alpha=alpha, synonyms=wordnet_synonyms()))
+    (alpha, _), synonyms = recommended(len(split.examples)), wordnet_synonyms()
+    rows = edited(split, 31, partial(edit, alpha=alpha, synonyms=synonyms))
+    return dataclasses.replace(rows, facts={"synonyms": "WordNet" if synonyms else "none"})
 
 
 def edit(words: Words, rng: np.random.Generator, *, alpha: float, synonyms: Synonyms | None) -> Words:

@@ -22,6 +22,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.models.task_model import TaskModel
 
 DEPTHS = (7 / 12, 9 / 12, 12 / 12)  # the paper's layers 7, 9 and 12 of 12, as shares of the encoder's
+FIXED_MASK = ("t5", "mt5", "umt5", "longt5")  # the first layer puts it into the position bias of all
 ALPHA_FEW, ALPHA_MANY, FEW = 16.0, 0.4, 100  # of λ ~ Beta(α, α), below and from so many rows a class: section 4.3
 
 
@@ -97,9 +98,14 @@ def layers_of(model: TaskModel) -> nn.ModuleList:
     """The layers of the encoder's transformer: BERT, RoBERTa, MPNet, DistilBERT and their like.
 
     Raises:
-        InputError: if they cannot be told.
+        InputError: if they cannot be told, or do not take their mask layer by layer.
     """
     transformer = transformer_of(model, "tmix")
+    if transformer.config.model_type in FIXED_MASK:
+        raise InputError(
+            f"method tmix: encoder {model.name!r} is of type {transformer.config.model_type}, whose layers share one "
+            f"mask that cannot grow half-way; leave the method away"
+        )
     count = getattr(transformer.config, "num_hidden_layers", None)
     for module in transformer.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:

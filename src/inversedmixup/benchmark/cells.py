@@ -118,7 +118,7 @@ class Bench:
         truth = class_numbers(test, split.classes)
         return {
             **scores(probs, truth), **_recalls(probs, truth, split), "train": len(split.examples),
-            "added": len(added.texts), "test": len(test), "steps": steps,
+            "added": len(added.texts), "test": len(test), "steps": steps, **added.facts,
         }  # fmt: skip
 
     def _trained(self, method: Method, split: Split, added: Added, steps: int) -> TaskModel:

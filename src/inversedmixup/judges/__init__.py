@@ -56,7 +56,9 @@ class JudgeConfig:
     """Settings of the judges."""
 
     judge_shots: int = option(1, "examples per class in an LLM judge's prompt")
-    judge_steps: int = option(60, "optimiser steps of judge tuned")
+    judge_steps: int = option(
+        120, "optimiser steps of judge tuned, at most; it takes one for each row that it learns from"
+    )
     shortlist: int = option(8, "classes that an LLM judge chooses from: those the task model finds likeliest")
     descriptions: str | None = option(None, "YAML file that says what each class name means, for the LLM judges")
     api_model: str | None = option(None, "model that judge api asks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
@@ -22,8 +23,10 @@ from inversedmixup.terminal import Advance, progress
 if TYPE_CHECKING:
     from inversedmixup.judges import Case
 
-RANK, LEARNING_RATE, BATCH = 8, 1e-3, 16  # the one setting tried, on TREC (docs/log.md)
-FROZEN = 2 / 3  # of the LLM's layers, from below
+# settings tried: docs/log.md, "Judges"
+RANK, LEARNING_RATE = 16, 2e-3
+BATCH = PASSES = 16  # so a step for each row
+FROZEN = 1 / 2  # of the LLM's layers, from below
 
 
 class TunedJudge:
@@ -44,7 +47,8 @@ class TunedJudge:
         texts = [example.text for example in self.case.examples]
         fold_of = folds_of(self.case.examples, seed=self.case.seed)
         out = np.empty((len(rows), len(self.case.classes)))
-        with progress("measuring judge tuned", FOLDS * self.case.config.judge_steps) as advance:
+        steps = sum(self._steps(sum(fold_of != fold)) for fold in range(FOLDS))
+        with progress("measuring judge tuned", steps) as advance:
             for fold in range(FOLDS):
                 asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
                 if asked:
@@ -58,8 +62,9 @@ class TunedJudge:
         stored = None if self.case.folder is None else self.case.folder / "tuned"
         if stored is not None and (stored / "adapter_config.json").exists():
             return self._prompt_of(stored)
-        with progress("tuning judge tuned", self.case.config.judge_steps) as advance:
-            llm = self._tuned(list(range(len(self.case.examples))), advance)
+        rows = list(range(len(self.case.examples)))
+        with progress("tuning judge tuned", self._steps(len(rows))) as advance:
+            llm = self._tuned(rows, advance)
         if stored is None:
             return self._made(llm)
         llm.save_lora(stored)
@@ -69,6 +74,9 @@ class TunedJudge:
         llm = self._copy()
         llm.load_lora(stored)
         return self._made(llm)
+
+    def _steps(self, rows: int) -> int:
+        return min(self.case.config.judge_steps, math.ceil(PASSES * rows / BATCH))
 
     def _copy(self) -> SoftTokenLLM:
         return SoftTokenLLM.from_pretrained(self.case.pair.llm.name, device=self.case.pair.llm.device)
@@ -80,7 +88,7 @@ class TunedJudge:
 
     def _tuned(self, rows: Sequence[int], advance: Advance) -> SoftTokenLLM:
         """A copy tuned on some rows: cross-entropy of the class name among the class names."""
-        config, number = self.case.config, {name: at for at, name in enumerate(self.case.classes)}
+        number, steps = {name: at for at, name in enumerate(self.case.classes)}, self._steps(len(rows))
         llm = self._copy()
         deep = len(deepest_stacks(llm.lm)[0])
         lower = LowerLayers.of(llm.lm, int(deep * FROZEN))
@@ -89,10 +97,10 @@ class TunedJudge:
         weights = [weight for weight in llm.model.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(weights, weight_decay=0.0)
         batches = shuffled_batches(len(rows), BATCH, np.random.default_rng([self.case.seed, 11]))
-        for step, taken in enumerate(islice(batches, config.judge_steps)):
+        for step, taken in enumerate(islice(batches, steps)):
             batch = [self.case.examples[rows[at]] for at in taken]
             for group in optimiser.param_groups:
-                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 5) * (1 - step / config.judge_steps)
+                group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 5) * (1 - step / steps)
             loss = prompt.loss([row.text for row in batch], [number[row.label] for row in batch])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
