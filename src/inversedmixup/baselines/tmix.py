@@ -101,10 +101,11 @@ def layers_of(model: TaskModel) -> nn.ModuleList:
         InputError: if they cannot be told, or do not take their mask layer by layer.
     """
     transformer = transformer_of(model, "tmix")
-    if transformer.config.model_type in FIXED_MASK:
+    kind = str(getattr(transformer.config, "model_type", ""))
+    if kind in FIXED_MASK:
         raise InputError(
-            f"method tmix: encoder {model.name!r} is of type {transformer.config.model_type}, whose layers share one "
-            f"mask that cannot grow half-way; leave the method away"
+            f"method tmix: encoder {model.name!r} is of type {kind}, whose layers share one mask that cannot grow "
+            f"half-way; leave the method away"
         )
     count = getattr(transformer.config, "num_hidden_layers", None)
     for module in transformer.modules():
