@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from inversedmixup.benchmark import BenchmarkConfig, run_all
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.report import write_report
@@ -57,6 +59,7 @@ def main() -> None:
     settings = read_settings(options.config) if options.config else {}
     if options.methods:
         settings["methods"] = options.methods
+    known: dict[str, Tensor] = {}
     for split in range(options.splits):
         for protocol in options.protocols:
             for draw in options.draws:
@@ -65,7 +68,7 @@ def main() -> None:
                     bench = Bench(
                         str(options.data / name / "train.jsonl"), str(options.data / name / "test.jsonl"),
                         str(options.output / protocol / draw.replace(":", "-") / name),
-                        build(BenchmarkConfig, settings, own),
+                        build(BenchmarkConfig, settings, own), known,
                     )  # fmt: skip
                     run_all(bench)
     records = gathered(options.output)

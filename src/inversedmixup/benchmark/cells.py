@@ -36,11 +36,20 @@ PROTOCOLS = {"full": "fine-tuned", "head": "frozen"}  # by what cross-entropy tr
 class Bench:
     """Methods, labelled rows and what has run already.
 
+    Args:
+        train: file of labelled rows.
+        test: file of rows to measure on; ``None`` with draw ``cv``.
+        output: folder of the runs.
+        config: settings.
+        known: embeddings by text, under an encoder that does not learn; benches with the same one can share them.
+
     Raises:
         InputError: for input that cannot be used.
     """
 
-    def __init__(self, train: str, test: str | None, output: str, config: BenchmarkConfig) -> None:
+    def __init__(
+        self, train: str, test: str | None, output: str, config: BenchmarkConfig, known: dict[str, Tensor] | None = None
+    ) -> None:
         self.config, self.methods = config, chosen(config.methods)
         self.given = train, test, output
         self.draw = config.draw or ("50%" if test else "cv")
@@ -56,7 +65,7 @@ class Bench:
         self.test = _some(read_examples(test, **columns), config.test_rows) if test else []
         check_known_labels(self.test, classes, test or "")
         check_rows(self.rows, config)
-        self._known: dict[str, Tensor] = {}
+        self._known = {} if known is None else known
         self.folder = Path(output).expanduser()
         with clear_write_errors(self.folder):
             self.run = RunFolder(
@@ -151,7 +160,7 @@ class Bench:
         if self.config.train_encoder == "full":
             return model.encode(texts)
         new = list(dict.fromkeys(text for text in texts if text not in self._known))
-        self._known |= zip(new, model.encode(new), strict=True)
+        self._known.update(zip(new, model.encode(new), strict=True))
         return torch.stack([self._known[text] for text in texts])
 
 
