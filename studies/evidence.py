@@ -17,19 +17,23 @@ from typing import Any
 from torch import Tensor
 
 from inversedmixup.benchmark import BenchmarkConfig, run_all
-from inversedmixup.benchmark.cells import Bench
+from inversedmixup.benchmark.cells import RUN, Bench
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.errors import write_whole
 from inversedmixup.options import build, read_settings
 from inversedmixup.terminal import show_logs
 from studies.common import SETS
 
-PROTOCOLS = {"frozen": "head", "fine-tuned": "full"}
+# with an encoder that stays as it ships, stage 2 would only polish the adaptor on the shots: left out for its cost
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "frozen": {"train_encoder": "head", "follow_steps": 0, "refine_steps": 0},
+    "fine-tuned": {"train_encoder": "full"},
+}
 
 
 def places(root: Path) -> Iterator[Path]:
     """The folders of finished and unfinished benchmarks under a study: protocol / draw / set."""
-    yield from sorted(path.parent for path in root.glob("*/*/*/config.json"))
+    yield from sorted(path.parents[1] for path in root.glob(f"*/*/*/{RUN}/config.json"))
 
 
 def gathered(root: Path) -> list[dict[str, Any]]:
@@ -37,7 +41,7 @@ def gathered(root: Path) -> list[dict[str, Any]]:
     found = [
         json.loads(path.read_text(encoding="utf-8"))["value"]
         for place in places(root)
-        for path in sorted((place / "runs").glob("*.json"))
+        for path in sorted((place / RUN / "runs").glob("*.json"))
     ]
     keys = ("protocol", "shots", "set", "split", "method")
     return sorted(found, key=lambda record: [record[key] for key in keys])
@@ -64,7 +68,7 @@ def main() -> None:
         for protocol in options.protocols:
             for draw in options.draws:
                 for name in options.sets:
-                    own = {"draw": draw, "train_encoder": PROTOCOLS[protocol], "splits": split + 1}
+                    own = {"draw": draw, "splits": split + 1, **PROTOCOLS[protocol]}
                     bench = Bench(
                         str(options.data / name / "train.jsonl"), str(options.data / name / "test.jsonl"),
                         str(options.output / protocol / draw.replace(":", "-") / name),

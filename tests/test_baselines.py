@@ -155,9 +155,9 @@ def test_eda_recommends_more_copies_and_fewer_changes_for_fewer_rows():
 
 
 @pytest.mark.parametrize(("synonyms", "said"), [(lexicon, "WordNet"), (None, "none")])
-def test_the_record_of_eda_says_whether_it_had_synonyms(split, monkeypatch, synonyms, said):
+def test_eda_says_whether_it_has_synonyms(monkeypatch, synonyms, said):
     monkeypatch.setattr(eda, "wordnet_synonyms", lambda: synonyms)
-    assert eda.added(split(n=3)).facts == {"synonyms": said}
+    assert methods()["eda"].facts() == {"synonyms": said}
 
 
 @pytest.mark.parametrize("name", ["eda", "aeda"])
@@ -165,7 +165,8 @@ def test_the_same_seed_gives_the_same_rows_and_more_steps_do_not_change_the_firs
     added = methods()[name].added
     first, again, fewer = added(split()), added(split()), added(split(downstream_steps=4))
     assert first.texts == again.texts
-    assert len(first.texts) == 16 * len(SENTENCES) > len(fewer.texts) == 4 * 16
+    assert len(first.texts) == 16 * len(SENTENCES) > len(fewer.texts) == 4 * 16 - len(SENTENCES)
+    assert first.weight == 1.0
     assert fewer.texts == first.texts[: len(fewer.texts)]
     assert added(split(seed=1)).texts != first.texts
     assert all(text.strip() for text in first.texts)

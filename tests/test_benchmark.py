@@ -1,6 +1,9 @@
 """The benchmark's protocol on tiny random models: the same splits for every method, one file a run, resumable."""
 
+import dataclasses
 import json
+import os
+import signal
 from collections import Counter
 
 import numpy as np
@@ -11,7 +14,7 @@ from sklearn.metrics import log_loss
 
 from conftest import write_jsonl
 from inversedmixup import baselines
-from inversedmixup.baselines import BASELINE, Method
+from inversedmixup.baselines import BASELINE, Added, Method
 from inversedmixup.benchmark import BenchmarkConfig, run_all, run_benchmark
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
@@ -105,7 +108,7 @@ def test_every_run_is_a_file_and_is_not_done_again(train_file, tmp_path, config,
     assert {(record["set"], record["shots"], record["protocol"]) for record in first} == {("toy", "4", "fine-tuned")}
     short = {record["method"]: record["steps"] for record in first}
     assert short["none"] < short[BASELINE] == short["duplicate"] == QUICK["downstream_steps"]
-    assert json.loads((tmp_path / "toy/runs/000-none.json").read_text())["value"] == first[1]
+    assert json.loads((tmp_path / "toy/run/runs/000-none.json").read_text())["value"] == first[1]
 
     def never(*_):
         raise AssertionError("done again")
@@ -156,9 +159,72 @@ def test_a_classifier_of_its_own_is_measured_alike(train_file, tmp_path, config,
 
     known = {**baselines.methods(), "first": Method("first", "says the first class", classify=always_first)}
     monkeypatch.setattr(baselines, "methods", lambda: known)
-    records = run(str(train_file), str(train_file), str(tmp_path / "toy"), config(methods="first", splits=1))
+    rows = [{"text": f"{label} please", "label": label} for label in ("account", "delivery", "refund")]
+    test = str(write_jsonl(tmp_path / "test.jsonl", rows))
+    records = run(str(train_file), test, str(tmp_path / "toy"), config(methods="first", splits=1))
     assert records[1]["recall"] == {"account": 1.0, "delivery": 0.0, "refund": 0.0}
     assert records[1]["accuracy"] == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_rows_of_the_test_file_are_not_trained_on(train_file, tmp_path, config, caplog):
+    rows = [json.loads(line) for line in train_file.read_text().splitlines()]
+    bench = Bench(str(train_file), str(write_jsonl(tmp_path / "test.jsonl", rows[:4])), str(tmp_path / "toy"), config())
+    assert {row.text for row in bench.rows} == {row["text"] for row in rows[4:]}
+    assert "4 rows are in the test file too, and not trained on" in caplog.text
+    with pytest.raises(InputError, match=r"train.jsonl: every row is in the test file too; measure on"):
+        Bench(str(train_file), str(train_file), str(tmp_path / "toy"), config())
+
+
+def test_a_text_is_not_on_both_sides_of_a_fold():
+    rows = [Example(str(at), f"text {at % 20}", "ab"[at % 2]) for at in range(60)]
+    train, test = draw_rows(rows, [], parse_draw("cv"), 0, seed=0)
+    assert not {row.text for row in train} & {row.text for row in test}
+
+
+@pytest.mark.parametrize("labels", [["a", "a", "b", "b"], ["a"] * 40 + ["b"]])
+def test_rows_that_cannot_be_split_are_refused_before_the_first_run(tmp_path, config, labels):
+    rows = [{"text": f"my parcel {at}", "label": label} for at, label in enumerate(labels)]
+    train = str(write_jsonl(tmp_path / "few.jsonl", rows))
+    with pytest.raises(InputError, match=r"few.jsonl: split \d of draw cv has .* give more rows"):
+        run_benchmark(train, None, str(tmp_path / "toy"), config(splits=5, methods="none"))
+    assert not list((tmp_path / "toy").rglob("runs/*.json"))
+
+
+def test_overwriting_deletes_nothing_that_a_benchmark_did_not_write(train_file, tmp_path, config):
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"of": "another program"}')
+    (folder / "precious.txt").write_text("kept")
+    run(str(train_file), None, str(folder), config(splits=1))
+    run(str(train_file), None, str(folder), config(splits=1, n=4, overwrite=True))
+    assert (folder / "config.json").read_text() == '{"of": "another program"}'
+    assert (folder / "precious.txt").read_text() == "kept"
+
+
+def test_a_run_of_a_method_that_had_other_means_is_done_again(train_file, tmp_path, config, monkeypatch):
+    said, counted = {"synonyms": "none"}, []
+    known = baselines.methods()
+    known["eda"] = dataclasses.replace(
+        known["eda"], facts=lambda: said, added=lambda split: counted.append(1) or Added(["my parcel"], np.eye(3)[:1])
+    )
+    monkeypatch.setattr(baselines, "methods", lambda: known)
+    arguments = str(train_file), None, str(tmp_path / "toy"), config(splits=1, methods="eda")
+    assert run(*arguments)[1]["synonyms"] == "none"
+    run(*arguments)
+    assert len(counted) == 1
+    said["synonyms"] = "WordNet"
+    assert run(*arguments)[1]["synonyms"] == "WordNet"
+    assert len(counted) == 2
+
+
+def test_a_killed_process_is_told_of_in_one_line(train_file, tmp_path, config, monkeypatch):
+    monkeypatch.setattr("inversedmixup.benchmark._one_split", _killed)
+    with pytest.raises(InputError, match=r"one of the 2 processes was killed.*lower --processes"):
+        run(str(train_file), None, str(tmp_path / "toy"), config(processes=2))
+
+
+def _killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 # ---- scores --------------------------------------------------------------------------------------------------------
@@ -204,13 +270,15 @@ def test_the_command_prints_a_verdict_and_keeps_it(train_file, tmp_path, tiny_pa
 
 def test_more_splits_take_longer_and_a_finished_benchmark_is_not_estimated(train_file, tmp_path, config, caplog):
     bench = Bench(str(train_file), None, str(tmp_path / "toy"), config())
-    assert estimated_seconds(bench, 4) > 0
+    assert estimated_seconds(bench, [bench.methods] * 4) > estimated_seconds(bench, [[], []]) == 0
     caplog.set_level("INFO")
     run_benchmark(str(train_file), None, str(tmp_path / "toy"), config())
-    assert "for 2 splits of 3 methods" in caplog.text
+    assert "for 6 runs" in caplog.text
     caplog.clear()
     run_benchmark(str(train_file), None, str(tmp_path / "toy"), config())
-    assert "splits" not in caplog.text
+    assert "runs" not in caplog.text
+    run_benchmark(str(train_file), None, str(tmp_path / "toy"), config(methods="none,duplicate,oversample"))
+    assert "for 2 runs" in caplog.text
 
 
 @pytest.mark.parametrize(

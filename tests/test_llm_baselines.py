@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_without_writing_texts_again(files, settings, tmp_p
     whole = run("whole")
     assert [record["method"] for record in whole] == [method.name for method in chosen(config.methods)]
     run("killed")
-    for path in (tmp_path / "killed" / "runs").glob("*.json"):  # killed before any run was recorded
+    for path in (tmp_path / "killed" / "run" / "runs").glob("*.json"):  # killed before any run was recorded
         path.unlink()
     decoded = count(monkeypatch, SoftTokenLLM, "decode")
     tuned = count(monkeypatch, TunedJudge, "_tuned")

@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _terminations_interrupt():
             return _main(argv)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: what augment or align finished is kept; run the same command again to go on\n")
+        sys.stderr.write("interrupted: what was finished is kept; run the same command again to go on\n")
         return 130
 
 

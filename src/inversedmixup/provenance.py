@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import platform
 import shlex
+import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,21 @@ def command_line(command: str, train: str, output: str, config: Any) -> str:  # 
         else:
             words.append(f"--{flag}={value}")  # with a sign of equality, so that a negative number is no flag
     return shlex.join(words)
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout that this package runs from; ``None`` if it was installed, or without git."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(checkout), "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
 
 
 def provenance(train: str, output: str, config: Any) -> dict[str, Any]:  # noqa: ANN401 (any options dataclass)

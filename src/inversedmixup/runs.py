@@ -39,6 +39,7 @@ class RunFolder:
         path = folder / "config.json"
         settings = json.loads(json.dumps(settings))
         self._settings = digest(settings)
+        # None: there is nothing to compare with; empty: nothing has changed, and other processes may be reading it
         changed = self._changed(path, settings) if path.exists() else None
         if changed and not overwrite:
             raise InputError(
@@ -55,11 +56,12 @@ class RunFolder:
                 folder.mkdir(parents=True)
                 write_whole(paid, kept)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**settings, "sha256": self._settings})
+        if changed is None or changed:
+            write_json(path, {**settings, "sha256": self._settings})
 
     @staticmethod
     def _changed(path: Path, settings: dict[str, Any]) -> str | None:
-        """The first setting that differs from the recorded ones."""
+        """The first setting that differs from the recorded ones; empty: none does; ``None``: that cannot be told."""
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             if before.pop("sha256") != digest(before):
@@ -68,7 +70,7 @@ class RunFolder:
             logger.warning("%s is damaged and written anew; records of other settings count as not done", path)
             return None
         names = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-        return f"{names[0]}: {before.get(names[0])!r} there, {settings.get(names[0])!r} now" if names else None
+        return f"{names[0]}: {before.get(names[0])!r} there, {settings.get(names[0])!r} now" if names else ""
 
     def read(self, name: str) -> Any | None:  # noqa: ANN401
         """A finished record, or ``None`` if it is absent or damaged."""

@@ -41,14 +41,12 @@ class Added:
         targets: their class probabilities [m, classes].
         weight: how much one of them counts in the loss; ``None``: as the protocol has it.
         original_weights: how much each original counts, [n]; ``None``: 1.
-        facts: what the run's record should say of how they were made.
     """
 
     texts: Sequence[str]
     targets: np.ndarray
     weight: float | None = None
     original_weights: np.ndarray | None = None
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,6 +152,7 @@ class Method:
         classify: class probabilities [n, classes] of texts, by something other than the task model.
         short: trained for as many epochs as with augmentation, not for as many steps.
         writes: whether the LLM writes its rows: it takes minutes, not seconds.
+        facts: what a run's record says of the means that are there; a run with others is done again.
     """
 
     name: str
@@ -163,6 +162,7 @@ class Method:
     classify: Callable[[Split, Sequence[str]], np.ndarray] | None = None
     short: bool = False
     writes: bool = False
+    facts: Callable[[], Mapping[str, Any]] | None = None
 
 
 POOL = "pool:task+tuned"  # the labels that did best on training rows (docs/log.md)

@@ -6,7 +6,6 @@ n pairs of words swapped, or each word left out with probability α; n = α · w
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -25,9 +24,13 @@ Words = list[str]
 
 def added(split: Split) -> Added:
     """Edited copies of the originals."""
-    (alpha, _), synonyms = recommended(len(split.examples)), wordnet_synonyms()
-    rows = edited(split, 31, partial(edit, alpha=alpha, synonyms=synonyms))
-    return dataclasses.replace(rows, facts={"synonyms": "WordNet" if synonyms else "none"})
+    alpha, _ = recommended(len(split.examples))
+    return edited(split, 31, partial(edit, alpha=alpha, synonyms=wordnet_synonyms()))
+
+
+def lexicon() -> dict[str, str]:
+    """Where synonyms come from."""
+    return {"synonyms": "WordNet" if wordnet_synonyms() else "none"}
 
 
 def edit(words: Words, rng: np.random.Generator, *, alpha: float, synonyms: Synonyms | None) -> Words:
@@ -121,4 +124,6 @@ def _one_of(items: Sequence[str], rng: np.random.Generator) -> str:
     return items[int(rng.integers(len(items)))]
 
 
-METHODS = (Method("eda", "synonyms, insertions, swaps and deletions of words (Wei & Zou 2019)", added=added),)
+METHODS = (
+    Method("eda", "synonyms, insertions, swaps and deletions of words (Wei & Zou 2019)", added=added, facts=lexicon),
+)

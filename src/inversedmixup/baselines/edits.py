@@ -28,7 +28,8 @@ def recommended(rows: int) -> tuple[float, int]:
 def edited(split: Split, use: int, edit: Edit) -> Added:
     """Edited copies of the originals, in turn from a shuffled list, labelled as their originals.
 
-    As many as recommended, but no more than training can look at. Row r depends on (seed, use, r) alone.
+    As many as recommended, but no more than training can look at beside the originals. One counts as much as an
+    original, as in both papers. Row r depends on (seed, use, r) alone.
 
     Args:
         split: the originals.
@@ -36,7 +37,8 @@ def edited(split: Split, use: int, edit: Edit) -> Added:
         edit: words → words.
     """
     _, copies = recommended(len(split.examples))
-    count = min(copies * len(split.examples), max(1, split.config.downstream_steps) * FitSettings.batch_size)
+    looks = split.config.downstream_steps * FitSettings.batch_size - len(split.examples)
+    count = min(copies * len(split.examples), max(1, looks))
     order = split.stream(use).permutation(len(split.examples))
     parents = [split.examples[order[row % len(order)]] for row in range(count)]
     texts = []
@@ -44,4 +46,4 @@ def edited(split: Split, use: int, edit: Edit) -> Added:
         # from 1 on: numpy takes [seed, use, 0] for [seed, use]
         rng = np.random.default_rng([split.config.seed, use, row + 1])
         texts.append(" ".join(edit(parent.text.split(), rng)) or parent.text)
-    return Added(texts, one_hot(parents, split.classes))
+    return Added(texts, one_hot(parents, split.classes), weight=1.0)

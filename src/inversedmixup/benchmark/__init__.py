@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any
 
@@ -19,7 +20,7 @@ from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.records import MEASURES, Record
 from inversedmixup.benchmark.splits import DRAW_HELP, parse_draw
 from inversedmixup.benchmark.verdict import verdicts
-from inversedmixup.errors import write_whole
+from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.options import at_least, option
 from inversedmixup.report.results import BENCHMARK_FILE
 from inversedmixup.stages.augment import AugmentConfig
@@ -61,9 +62,11 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
         InputError: for input that cannot be used.
     """
     bench = Bench(train, test, output, config)
-    if missing := sum(bool(bench.missing(number)) for number in range(config.splits)):
-        words = in_words(estimated_seconds(bench, missing))
-        logger.info("%s for %d splits of %d methods", words, missing, len(bench.methods))
+    bench.check_splits()
+    missing = [bench.missing(number) for number in range(config.splits)]
+    if runs := sum(map(len, missing)):
+        judged = ", without the tuning of judges" if "tuned" in f"{config.methods} {config.labels}" else ""
+        logger.info("%s for %d runs%s", in_words(estimated_seconds(bench, missing)), runs, judged)
     return judge_benchmark(bench, run_all(bench))
 
 
@@ -74,33 +77,39 @@ def run_all(bench: Bench) -> list[Record]:
         The records, one a run (see :mod:`.cells`), split by split.
     """
     config = bench.config
-    missing = [number for number in range(config.splits) if bench.missing(number)]
-    with progress("benchmark", len(missing) * len(bench.methods)) as advance:
+    missing = {number: len(runs) for number in range(config.splits) if (runs := bench.missing(number))}
+    with progress("benchmark", sum(missing.values())) as advance:
         if config.processes == 1 or len(missing) < 2:
             for number in missing:
                 bench.run_split(number, advance)
         else:
-            for _ in _in_processes(bench, missing):
-                advance(len(bench.methods))
+            for number in _in_processes(bench, list(missing)):
+                advance(missing[number])
     return [record for number in range(config.splits) for record in bench.records(number)]
 
 
-def _in_processes(bench: Bench, numbers: Sequence[int]) -> Iterator[None]:
-    """Each split in one of several processes, which share the processor's cores."""
+def _in_processes(bench: Bench, numbers: Sequence[int]) -> Iterator[int]:
+    """Each split in one of several processes, which share the processor's cores; the numbers of finished ones.
+
+    Raises:
+        InputError: if a process was killed.
+    """
     processes = bench.config.processes
     share = max(1, (os.cpu_count() or 1) // processes)
     single = dataclasses.replace(bench.config, processes=1, overwrite=False)
-    with ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_take_cores, initargs=(share,)
-    ) as pool:
-        work = [pool.submit(_one_split, *bench.given, single, number) for number in numbers]
-        try:
-            for done in as_completed(work):
-                done.result()
-                yield
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_take_cores, initargs=(share,))
+    try:
+        work = {pool.submit(_one_split, *bench.given, single, number): number for number in numbers}
+        for done in as_completed(work):
+            done.result()
+            yield work[done]
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"one of the {processes} processes was killed, mostly for lack of memory; run the same command again with "
+            f"a lower --processes: finished runs are kept"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _take_cores(share: int) -> None:
@@ -128,5 +137,6 @@ def judge_benchmark(bench: Bench, records: Sequence[Record]) -> dict[str, Any]:
         if method.name in found:
             methods[method.name]["verdict"] = found[method.name].as_dict()
     result = {"verdicts": [verdict.sentence() for verdict in found.values()], "methods": methods}
-    write_whole(bench.folder / BENCHMARK_FILE, json.dumps(result, indent=1, ensure_ascii=False).encode())
+    with clear_write_errors(bench.folder):
+        write_whole(bench.folder / BENCHMARK_FILE, json.dumps(result, indent=1, ensure_ascii=False).encode())
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inversedmixup import __version__
 from inversedmixup.baselines import Added, Method, Split, chosen
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw
 from inversedmixup.data import Example, check_classes, check_known_labels, read_examples
@@ -21,6 +23,7 @@ from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges.api import endpoint
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.pipeline import run_settings
+from inversedmixup.provenance import commit
 from inversedmixup.runs import RunFolder
 from inversedmixup.stages.augment import check_rows
 from inversedmixup.stages.downstream import class_numbers, one_hot, scores
@@ -29,6 +32,9 @@ from inversedmixup.terminal import Advance
 
 if TYPE_CHECKING:
     from inversedmixup.benchmark import BenchmarkConfig
+
+RUN = "run"  # the folder of records beside what the reports say; nothing else is ever deleted
+logger = logging.getLogger(__name__)
 
 PROTOCOLS = {"full": "fine-tuned", "head": "frozen"}  # by what cross-entropy trains
 
@@ -63,13 +69,18 @@ class Bench:
         self.rows = read_examples(train, **columns)
         classes = check_classes(self.rows, train)
         self.test = _some(read_examples(test, **columns), config.test_rows) if test else []
+        self.rows = _unseen(self.rows, self.test, train)
         check_known_labels(self.test, classes, test or "")
-        check_rows(self.rows, config)
+        if any(method.writes for method in self.methods):
+            check_rows(self.rows, config)
+        config.check_corrects(config.correct)
         self._known = {} if known is None else known
         self.folder = Path(output).expanduser()
         with clear_write_errors(self.folder):
             self.run = RunFolder(
-                self.folder, run_settings(config, endpoint(config), self.rows, self.test), overwrite=config.overwrite
+                self.folder / RUN,
+                run_settings(config, endpoint(config), self.rows, self.test),
+                overwrite=config.overwrite,
             )
 
     @property
@@ -82,12 +93,33 @@ class Bench:
 
     def missing(self, number: int) -> list[Method]:
         """Methods that have not run on a split."""
-        return [method for method in self.methods if self.run.read(_name(number, method)) is None]
+        return [method for method in self.methods if self._record(number, method) is None]
 
     def records(self, number: int) -> list[dict[str, Any]]:
         """What has run on a split."""
-        found = [self.run.read(_name(number, method)) for method in self.methods]
+        found = [self._record(number, method) for method in self.methods]
         return [record for record in found if record is not None]
+
+    def _record(self, number: int, method: Method) -> dict[str, Any] | None:
+        """What a finished run measured; one of a method that had other means then is not finished."""
+        record: dict[str, Any] | None = self.run.read(_name(number, method))
+        facts = method.facts() if method.facts else {}
+        return record if record is None or facts.items() <= record.items() else None
+
+    def check_splits(self) -> None:
+        """Make sure before the first run that every split can be drawn and measured.
+
+        Raises:
+            InputError: for one that cannot.
+        """
+        for number in range(self.config.splits):
+            train, test = draw_rows(self.rows, self.test, self._draw, number, seed=self.config.data_seed)
+            if not test or len({row.label for row in train}) < 2:
+                count = len({row.label for row in train})
+                raise InputError(
+                    f"{self.given[0]}: split {number} of draw {self.draw} has {len(train)} training rows of {count} "
+                    f"classes and {len(test)} to measure on; give more rows of every class, or a test file"
+                )
 
     def split(self, number: int) -> tuple[Split, list[Example]]:
         """A split, and the rows to measure on."""
@@ -101,10 +133,17 @@ class Bench:
         split, test = self.split(number)
         for method in self.missing(number):
             started = time.monotonic()
-            measured = self._measured(method, split, test)
+            with clear_write_errors(self.folder):  # what methods make on the way is recorded, too
+                try:
+                    measured = self._measured(method, split, test)
+                except InputError as error:
+                    raise InputError(
+                        f"method {method.name}, split {number}: {error}; or leave the method away"
+                    ) from error
             record = {
                 "set": self.folder.name, "shots": self.draw, "split": number, "seed": split.config.seed,
                 "protocol": PROTOCOLS[split.config.train_encoder], "method": method.name, **measured,
+                **(method.facts() if method.facts else {}), "version": __version__, "commit": commit(),
                 "seconds": round(time.monotonic() - started, 2),
             }  # fmt: skip
             with clear_write_errors(self.folder):
@@ -127,7 +166,7 @@ class Bench:
         truth = class_numbers(test, split.classes)
         return {
             **scores(probs, truth), **_recalls(probs, truth, split), "train": len(split.examples),
-            "added": len(added.texts), "test": len(test), "steps": steps, **added.facts,
+            "added": len(added.texts), "test": len(test), "steps": steps,
         }  # fmt: skip
 
     def _trained(self, method: Method, split: Split, added: Added, steps: int) -> TaskModel:
@@ -172,6 +211,18 @@ def _some(test: list[Example], count: int | None) -> list[Example]:
     """So many rows of the test file, the same for every split and seed."""
     order = np.random.default_rng(0).permutation(len(test))[:count]
     return [test[at] for at in sorted(order.tolist())]
+
+
+def _unseen(rows: list[Example], test: Sequence[Example], train: str) -> list[Example]:
+    """The training rows whose text is not measured on."""
+    measured = {row.text for row in test}
+    kept = [row for row in rows if row.text not in measured]
+    if not kept:
+        raise InputError(f"{train}: every row is in the test file too; measure on rows that are not trained on")
+    if len(kept) < len(rows):
+        logger.warning("%s: %d rows are in the test file too, and not trained on", train, len(rows) - len(kept))
+        check_classes(kept, train)
+    return kept
 
 
 def _recalls(probs: np.ndarray, truth: np.ndarray, split: Split) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from inversedmixup.stages.warmup import fit_settings
 from inversedmixup.stages.writer import write_texts
 
 if TYPE_CHECKING:
+    from inversedmixup.baselines import Method
     from inversedmixup.benchmark.cells import Bench
 
 PROBES = 8  # texts written, and rows read
@@ -32,16 +33,22 @@ class Speeds:
     written: float
 
 
-def estimated_seconds(bench: Bench, splits: int) -> float:
-    """Seconds that all methods need on so many splits; the judge's tuning, if a method asks one, is not in it."""
+def estimated_seconds(bench: Bench, missing: Sequence[Sequence[Method]]) -> float:
+    """Seconds that the missing methods of each split need; a judge's tuning, if a method asks one, is not in it."""
     speeds = measured_speeds(bench)
+    return sum(_split_seconds(bench, methods, speeds) for methods in missing) / bench.config.processes
+
+
+def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> float:
+    if not methods:
+        return 0.0
     config, learning = bench.config, bench.config.train_encoder == "full"
-    writers = sum(method.writes for method in bench.methods)
+    writers = sum(method.writes for method in methods)
     fits = config.downstream_steps * speeds.step + (len(bench.test) or len(bench.rows) / 5) * speeds.read * learning
     warming = (config.task_steps + 3 * config.refine_steps * learning) * speeds.step if writers else 0.0
-    each = len(bench.methods) * (fits + config.n * speeds.read) + warming
+    each = len(methods) * (fits + config.n * speeds.read) + warming
     texts = writers * config.n * TRIED * speeds.written + (0 if learning else len(bench.test) * speeds.read)
-    return splits * (each + texts) / config.processes
+    return each + texts
 
 
 def measured_speeds(bench: Bench) -> Speeds:

@@ -12,7 +12,7 @@ from inversedmixup.benchmark.statistics import ALPHA
 
 FEWEST = 3  # sets, and methods, whose ranks are worth comparing
 
-Table = Mapping[str, Mapping[str, float]]  # mean accuracy by method and set
+Table = Mapping[str, Mapping[str, float]]  # mean accuracy, or gain in it, by method and set
 
 
 @dataclasses.dataclass(frozen=True)

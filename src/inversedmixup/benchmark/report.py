@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup.benchmark.ranks import Ranks, draw_ranks, rank
-from inversedmixup.benchmark.records import Record
+from inversedmixup.benchmark.records import BASELINE, Record
 from inversedmixup.benchmark.summary import summarise
 from inversedmixup.benchmark.tables import PROTOCOLS, render_tables, shots_order, shots_words
 from inversedmixup.errors import write_whole
@@ -35,7 +35,7 @@ def write_report(records: Iterable[Record], folder: Path) -> list[Path]:
     pictures = {}
     for shots in sorted(summary["over_sets"], key=shots_order):
         for protocol in sorted(summary["over_sets"][shots]):
-            ranks = rank(_accuracies(summary["sets"], shots, protocol))
+            ranks = rank(_gains(summary["sets"], shots, protocol))
             if ranks is None:
                 continue
             summary.setdefault("ranks", {}).setdefault(shots, {})[protocol] = _as_dict(ranks)
@@ -51,12 +51,17 @@ def write_report(records: Iterable[Record], folder: Path) -> list[Path]:
     return [folder / name for name in (*written, *pictures.values())]
 
 
-def _accuracies(sets: Mapping[str, Any], shots: str, protocol: str) -> dict[str, dict[str, float]]:
-    """Mean accuracy by method and set."""
+def _gains(sets: Mapping[str, Any], shots: str, protocol: str) -> dict[str, dict[str, float]]:
+    """Mean gain by method and set, each over the splits that it shares with the baseline, whose own gain is 0.
+
+    On a complete grid they rank as accuracies do; else a method that was spared a hard split would rank too high.
+    """
     table: dict[str, dict[str, float]] = {}
     for name, by_shots in sets.items():
         for method, cell in by_shots.get(shots, {}).get(protocol, {}).items():
-            table.setdefault(method, {})[name] = cell["measures"]["accuracy"]["mean"]
+            gain = 0.0 if method == BASELINE else cell["measures"]["accuracy"].get("difference")
+            if gain is not None:
+                table.setdefault(method, {})[name] = gain
     return table
 
 

@@ -64,7 +64,8 @@ def draw_rows(
         fold_of = folds_of(rows, seed=seed + number // FOLDS, folds=FOLDS)
         held = fold_of == number % FOLDS
         train = [row for row, out in zip(rows, held, strict=True) if not out]
-        return train, _known(train, [row for row, out in zip(rows, held, strict=True) if out])
+        seen = {row.text for row in train}
+        return train, _known(train, [row for row, out in zip(rows, held, strict=True) if out and row.text not in seen])
     if draw.kind == "shots":
         train = take_shots(rows, int(draw.amount), seed=own)
     elif draw.kind == "full":

@@ -63,9 +63,13 @@ def _cell(place: Place, tables: Mapping[str, Mapping[Place, Scores]]) -> dict[st
         found: dict[str, Any] = {"mean": _round(math.fsum(table[place].values()) / len(table[place]))}
         differences = paired(table[place], table.get((*place[:-1], BASELINE), {}))
         if place[-1] != BASELINE and len(differences):
-            found |= {"difference": _round(differences.mean()), "interval": _rounded(differences)}
+            # splits of all rows differ in their seeds alone: they say nothing about other draws of rows
+            drawn = place[1] != "full"
+            found |= {"difference": _round(differences.mean()), "interval": _rounded(differences) if drawn else None}
             if measure == "accuracy":
-                cell |= {"paired_splits": len(differences), "p": statistics.wilcoxon_p(differences)}
+                cell["paired_splits"] = len(differences)
+                if drawn:
+                    cell["p"] = statistics.wilcoxon_p(differences)
         cell["measures"][measure] = found
     return cell
 

@@ -13,7 +13,8 @@ MARKS = {"helped": " ▲", "hurt": " ▼", "undecided": ""}
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", RARE: "recall of rare classes", "ece": "ECE", "nll": "NLL"}
 KEY = f"""Gains are points of accuracy over `{BASELINE}`: the same rows, not augmented, for as many optimiser steps.
 ▲ helped, ▼ hurt: exact Wilcoxon signed-rank test over splits, Holm over sets, p < {ALPHA:g}; unmarked: undecided.
-Intervals are {LEVEL * 100:g} %. P: probabilities that on a set like these it is worse, within ±{{rope:g}}, better."""
+Intervals are {LEVEL * 100:g} %. P: probabilities that on a set like these it is worse, within ±{{rope:g}}, better.
+Means are over what a method was run on; where methods were not run on the same splits, only gains compare."""
 
 Cells = Mapping[str, Mapping[str, Any]]
 
@@ -93,7 +94,9 @@ def _gain(cell: Mapping[str, Any] | None, splits: int, *, baseline: bool) -> str
         return f"{accuracy['mean'] * 100:.1f}" + _fewer(cell["splits"], splits)
     if "difference" not in accuracy:
         return "no baseline"
-    return points(accuracy["difference"]) + MARKS[cell["outcome"]] + _fewer(cell["paired_splits"], splits)
+    return (
+        points(accuracy["difference"]) + MARKS[cell.get("outcome", "undecided")] + _fewer(cell["paired_splits"], splits)
+    )
 
 
 def _fewer(count: int, splits: int) -> str:
