@@ -309,6 +309,27 @@ def test_the_same_records_in_any_order_give_the_same_bytes(records, tmp_path):
     assert json.loads(first[0].read_text(encoding="utf-8"))["ranks"]["10"]["frozen"]["methods"][0] == "good"
 
 
+def test_a_method_that_was_spared_a_hard_split_does_not_rank_higher(tmp_path):
+    accuracies = {"equal-steps": 0.5, "good": 0.52, "spared": 0.51}
+    records = [
+        record(name, method, split, accuracy - 0.3 * (split == 9))
+        for name, split, (method, accuracy) in itertools.product(SETS, range(10), accuracies.items())
+        if (method, split) != ("spared", 9)
+    ]
+    summary = json.loads(write_report(records, tmp_path)[0].read_text(encoding="utf-8"))
+    assert summary["sets"]["cr"]["10"]["frozen"]["spared"]["measures"]["accuracy"]["mean"] > 0.5
+    assert summary["ranks"]["10"]["frozen"]["methods"] == ["good", "spared", "equal-steps"]
+
+
+def test_splits_of_all_rows_have_neither_interval_nor_p(records, tmp_path):
+    full = [{**each, "shots": "full"} for each in records]
+    cell = summarise(full)["sets"]["cr"]["full"]["frozen"]["good"]
+    assert cell["measures"]["accuracy"]["difference"] > 0.03
+    assert cell["measures"]["accuracy"]["interval"] is None
+    assert not {"p", "p_holm", "outcome"} & cell.keys()
+    write_report(full, tmp_path)  # tables can do without them
+
+
 def test_tables_show_losses_beside_gains_and_gaps_as_gaps(records, tmp_path):
     partial = [each for each in records if (each["set"], each["method"]) != ("cr", "bad")]
     partial = [each for each in partial if (each["set"], each["method"], each["split"]) != ("trec", "good", 9)]
