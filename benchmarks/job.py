@@ -27,7 +27,9 @@ def run(examples: list[Example], *, rows: int, kept: int, device: str) -> dict[s
     pair.llm.log_likelihood = _timed(pair.llm.log_likelihood, "fluency", spent)  # type: ignore[method-assign]
     started = time.perf_counter()
     LLMJudge.probabilities = _timed(LLMJudge.probabilities, "judge llm", spent)  # type: ignore[method-assign]
-    config = build(AugmentConfig, {"n": kept, "candidates": 4, "labels": "drop:llm"})
+    config = build(
+        AugmentConfig, {"n": kept, "candidates": 4, "labels": "drop:llm", "pairs": "same-class", "lam": "beta:0.4"}
+    )
     summary = run_augment(pair, examples, classes, config, lambda row: None)
     total = time.perf_counter() - started
     spent["rest"] = total - sum(spent.values())

@@ -43,7 +43,7 @@ def _job(rows: int) -> dict[str, float]:
             for at in range(rows)
         ]
         config = build(
-            AugmentConfig, {"n": rows, "tries": 1.0, "candidates": 1, "max_tokens": 8, "accept_labels": "any"}
+            AugmentConfig, {"n": rows, "tries": 1.0, "max_tokens": 8, "accept_labels": "any", "labels": "soft"}
         )
         before, started = _peak(), time.perf_counter()
         with RowFile(Path(folder) / "out.jsonl", classes) as file:

@@ -144,7 +144,7 @@ def augment_job(folder: Path, pair: str, train: Path, suffix: str, *more: str) -
         "augment", str(train), "-o", str(out), "--pair", pair, "--n", "60", "--tries", "2", "--candidates", "2",
         "--max-tokens", "8", "--task-steps", "3", "--follow-steps", "2", "--refine-steps", "1", "--min-cycle", "-1",
         "--fluency-margin", "99", "--accept-labels", "any", "--tolerance", "1", "--downstream-steps", "3",
-        "--test", str(train), *more,
+        "--test", str(train), "--judge-steps", "2", "--force-judge", *more,
     ]  # fmt: skip
 
     def results(folder: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ from inversedmixup.cli import main
 QUICK = [
     "--n", "20", "--tries", "1", "--candidates", "1", "--max-tokens", "6", "--task-steps", "3", "--follow-steps", "2",
     "--refine-steps", "1", "--min-cycle", "-1", "--fluency-margin", "99", "--accept-labels", "any", "--tolerance", "1",
-    "--downstream-steps", "2",
+    "--downstream-steps", "2", "--labels", "soft", "--pairs", "same-class",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import shutil
 import threading
 import time
 
@@ -14,6 +15,7 @@ from inversedmixup.data import iter_records
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
+from inversedmixup.stages.augment import RowWriter
 from test_pipeline import QUICK
 
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
@@ -80,6 +82,33 @@ def test_a_cluster_gives_the_bytes_of_one_process_and_either_takes_up_the_other(
     run_job(str(train_file), str(tmp_path / "many.parquet"), config(engine=engine, workers=1, **options))
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "many.parquet").read_bytes()
     assert shards[1].stat().st_mtime_ns == kept
+
+
+@needs_ray
+def test_a_judge_is_tuned_once_for_the_whole_cluster(train_file, tmp_path, config, two_nodes):
+    options = {"n": 120, "labels": "pool:task+tuned", "judge_steps": 2, "force_judge": True, "pairs": "cross-class"}
+    run_job(str(train_file), str(tmp_path / "one.jsonl"), config(**options))
+    many = tmp_path / "many.jsonl"
+    run_job(str(train_file), str(many), config(engine=f"ray:{two_nodes.address}", **options))
+    assert (tmp_path / "one.jsonl").read_bytes() == many.read_bytes()
+    (tmp_path / "many.jsonl.run" / "shards" / "000002.json").unlink()
+    shutil.rmtree(tmp_path / "many.jsonl.run" / "tuned")
+    run_job(str(train_file), str(many), config(engine=f"ray:{two_nodes.address}", **options))
+    assert (tmp_path / "one.jsonl").read_bytes() == many.read_bytes()
+
+
+def test_what_was_dear_to_make_travels_in_files(tiny_pair, examples, config, tmp_path):
+    options = {"labels": "tuned", "judge_steps": 2, "force_judge": True}
+    classes = sorted({example.label for example in examples})
+    tiny_pair.task_model.set_classes(classes, seed=0)
+    writer = RowWriter(tiny_pair, examples, classes, config(**options), folder=tmp_path)
+    writer.prepare_judges()
+    files = cluster.packed(tmp_path, cluster.JUDGE_FILES)
+    assert files
+    with cluster.unpacked(files) as folder:
+        other = RowWriter(tiny_pair, examples, classes, config(**options), folder=folder)
+        other.prepare_judges()
+    assert other.shard(0) == writer.shard(0)
 
 
 @needs_ray
@@ -158,8 +187,7 @@ def test_how_the_work_is_spread_is_no_setting_of_a_run(config):
     assert names <= set(pipeline._NOT_SETTINGS)
 
 
-@pytest.mark.parametrize("labels", ["tuned", "mitigated:task+api"])
-def test_judges_that_every_worker_would_pay_for_again_are_refused(labels):
+def test_a_judge_that_every_worker_would_pay_for_again_is_refused():
     with pytest.raises(InputError, match="works in one process"):
-        cluster.check_labels(labels)
-    cluster.check_labels("drop:task+llm")
+        cluster.check_labels("mitigated:task+api")
+    cluster.check_labels("pool:task+tuned")

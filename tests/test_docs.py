@@ -43,6 +43,9 @@ def test_python_snippets_run(snippet, tmp_path, monkeypatch, tiny_pair_folder):
 
     real = InversedMixup.fit
     monkeypatch.setattr(InversedMixup, "fit", lambda self, *a, **k: real(self, *a, **{**wanted, **k}))
+    judged = {"force_judge": True, "judge_steps": 2}
+    whole = InversedMixup._augment
+    monkeypatch.setattr(InversedMixup, "_augment", lambda self, n, options: whole(self, n, {**judged, **options}))
     exec(compile(snippet, "snippet", "exec"), {"texts": SENTENCES, "labels": LABELS})
 
 

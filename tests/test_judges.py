@@ -16,6 +16,7 @@ from inversedmixup.judges.task import TaskJudge
 from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
+from inversedmixup.sealed import is_whole
 from tiny import LABELS, SENTENCES
 
 CLASSES = sorted(set(LABELS))
@@ -196,6 +197,40 @@ def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(tiny_pair
     # taken up again from the run's folder
     again = TunedJudge(dataclasses.replace(made, config=JudgeConfig(judge_steps=1)))
     assert np.array_equal(again.probabilities(SENTENCES, nothing), judged)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "seal.json"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_tuned_judge_whose_files_are_damaged_is_made_again(tiny_pair, examples, tmp_path, file, damage):
+    nothing = torch.empty(len(SENTENCES), 0)
+
+    def judged():
+        made = dataclasses.replace(case(tiny_pair, examples, judge_steps=3), folder=tmp_path)
+        return TunedJudge(made).probabilities(SENTENCES, nothing)
+
+    before, path = judged(), tmp_path / "tuned" / file
+    data = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data[:10] if damage == "cut" else data)
+    assert np.array_equal(judged(), before)
+    assert is_whole(tmp_path / "tuned")
+
+
+def test_a_tuned_judge_is_measured_on_enough_rows_and_no_more_copies(tiny_pair, examples):
+    few = TunedJudge(case(tiny_pair, examples))
+    assert len(few.unseen) == len(examples)
+    many = [dataclasses.replace(row, id=f"{row.id}-{copy}") for copy in range(9) for row in examples]
+    judge = TunedJudge(case(tiny_pair, many, judge_steps=1))
+    assert 36 <= len(judge.unseen) < len(many) / 2
+    copies = []
+    tuned = judge._tuned
+    judge._tuned = lambda rows, advance: copies.append(set(rows)) or tuned(rows, advance)
+    judge.held_out(judge.unseen[:5])
+    assert len(copies) == 1
+    assert not copies[0] & set(judge.unseen)
 
 
 def test_a_tuned_judge_is_measured_by_copies_that_have_not_seen_the_rows(tiny_pair, examples):

@@ -8,7 +8,10 @@ from inversedmixup import InputError, InversedMixup
 from tiny import LABELS, SENTENCES
 
 QUICK = {"task_steps": 3, "follow_steps": 2, "refine_steps": 1, "tolerance": 1.0}
-LOOSE = {"min_cycle": -1.0, "fluency_margin": 99.0, "accept_labels": "any", "candidates": 1, "max_tokens": 6}
+LOOSE = {
+    "min_cycle": -1.0, "fluency_margin": 99.0, "accept_labels": "any", "candidates": 1, "max_tokens": 6,
+    "labels": "soft", "pairs": "same-class",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -29,6 +32,17 @@ def test_augment_accepts_lambda_as_a_number_and_refuses_an_unknown_option(mixer)
     assert set(mixer.augment(n=4, lam=0.5, **LOOSE)["lam"]) == {0.5}
     with pytest.raises(InputError, match="unknown option 'lambda_'"):
         mixer.augment(n=4, lambda_=0.5)
+
+
+def test_the_default_mixes_across_classes_and_asks_the_tuned_judge(mixer):
+    mixer.fit(SENTENCES, LABELS, **QUICK)
+    loose = {name: value for name, value in LOOSE.items() if name not in ("labels", "pairs")}
+    rows = mixer.augment(n=12, force_judge=True, judge_steps=2, **loose)
+    label_of = {str(at): label for at, label in enumerate(LABELS)}
+    assert all(label_of[first] != label_of[second] for first, second in rows["parents"])
+    assert all(0.5 <= lam <= 0.8 for lam in rows["lam"])
+    assert rows["label"] == [labels["pool"] for labels in rows["labels"]]
+    assert mixer.result_.summary["judge"]["name"] == "task+tuned"
 
 
 def test_augment_before_fit_says_what_to_do(mixer):

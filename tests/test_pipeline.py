@@ -26,6 +26,7 @@ from tiny import LABELS, SENTENCES
 QUICK = {
     "n": 40, "tries": 2.0, "candidates": 2, "max_tokens": 8, "task_steps": 3, "follow_steps": 2, "refine_steps": 1,
     "downstream_steps": 3, "min_cycle": -1.0, "fluency_margin": 99.0, "accept_labels": "any", "tolerance": 1.0,
+    "labels": "soft", "pairs": "same-class",
 }  # fmt: skip
 
 
@@ -289,7 +290,7 @@ def test_a_judge_that_is_worse_is_refused_with_the_run_kept_and_forced_with_a_fl
     assert main([*arguments, "--labels", "llm"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "--labels llm: judge llm is right on" in said
-    assert "use --labels soft or drop:llm, another judge, or --force-judge" in said
+    assert "use --labels soft --pairs same-class, or --labels drop:llm, another judge, or --force-judge" in said
     assert not (tmp_path / "out.jsonl").exists()
     shard = tmp_path / "out.jsonl.run" / "shards" / "000000.json"
     before = shard.read_bytes()
@@ -354,6 +355,7 @@ def test_what_an_endpoint_judged_before_it_broke_is_not_asked_again(train_file, 
 
 
 def test_a_judge_that_decides_is_not_overruled_by_the_task_model():
-    assert build(AugmentConfig, {}).accept_labels == "agree"
+    assert build(AugmentConfig, {}).accept_labels == "any"
+    assert build(AugmentConfig, {"labels": "soft"}).accept_labels == "agree"
     assert build(AugmentConfig, {"labels": "drop:llm"}).accept_labels == "any"
     assert build(AugmentConfig, {"labels": "hard:task", "accept_labels": "agree"}).accept_labels == "agree"

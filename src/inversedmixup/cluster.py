@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError, write_whole
+from inversedmixup.judges import JUDGE_FILES
 from inversedmixup.labels import parse_labels
 from inversedmixup.loading import first_line
 from inversedmixup.models.pair import PAIR_FILES, Pair
@@ -60,16 +61,13 @@ def address_of(engine: str) -> str | None:
 
 
 def check_labels(labels: str) -> None:
-    """Refuse judges that every worker would tune or pay for again.
+    """Refuse a judge that every worker would pay for again.
 
     Raises:
-        InputError: naming the judge.
+        InputError: naming it.
     """
-    for judge in (parse_labels(labels).judge or "").split("+"):
-        if judge in ("tuned", "api"):
-            raise InputError(
-                f"--engine ray: judge {judge} works in one process; use task or llm, or leave out --engine"
-            )
+    if "api" in (parse_labels(labels).judge or "").split("+"):
+        raise InputError("--engine ray: judge api works in one process; use another one, or leave out --engine")
 
 
 def check_address(address: str) -> None:
@@ -101,28 +99,35 @@ class Models:
     @classmethod
     def read(cls, folder: Path, **where: Any) -> Models:
         """The pair in ``folder``."""
-        paths = [path for name in PAIR_FILES for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
-        return cls({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}, **where)
+        return cls(packed(folder, PAIR_FILES), **where)
 
-    @contextlib.contextmanager
-    def unpacked(self) -> Iterator[Path]:
-        """The files in a folder of this machine, for as long as it takes to load them."""
-        with tempfile.TemporaryDirectory(prefix="inversedmixup-") as folder:
-            for name, data in self.files.items():
-                path = Path(folder) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, data)
-            yield Path(folder)
+
+def packed(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """The files of these names, and those in the folders of these names, by their path in ``folder``."""
+    paths = [path for name in names for path in (folder / name, *(folder / name).rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+@contextlib.contextmanager
+def unpacked(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """Packed files in a folder of this machine, for as long as it takes to load them."""
+    with tempfile.TemporaryDirectory(prefix="inversedmixup-") as folder:
+        for name, data in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, data)
+        yield Path(folder)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What the shards are made from."""
+    """What the shards are made from; ``judges`` holds the files of judges that were made once, for all workers."""
 
     examples: list[Example]
     classes: list[str]
     config: AugmentConfig
     embeddings: Tensor
+    judges: dict[str, bytes]
 
 
 class ShardWorker:
@@ -132,9 +137,13 @@ class ShardWorker:
         import ray
 
         what, where = ray.get(task), ray.get(models)
-        with where.unpacked() as folder:
+        with unpacked(where.files) as folder:
             pair = Pair.load(folder, llm=where.llm, device=where.device, dtype=where.dtype)
-        self.writer = RowWriter(pair, what.examples, what.classes, what.config, embeddings=what.embeddings)
+        with unpacked(what.judges) as folder:
+            self.writer = RowWriter(
+                pair, what.examples, what.classes, what.config, embeddings=what.embeddings, folder=folder
+            )
+            self.writer.prepare_judges()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Each shard's rows, as JSON."""
@@ -149,7 +158,7 @@ class EncodingWorker:
         import ray
 
         where = ray.get(models)
-        with where.unpacked() as folder:
+        with unpacked(where.files) as folder:
             self.task_model = Pair.load_task_model(folder, device=where.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
@@ -212,7 +221,9 @@ class Cluster:
         """The rows of these shards, in this order."""
         import ray
 
-        task = ray.put(Task(writer.examples, writer.classes, writer.config, writer.embeddings))
+        writer.prepare_judges()
+        judges = packed(writer.folder, JUDGE_FILES) if writer.folder else {}
+        task = ray.put(Task(writer.examples, writer.classes, writer.config, writer.embeddings, judges))
         for made in self._stream(ShardWorker, numbers, SHARDS_A_TASK, [self._models, task]):
             yield [Row(**fields) for fields in json.loads(made)]
 

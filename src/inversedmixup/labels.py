@@ -27,7 +27,7 @@ LABELS_HELP = (
 class LabelConfig:
     """Settings of the label policy."""
 
-    labels: str = option("soft", f"label policy: {LABELS_HELP}; a judge alone means hard")
+    labels: str = option("pool:task+tuned", f"label policy: {LABELS_HELP}; a judge alone means hard")
     label_temperature: float | None = option(
         None, "sharpness of label_probs: 1 leaves the policy's probabilities as they are, 0 is the most probable class "
         "alone; default: 0 for a judge's class, else 1"

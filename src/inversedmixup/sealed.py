@@ -14,6 +14,8 @@ from torch import Tensor
 
 from inversedmixup.errors import InputError, write_whole
 
+SEAL = "seal.json"
+
 
 def digest(value: Any) -> str:  # noqa: ANN401 (any JSON value)
     """sha256 of a JSON value."""
@@ -37,6 +39,26 @@ def read_record(path: Path, *, belongs_to: str = "") -> Any | None:  # noqa: ANN
         return record["value"] if record["sha256"] == digest([belongs_to, record["value"]]) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+
+
+def seal_folder(folder: Path) -> None:
+    """Write down what the files of a finished folder are; see :func:`is_whole`."""
+    write_record(folder / SEAL, _files_of(folder))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder was finished, and its files are what they were then."""
+    sealed = read_record(folder / SEAL)
+    try:
+        return sealed is not None and sealed == _files_of(folder)
+    except OSError:
+        return False
+
+
+def _files_of(folder: Path) -> dict[str, str]:
+    """sha256 of each file by its path in the folder."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if name != SEAL}
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: str = "") -> None:

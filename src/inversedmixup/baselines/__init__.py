@@ -127,6 +127,10 @@ class Remembering:
         self.judge, self.name, self.unseen = judge, judge.name, judge.unseen
         self._said: dict[str, np.ndarray] = {}
 
+    def prepare(self) -> None:
+        """As the judge does it."""
+        self.judge.prepare()
+
     def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
         """Class probabilities [n, classes]."""
         new = {text: at for at, text in enumerate(texts) if text not in self._said}
@@ -152,6 +156,7 @@ class Method:
         classify: class probabilities [n, classes] of texts, by something other than the task model.
         short: trained for as many epochs as with augmentation, not for as many steps.
         writes: whether the LLM writes its rows: it takes minutes, not seconds.
+        tunes: whether it asks judge ``tuned``, which takes minutes to make; ``None``: if the settings' labels do.
         facts: what a run's record says of the means that are there; a run with others is done again.
     """
 
@@ -162,6 +167,7 @@ class Method:
     classify: Callable[[Split, Sequence[str]], np.ndarray] | None = None
     short: bool = False
     writes: bool = False
+    tunes: bool | None = False
     facts: Callable[[], Mapping[str, Any]] | None = None
 
 

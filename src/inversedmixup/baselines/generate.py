@@ -51,5 +51,6 @@ def pooled(split: Split) -> Added:
 METHODS = (
     Method("generate", "new texts by the plain LLM, from class names and examples (GPT3Mix-like)", added=by_class,
            writes=True),
-    Method("generate-pooled", "the same new texts, labelled as inversed-pooled is", added=pooled, writes=True),
+    Method("generate-pooled", "the same new texts, labelled as inversed-pooled is", added=pooled,
+           writes=True, tunes=True),
 )  # fmt: skip

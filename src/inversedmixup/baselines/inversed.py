@@ -15,23 +15,18 @@ from inversedmixup.baselines import POOL, Added, Method, Split
 from inversedmixup.data import Row
 from inversedmixup.gate import Gate
 from inversedmixup.runs import recorded
-from inversedmixup.stages.augment import AugmentConfig, RowWriter, known_fluencies, run_augment, shards_at_most
+from inversedmixup.stages.augment import AugmentConfig, RowWriter, known_fluencies, shards_at_most
 from inversedmixup.stages.downstream import row_targets
 from inversedmixup.stages.writer import Written
 
 
 def augmented(split: Split) -> Added:
-    """What ``augment`` makes of these rows under the same settings, the check of the judge included."""
-    kept: list[Row] = []
-    run_augment(
-        split.pair, split.examples, split.classes, split.config, lambda row: kept.append(row) if row.kept else None,
-        split.run.part(f"augmented/{split.name}"), cross_validated=split.cross_validated,
-    )  # fmt: skip
-    return _added(kept, split)
+    """What ``augment`` makes of these rows under the same settings; its judge is not measured before it is used."""
+    return _added(_kept(split, split.config), split)
 
 
 def variant(pairs: str, labels: str, lam: str | None = None, *, accept: str = "auto") -> Callable[[Split], Added]:
-    """A method with this pair policy and label policy; its judge is not measured before it is used.
+    """A method with this pair policy and label policy.
 
     Args:
         pairs: the pair policy.
@@ -89,7 +84,7 @@ def _as_record(writer: RowWriter, number: int) -> dict[str, Any]:
 
 
 METHODS = (
-    Method("inversed", "what `augment` does with the same settings", added=augmented, writes=True),
+    Method("inversed", "what `augment` does with the same settings", added=augmented, writes=True, tunes=None),
     Method(
         "inversed-reconstruction", "λ of 0 and 1 only: originals, written again from their embeddings",
         added=variant("same-class", "soft", "grid:1,0"), writes=True,
@@ -100,7 +95,7 @@ METHODS = (
     ),
     Method(
         "inversed-pooled", "mixes within a class, labelled by what task model and tuned LLM say together",
-        added=variant("same-class", POOL), writes=True,
+        added=variant("same-class", POOL), writes=True, tunes=True,
     ),
     Method(
         "inversed-soft", "mixes across classes, the interpolated label: the paper's soft variant",
@@ -108,18 +103,18 @@ METHODS = (
     ),
     Method(
         "inversed-judged", "mixes across classes, the class that the tuned LLM sees: the paper's hard variant",
-        added=variant("cross-class", "hard:tuned"), writes=True,
+        added=variant("cross-class", "hard:tuned"), writes=True, tunes=True,
     ),
     Method(
         "inversed-mitigated", "mixes across classes, the interpolated label unless the tuned LLM contradicts it",
-        added=variant("cross-class", "mitigated:tuned"), writes=True,
+        added=variant("cross-class", "mitigated:tuned"), writes=True, tunes=True,
     ),
     Method(
         "inversed-cross-pooled", "mixes across classes, labelled by what task model and tuned LLM say together",
-        added=variant("cross-class", POOL), writes=True,
+        added=variant("cross-class", POOL), writes=True, tunes=True,
     ),
     Method(
         "inversed-balanced", "mixes towards rarer classes, labelled by what task model and tuned LLM say together",
-        added=variant("balanced", POOL), writes=True,
+        added=variant("balanced", POOL), writes=True, tunes=True,
     ),
 )  # fmt: skip

@@ -16,5 +16,6 @@ def classified(split: Split, texts: Sequence[str]) -> np.ndarray:
 
 
 METHODS = (
-    Method("tuned-llm", "the LLM itself, tuned by LoRA on the originals, as the classifier", classify=classified),
-)
+    Method("tuned-llm", "the LLM itself, tuned by LoRA on the originals, as the classifier", classify=classified,
+           tunes=True),
+)  # fmt: skip

@@ -65,8 +65,7 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
     bench.check_splits()
     missing = [bench.missing(number) for number in range(config.splits)]
     if runs := sum(map(len, missing)):
-        judged = ", without the tuning of judges" if "tuned" in f"{config.methods} {config.labels}" else ""
-        logger.info("%s for %d runs%s", in_words(estimated_seconds(bench, missing)), runs, judged)
+        logger.info("%s for %d runs", in_words(estimated_seconds(bench, missing)), runs)
     return judge_benchmark(bench, run_all(bench))
 
 

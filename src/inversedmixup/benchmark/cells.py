@@ -84,12 +84,16 @@ class Bench:
             )
 
     @property
+    def train_rows(self) -> int:
+        """Training rows of a split."""
+        return len(draw_rows(self.rows, self.test, self._draw, 0, seed=self.config.data_seed)[0])
+
+    @property
     def overlap(self) -> float:
         """Share of rows that two splits have in common; see :func:`~inversedmixup.benchmark.verdict.give_verdict`."""
         if self._draw.kind == "cv":
             return 1 / FOLDS
-        train, _ = draw_rows(self.rows, self.test, self._draw, 0, seed=self.config.data_seed)
-        return len(train) / len(self.rows)
+        return self.train_rows / len(self.rows)
 
     def missing(self, number: int) -> list[Method]:
         """Methods that have not run on a split."""

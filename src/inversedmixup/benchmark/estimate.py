@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from inversedmixup.judges import Case
+from inversedmixup.judges.tuned import BATCH, TunedJudge, tuning_steps
 from inversedmixup.mixing import row_stream
 from inversedmixup.stages.downstream import one_hot
 from inversedmixup.stages.warmup import fit_settings
@@ -17,6 +19,7 @@ from inversedmixup.stages.writer import write_texts
 
 if TYPE_CHECKING:
     from inversedmixup.baselines import Method
+    from inversedmixup.benchmark import BenchmarkConfig
     from inversedmixup.benchmark.cells import Bench
 
 PROBES = 8  # texts written, and rows read
@@ -26,15 +29,23 @@ TRIED = 1.3  # pairs tried for one row that is kept, about
 
 @dataclasses.dataclass(frozen=True)
 class Speeds:
-    """Seconds on this machine: for a training step, for a text that is read, for a row that the LLM writes."""
+    """Seconds on this machine.
+
+    Attributes:
+        step: for a training step.
+        read: for a text that is read.
+        written: for a row that the LLM writes.
+        tuned: for a training step of judge ``tuned``.
+    """
 
     step: float
     read: float
     written: float
+    tuned: float
 
 
 def estimated_seconds(bench: Bench, missing: Sequence[Sequence[Method]]) -> float:
-    """Seconds that the missing methods of each split need; a judge's tuning, if a method asks one, is not in it."""
+    """Seconds that the missing methods of each split need."""
     speeds = measured_speeds(bench)
     return sum(_split_seconds(bench, methods, speeds) for methods in missing) / bench.config.processes
 
@@ -48,7 +59,13 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
     warming = (config.task_steps + 3 * config.refine_steps * learning) * speeds.step if writers else 0.0
     each = len(methods) * (fits + config.n * speeds.read) + warming
     texts = writers * config.n * TRIED * speeds.written + (0 if learning else len(bench.test) * speeds.read)
-    return each + texts
+    return each + texts + tunes(methods, config) * tuning_steps(bench.train_rows, config) * speeds.tuned
+
+
+def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> bool:
+    """Whether one of these asks judge ``tuned``."""
+    own = "tuned" in config.labels
+    return any(own if method.tunes is None else method.tunes for method in methods)
 
 
 def measured_speeds(bench: Bench) -> Speeds:
@@ -70,7 +87,24 @@ def measured_speeds(bench: Bench) -> Speeds:
         mixed = pair.task_model.encode((texts * PROBES)[:PROBES])
         streams = [row_stream(0, row) for row in range(PROBES)]
         writing = _timed(lambda: write_texts(pair, mixed, streams, bench.config)) / PROBES
-    return Speeds(stepping, reading, writing)
+    tuning = 0.0
+    if tunes(bench.methods, bench.config):
+        tuning = _tuning_step(bench, classes)
+    return Speeds(stepping, reading, writing, tuning)
+
+
+def _tuning_step(bench: Bench, classes: Sequence[str]) -> float:
+    """Seconds of one step of judge ``tuned``; what its making costs besides is taken off."""
+    rows, pair = bench.rows[:BATCH], bench.config.load_pair()
+
+    def seconds(steps: int) -> float:
+        config = dataclasses.replace(bench.config, judge_steps=steps)
+        started = time.monotonic()
+        TunedJudge(Case(pair, rows, classes, config, seed=0)).prepare()
+        return time.monotonic() - started
+
+    seconds(1)  # the first call of each kind is not counted
+    return max(0.0, seconds(1 + PROBE_STEPS) - seconds(1)) / PROBE_STEPS
 
 
 def _timed(work: Callable[[], object]) -> float:

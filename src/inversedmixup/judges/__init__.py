@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAMES = ("task", "llm", "tuned", "api")
 JUDGE_MANNERS = ("force_judge", "api_concurrency", "api_price")  # settings that change no answer
+JUDGE_FILES = ("tuned",)  # in a run's folder, what was dear to make and every worker needs
 MEASURED_ROWS = 48  # rows of the user on which a judge's accuracy is measured
 
 
@@ -40,6 +41,10 @@ class Judge(Protocol):
     @property
     def unseen(self) -> Sequence[int]:
         """Numbers of the user's rows that :meth:`held_out` can judge without having learnt from them."""
+        ...
+
+    def prepare(self) -> None:
+        """Make now what would be made with the first answer."""
         ...
 
     def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:

@@ -111,6 +111,9 @@ class ApiJudge:
 
     # ---- answers -----------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Nothing: it is elsewhere."""
+
     def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`; one class of each text has probability 1."""
         return self._judge(texts)

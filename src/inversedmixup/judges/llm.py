@@ -35,6 +35,9 @@ class LLMJudge:
         self.unseen = case.not_shown() if measurable else []
         self._prompts: dict[tuple[int, ...], Prompt] = {}
 
+    def prepare(self) -> None:
+        """Nothing: its prompts are quickly made."""
+
     def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
         model = self.case.pair.task_model

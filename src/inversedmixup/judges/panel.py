@@ -34,6 +34,11 @@ class Panel:
         """The names of what :meth:`hear` returns."""
         return [judge.name for judge in self.judges] + (["agreement", "pool"] if len(self.judges) > 1 else [])
 
+    def prepare(self) -> None:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        for judge in self.judges:
+            judge.prepare()
+
     def hear(self, texts: Sequence[str], embeddings: Tensor) -> dict[str, np.ndarray]:
         """What each judge says, [n, classes]; of several also their ``agreement`` and ``pool``."""
         return self._together({judge.name: judge.probabilities(texts, embeddings) for judge in self.judges})

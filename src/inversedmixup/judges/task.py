@@ -22,6 +22,9 @@ class TaskJudge:
         self.unseen = range(len(case.examples) if case.cross_validated else 0)
         self._cross_validated = case.cross_validated
 
+    def prepare(self) -> None:
+        """Nothing: it is there."""
+
     def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
         return self.model.predict_proba(embeddings)

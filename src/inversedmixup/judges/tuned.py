@@ -18,25 +18,40 @@ from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers, deepest_stacks
 from inversedmixup.models.task_model import shuffled_batches
+from inversedmixup.sealed import is_whole, seal_folder
 from inversedmixup.terminal import Advance, progress
 
 if TYPE_CHECKING:
-    from inversedmixup.judges import Case
+    from inversedmixup.judges import Case, JudgeConfig
 
 # settings tried: docs/log.md, "Judges"
 RANK, LEARNING_RATE = 16, 2e-3
 BATCH = PASSES = 16  # so a step for each row
 FROZEN = 1 / 2  # of the LLM's layers, from below
+ENOUGH = 36  # rows to measure it on: for more, no further copy is tuned
+
+
+def tuning_steps(rows: int, config: JudgeConfig) -> int:
+    """Optimiser steps that learning from so many rows takes."""
+    return min(config.judge_steps, math.ceil(PASSES * rows / BATCH))
 
 
 class TunedJudge:
-    """Label likelihood under the tuned copy. It takes a minute or two to make, and three times that to measure."""
+    """Label likelihood under the tuned copy. It takes a minute or two to make, and one to two times that to measure."""
 
     name = "tuned"
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.unseen = range(len(case.examples))
+        self._fold_of = folds_of(case.examples, seed=case.seed)
+        # each fold costs a copy: as many as hold enough rows
+        held = np.cumsum(np.bincount(self._fold_of, minlength=FOLDS))
+        self._folds = min(FOLDS, int((held < ENOUGH).sum()) + 1)
+        self.unseen = np.flatnonzero(self._fold_of < self._folds).tolist()
+
+    def prepare(self) -> None:
+        """Tune the copy, or read it from the run's folder."""
+        self._prompt  # noqa: B018 (makes it)
 
     def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
@@ -45,11 +60,11 @@ class TunedJudge:
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
         texts = [example.text for example in self.case.examples]
-        fold_of = folds_of(self.case.examples, seed=self.case.seed)
+        fold_of = self._fold_of
         out = np.empty((len(rows), len(self.case.classes)))
-        steps = sum(self._steps(sum(fold_of != fold)) for fold in range(FOLDS))
+        steps = sum(self._steps(sum(fold_of != fold)) for fold in range(self._folds))
         with progress("measuring judge tuned", steps) as advance:
-            for fold in range(FOLDS):
+            for fold in range(self._folds):
                 asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
                 if asked:
                     prompt = self._made(self._tuned(np.flatnonzero(fold_of != fold).tolist(), advance))
@@ -60,7 +75,7 @@ class TunedJudge:
     def _prompt(self) -> Prompt:
         """The copy tuned on every row, from the run's folder if it was finished there."""
         stored = None if self.case.folder is None else self.case.folder / "tuned"
-        if stored is not None and (stored / "adapter_config.json").exists():
+        if stored is not None and is_whole(stored):
             return self._prompt_of(stored)
         rows = list(range(len(self.case.examples)))
         with progress("tuning judge tuned", self._steps(len(rows))) as advance:
@@ -68,6 +83,7 @@ class TunedJudge:
         if stored is None:
             return self._made(llm)
         llm.save_lora(stored)
+        seal_folder(stored)
         return self._prompt_of(stored)  # as a resumed run reads it
 
     def _prompt_of(self, stored: Path) -> Prompt:
@@ -76,7 +92,7 @@ class TunedJudge:
         return self._made(llm)
 
     def _steps(self, rows: int) -> int:
-        return min(self.case.config.judge_steps, math.ceil(PASSES * rows / BATCH))
+        return tuning_steps(rows, self.case.config)
 
     def _copy(self) -> SoftTokenLLM:
         return SoftTokenLLM.from_pretrained(self.case.pair.llm.name, device=self.case.pair.llm.device)

@@ -56,8 +56,10 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
 
     n: int = option(200, "rows wanted")
     tries: float = option(3.0, "pairs tried at most, as a multiple of n (rounded up to whole shards)")
-    pairs: str = option("same-class", "which rows become parents", choices=PAIR_POLICIES)
-    lam: str = option("beta:0.4", f"mixing ratio: {LAM_HELP}")
+    # with labels, the policy that helped most where it was measured: docs/evidence.md
+    pairs: str = option("cross-class", "which rows become parents", choices=PAIR_POLICIES)
+    lam: str = option("uniform:0.5,0.8", f"mixing ratio: {LAM_HELP}")
+    candidates: int = option(1, "texts written per pair; the one with the best cycle similarity is taken")
 
     def __post_init__(self) -> None:
         for part in (DecodeConfig, LabelConfig, JudgeConfig):
@@ -286,6 +288,7 @@ class RowWriter:
             embeddings = pair.task_model.encode([example.text for example in examples])
         self.embeddings = embeddings
         self.policy = parse_labels(config.labels)
+        self.folder = folder
         self._case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, folder)
         self._panel = panel
 
@@ -297,6 +300,11 @@ class RowWriter:
         return (
             make_panel(self.policy.judge, self._case, pooled=self.policy.kind == "pool") if self.policy.judge else None
         )
+
+    def prepare_judges(self) -> None:
+        """Make now what the judges need, from their files in the folder where they lie there."""
+        if self.panel is not None:
+            self.panel.prepare()
 
     def shard(self, number: int) -> list[Row]:
         """The rows of one shard, before the gate."""

@@ -22,7 +22,7 @@ class DownstreamConfig:
     """Settings of the downstream task models."""
 
     downstream_steps: int = option(150, "optimiser steps of each downstream task model")
-    augmented_weight: float = option(0.3, "weight of an augmented row in the downstream loss")
+    augmented_weight: float = option(0.5, "weight of an augmented row in the downstream loss")
 
     def __post_init__(self) -> None:
         at_least(self, 0, "augmented_weight", "downstream_steps")

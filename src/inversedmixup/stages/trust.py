@@ -66,8 +66,8 @@ def check(record: dict[str, Any], labels: str, classes: int, *, force: bool) -> 
     else:
         rival = f"the interpolated label on about {share:.0%} of the new texts"
     message = (
-        f"--labels {labels}: {describe(record)}, {rival}; use --labels soft or drop:{record['name']}, another judge, "
-        f"or --force-judge"
+        f"--labels {labels}: {describe(record)}, {rival}; use --labels soft --pairs same-class, or "
+        f"--labels drop:{record['name']}, another judge, or --force-judge"
     )
     if not force:
         raise InputError(message)
