@@ -97,18 +97,19 @@ def test_a_judge_is_tuned_once_for_the_whole_cluster(train_file, tmp_path, confi
     assert (tmp_path / "one.jsonl").read_bytes() == many.read_bytes()
 
 
-def test_what_was_dear_to_make_travels_in_files(tiny_pair, examples, config, tmp_path):
-    options = {"labels": "tuned", "judge_steps": 2, "force_judge": True}
+def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_path):
     classes = sorted({example.label for example in examples})
+    described = tmp_path / "described.yaml"
+    described.write_text("refund: the money back please\n")
+    options = {"labels": "pool:llm+tuned", "judge_steps": 2, "force_judge": True, "descriptions": str(described)}
     tiny_pair.task_model.set_classes(classes, seed=0)
-    writer = RowWriter(tiny_pair, examples, classes, config(**options), folder=tmp_path)
-    writer.prepare_judges()
-    files = cluster.packed(tmp_path, cluster.JUDGE_FILES)
-    assert files
-    with cluster.unpacked(files) as folder:
-        other = RowWriter(tiny_pair, examples, classes, config(**options), folder=folder)
-        other.prepare_judges()
-    assert other.shard(0) == writer.shard(0)
+    here = RowWriter(tiny_pair, examples, classes, config(**options), folder=tmp_path / "here")
+    task = cluster.Task.of(here)
+    assert {"tuned/seal.json", "tuned/adapter_model.safetensors", "descriptions.yaml"} <= set(task.files)
+    shutil.rmtree(tmp_path / "here")
+    described.unlink()
+    there = task.writer(tiny_pair)
+    assert there.shard(0) == here.shard(0)
 
 
 @needs_ray

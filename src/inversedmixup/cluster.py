@@ -35,6 +35,7 @@ from inversedmixup.stages.augment import AugmentConfig, RowWriter
 logger = logging.getLogger(__name__)
 
 ENGINE = "ray"
+DESCRIPTIONS = "descriptions.yaml"
 SHARDS_A_TASK = 4  # a task costs Ray about ten milliseconds; what is lost with a worker is at most two tasks
 TEXTS_A_TASK = 1024  # a multiple of the encoder's batch, so that a text has the same neighbours as in one process
 HERE = 4 * TEXTS_A_TASK  # fewer texts than this are encoded before a worker has loaded its models
@@ -121,13 +122,31 @@ def unpacked(files: Mapping[str, bytes]) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What the shards are made from; ``judges`` holds the files of judges that were made once, for all workers."""
+    """What the shards are made from; ``files`` are those that the judges need: made once, or given, for all workers."""
 
     examples: list[Example]
     classes: list[str]
     config: AugmentConfig
     embeddings: Tensor
-    judges: dict[str, bytes]
+    files: dict[str, bytes]
+
+    @classmethod
+    def of(cls, writer: RowWriter) -> Task:
+        """What this writer makes shards from."""
+        writer.prepare_judges()
+        files = packed(writer.folder, JUDGE_FILES) if writer.folder else {}
+        if writer.config.descriptions:
+            files[DESCRIPTIONS] = Path(writer.config.descriptions).read_bytes()
+        return cls(writer.examples, writer.classes, writer.config, writer.embeddings, files)
+
+    def writer(self, pair: Pair) -> RowWriter:
+        """A writer of the same rows."""
+        with unpacked(self.files) as folder:
+            given = str(folder / DESCRIPTIONS) if DESCRIPTIONS in self.files else None
+            config = dataclasses.replace(self.config, descriptions=given)
+            writer = RowWriter(pair, self.examples, self.classes, config, embeddings=self.embeddings, folder=folder)
+            writer.prepare_judges()
+        return writer
 
 
 class ShardWorker:
@@ -139,11 +158,7 @@ class ShardWorker:
         what, where = ray.get(task), ray.get(models)
         with unpacked(where.files) as folder:
             pair = Pair.load(folder, llm=where.llm, device=where.device, dtype=where.dtype)
-        with unpacked(what.judges) as folder:
-            self.writer = RowWriter(
-                pair, what.examples, what.classes, what.config, embeddings=what.embeddings, folder=folder
-            )
-            self.writer.prepare_judges()
+        self.writer = what.writer(pair)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Each shard's rows, as JSON."""
@@ -221,9 +236,7 @@ class Cluster:
         """The rows of these shards, in this order."""
         import ray
 
-        writer.prepare_judges()
-        judges = packed(writer.folder, JUDGE_FILES) if writer.folder else {}
-        task = ray.put(Task(writer.examples, writer.classes, writer.config, writer.embeddings, judges))
+        task = ray.put(Task.of(writer))
         for made in self._stream(ShardWorker, numbers, SHARDS_A_TASK, [self._models, task]):
             yield [Row(**fields) for fields in json.loads(made)]
 
