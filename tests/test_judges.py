@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
+from inversedmixup.judges import prompt as prompts
 from inversedmixup.judges.llm import LLMJudge
 from inversedmixup.judges.panel import majority, pool
 from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
@@ -64,6 +65,30 @@ def test_cached_label_likelihoods_equal_full_passes(tiny_pair, examples, names):
     assert np.allclose(cached, [full_passes(prompt, text) for text in SENTENCES[3:8]], atol=1e-4)
     assert np.allclose(np.exp(cached).sum(1), 1)
     assert np.allclose(prompt.log_likelihoods(SENTENCES[3:8]), cached)  # the prompt's cache is as it was
+
+
+NESTED = ["my parcel is late", "my parcel is here", "my parcel", "my order", "my", "log in", "log", "refund : now"]
+
+
+@pytest.mark.parametrize("floor", [1e-4, 0.02, 0.2, 0.9])
+def test_names_with_an_unlikely_beginning_share_its_probability(tiny_pair, monkeypatch, floor):
+    monkeypatch.setattr(prompts, "UNLIKELY", floor)
+    whole, quick = (Prompt(tiny_pair.llm, NESTED, calibrated=calibrated) for calibrated in (True, False))
+    asked = []
+    read = quick._reader.read
+
+    def counted(bodies):
+        after = read(bodies)
+        return lambda begun, rows: asked.append((begun, len(rows))) or after(begun, rows)
+
+    quick._reader.read = counted
+    exact, found = whole.log_likelihoods(SENTENCES), quick.log_likelihoods(SENTENCES)
+    assert np.allclose(np.exp(found).sum(1), 1)
+    likely = np.exp(found) > floor  # of such a name no beginning was unlikely
+    assert np.allclose(found[likely], exact[likely], atol=1e-4)
+    assert np.abs(np.exp(found) - np.exp(exact)).max() < floor + 1e-6
+    full = len(SENTENCES) * len(quick._branches)
+    assert sum(rows for _, rows in asked) < full if floor > 0.1 else sum(rows for _, rows in asked) <= full
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=4).map(tuple), min_size=2, max_size=8, unique=True))

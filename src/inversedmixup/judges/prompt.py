@@ -18,6 +18,7 @@ from inversedmixup.models.lower_layers import LowerLayers
 CONTENT_FREE = ("N/A", "...", "[MASK]")
 MAX_WORDS, MAX_TOKENS = 60, 120  # of a text in the prompt
 BATCH = 16
+UNLIKELY = 1e-4  # what names with a beginning of this probability share is not asked for
 
 
 class Prompt:
@@ -62,6 +63,8 @@ class Prompt:
         self.prefix += self.ids("\nText:")
         self._reader = make_reader(llm, self.prefix, lower)
         self._offset: np.ndarray | None = None if calibrated else np.zeros(len(self.labels))
+        # calibration can raise what was unlikely
+        self._floor = -np.inf if calibrated else float(np.log(UNLIKELY))
 
     def ids(self, text: str) -> list[int]:
         """Token ids; what looks like a special token in it is plain text."""
@@ -84,15 +87,24 @@ class Prompt:
 
     @torch.no_grad()
     def log_likelihoods(self, texts: Sequence[str]) -> np.ndarray:
-        """Log P(class name | prompt, text) among the class names, [n, names]."""
-        total = torch.zeros(len(texts), len(self.labels), device=self.llm.device)
+        """Log P(class name | prompt, text) among the class names, [n, names].
+
+        Without calibration, names that begin in a way less likely than :data:`UNLIKELY` share that probability evenly:
+        so the cost grows with the names that a text may have, not with all there are.
+        """
+        total = np.zeros((len(texts), len(self.labels)))
         with self.llm.plain():
             after = self._reader.read([self.body(text) for text in texts])
-            for begun, nexts in self._branches.items():
-                choice = after(begun).float()[:, list(nexts)].log_softmax(dim=1)
+            for begun, nexts in self._branches.items():  # what a name begins with comes before what goes on from there
+                under = next(iter(nexts.values()))[0]  # any name with this beginning
+                likely = np.flatnonzero(total[:, under] > self._floor)
+                choice = np.full((len(texts), len(nexts)), -np.log(len(nexts)))
+                if len(likely):
+                    logits = after(begun, likely.tolist()).float()[:, list(nexts)]
+                    choice[likely] = logits.log_softmax(dim=1).cpu().numpy()
                 for column, labels in enumerate(nexts.values()):
                     total[:, labels] += choice[:, column, None]
-        return total.cpu().numpy().astype(np.float64)
+        return total
 
     def loss(self, texts: Sequence[str], labels: Sequence[int]) -> Tensor:
         """Mean −log P(class name | prompt, text) of the right class names, with gradients, by whole passes."""

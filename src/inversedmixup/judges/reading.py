@@ -13,7 +13,7 @@ from torch import Tensor
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
 
-After = Callable[[Sequence[int]], Tensor]
+After = Callable[[Sequence[int], Sequence[int]], Tensor]
 
 
 class Reader(Protocol):
@@ -23,7 +23,8 @@ class Reader(Protocol):
         """Read n token-id lists that come after the beginning, one a row.
 
         Returns:
-            What gives the logits [n, vocabulary] of the next token once an answer has begun with some tokens.
+            What gives the logits [rows, vocabulary] of the next token of some rows, given by their numbers, once an
+            answer has begun with some tokens.
         """
         ...
 
@@ -60,22 +61,28 @@ class CausalReader:
         cache = self._prefill()
         cache.batch_repeat_interleave(len(ids))
 
-        def forward(ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        def forward(ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
             logits: Tensor = self.llm.lm(
                 input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]  # fmt: skip
             return logits
 
-        opening = forward(ids, mask, places)
+        opening = forward(ids, mask, places, cache)
 
-        def after(begun: Sequence[int]) -> Tensor:
+        def after(begun: Sequence[int], rows: Sequence[int]) -> Tensor:
+            chosen = torch.tensor(rows, device=ids.device)
             if not begun:
-                return opening
-            fed = torch.tensor(begun, device=ids.device).expand(len(ids), -1)
-            further = places[:, -1:] + 1 + torch.arange(len(begun), device=ids.device)
-            logits = forward(fed, torch.cat([mask, torch.ones_like(fed)], dim=1), further)
-            cache.crop(-len(begun))  # as before, for the next question
+                return opening[chosen]
+            whole = len(rows) == len(ids)
+            fed = torch.tensor(begun, device=ids.device).expand(len(rows), -1)
+            further = places[chosen, -1:] + 1 + torch.arange(len(begun), device=ids.device)
+            logits = forward(
+                fed, torch.cat([mask[chosen], torch.ones_like(fed)], dim=1), further,
+                cache if whole else _rows_of(cache, chosen),
+            )  # fmt: skip
+            if whole:
+                cache.crop(-len(begun))  # as before, for the next question
             return logits
 
         return after
@@ -111,10 +118,11 @@ class EncoderDecoderReader:
         ids, mask = self._encoder_input(bodies)
         memory = self.llm.lm.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
 
-        def after(begun: Sequence[int]) -> Tensor:
-            said = torch.tensor([[self.llm.start, *begun]], device=ids.device).expand(len(ids), -1)
+        def after(begun: Sequence[int], rows: Sequence[int]) -> Tensor:
+            chosen = torch.tensor(rows, device=ids.device)
+            said = torch.tensor([[self.llm.start, *begun]], device=ids.device).expand(len(rows), -1)
             logits: Tensor = self.llm.lm(
-                encoder_outputs=BaseModelOutput(last_hidden_state=memory), attention_mask=mask,
+                encoder_outputs=BaseModelOutput(last_hidden_state=memory[chosen]), attention_mask=mask[chosen],
                 decoder_input_ids=said, use_cache=False,
             ).logits[:, -1]  # fmt: skip
             return logits
@@ -127,6 +135,14 @@ class EncoderDecoderReader:
         said, _ = self.llm.pad([[self.llm.start, *answer[:-1]] for answer in answers])
         logits = self.llm.lm(input_ids=ids, attention_mask=mask, decoder_input_ids=said, use_cache=False).logits
         return [logits[row, : len(answer)] for row, answer in enumerate(answers)]
+
+
+def _rows_of(cache: Any, rows: Tensor) -> Any:  # noqa: ANN401 (a transformers Cache)
+    """Some rows of a cache; the cache stays as it is."""
+    some = copy.copy(cache)
+    some.layers = [copy.copy(layer) for layer in cache.layers]
+    some.batch_select_indices(rows)
+    return some
 
 
 def _padded_before(rows: Sequence[Sequence[int]], llm: SoftTokenLLM) -> tuple[Tensor, Tensor]:
