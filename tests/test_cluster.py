@@ -13,6 +13,8 @@ from inversedmixup import cluster, remote
 from inversedmixup.cli import main
 from inversedmixup.data import iter_records
 from inversedmixup.errors import InputError
+from inversedmixup.judges.tuned import TunedJudge
+from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.stages.augment import RowWriter
@@ -97,7 +99,7 @@ def test_a_judge_is_tuned_once_for_the_whole_cluster(train_file, tmp_path, confi
     assert (tmp_path / "one.jsonl").read_bytes() == many.read_bytes()
 
 
-def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_path):
+def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_path, monkeypatch):
     classes = sorted({example.label for example in examples})
     described = tmp_path / "described.yaml"
     described.write_text("refund: the money back please\n")
@@ -108,7 +110,9 @@ def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_
     assert {"tuned/seal.json", "tuned/adapter_model.safetensors", "descriptions.yaml"} <= set(task.files)
     shutil.rmtree(tmp_path / "here")
     described.unlink()
-    there = task.writer(tiny_pair)
+    tiny_pair.save(tmp_path / "pair", encoder=True)
+    monkeypatch.setattr(TunedJudge, "_tuned", None)  # nobody tunes it again
+    there = task.writer(Pair.load(tmp_path / "pair"))
     assert there.shard(0) == here.shard(0)
 
 

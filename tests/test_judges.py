@@ -17,7 +17,6 @@ from inversedmixup.judges.task import TaskJudge
 from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
-from inversedmixup.sealed import is_whole
 from tiny import LABELS, SENTENCES
 
 CLASSES = sorted(set(LABELS))
@@ -220,7 +219,8 @@ def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(tiny_pair
     assert all(torch.equal(weight, before[name]) for name, weight in tiny_pair.llm.model.state_dict().items())
     assert not tiny_pair.llm.has_lora
     # taken up again from the run's folder
-    again = TunedJudge(dataclasses.replace(made, config=JudgeConfig(judge_steps=1)))
+    again = TunedJudge(made)
+    again._tuned = None
     assert np.array_equal(again.probabilities(SENTENCES, nothing), judged)
 
 
@@ -229,8 +229,8 @@ def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(tiny_pair
 def test_a_tuned_judge_whose_files_are_damaged_is_made_again(tiny_pair, examples, tmp_path, file, damage):
     nothing = torch.empty(len(SENTENCES), 0)
 
-    def judged():
-        made = dataclasses.replace(case(tiny_pair, examples, judge_steps=3), folder=tmp_path)
+    def judged(steps=3):
+        made = dataclasses.replace(case(tiny_pair, examples, judge_steps=steps), folder=tmp_path)
         return TunedJudge(made).probabilities(SENTENCES, nothing)
 
     before, path = judged(), tmp_path / "tuned" / file
@@ -241,7 +241,7 @@ def test_a_tuned_judge_whose_files_are_damaged_is_made_again(tiny_pair, examples
         data[len(data) // 2] ^= 1
         path.write_bytes(data[:10] if damage == "cut" else data)
     assert np.array_equal(judged(), before)
-    assert is_whole(tmp_path / "tuned")
+    assert not np.array_equal(judged(steps=4), before)  # a copy that was tuned otherwise is another one
 
 
 def test_a_tuned_judge_is_measured_on_enough_rows_and_no_more_copies(tiny_pair, examples):

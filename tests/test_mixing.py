@@ -95,7 +95,7 @@ def test_pairs_keep_their_policy(policy, row):
     draw = sampler.draw(row, row_stream(1, row))
     first, second = LABELS[draw.first], LABELS[draw.second]
     assert draw.first != draw.second
-    assert policy != "cross-class" or first != second
+    assert policy not in ("cross-class", "balanced") or first != second
     assert policy != "same-class" or first == second
     assert policy != "balanced" or draw.lam >= 0.5
 
@@ -122,6 +122,17 @@ def test_balanced_pairs_lead_with_rare_classes():
     leads = [LABELS[sampler.draw(row, row_stream(0, row)).first] for row in range(300)]
     assert leads.count("c") > leads.count("a")
     assert leads.count("b") > leads.count("a")
+
+
+def test_balanced_pairs_of_balanced_classes_are_cross_class_pairs():
+    labels = ["a", "b", "c"] * 4
+    drawn = {}
+    for policy in ("balanced", "cross-class"):
+        sampler = PairSampler(labels, policy, parse_lambda("0.6"))
+        draws = [sampler.draw(row, row_stream(5, row)) for row in range(6000)]
+        drawn[policy] = Counter((labels[draw.first], labels[draw.second]) for draw in draws)
+    assert set(drawn["balanced"]) == set(drawn["cross-class"])
+    assert max(abs(drawn["balanced"][pair] - count) for pair, count in drawn["cross-class"].items()) < 150
 
 
 def test_a_policy_that_the_rows_cannot_serve_is_refused():

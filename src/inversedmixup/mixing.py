@@ -89,7 +89,8 @@ class PairSampler:
 
     ``cross-class``: two classes, drawn by their sizes; ``same-class``: one class with at least two rows; ``any``: any
     two rows; ``balanced``: the first parent's class is drawn by how many rows it lacks to the largest class, the
-    second parent is any other row, and λ ≥ ½ keeps the rare class in the lead.
+    second parent is of another class, and λ ≥ ½ keeps the rare class in the lead; where classes have as many rows as
+    each other this is ``cross-class``.
 
     Raises:
         InputError: if the labels cannot serve the policy.
@@ -101,8 +102,9 @@ class PairSampler:
         self.policy, self.lam = policy, lam
         self.labels = np.asarray(labels, dtype=object)
         self.rows_of = {label: np.flatnonzero(self.labels == label) for label in sorted(set(labels))}
-        if policy == "cross-class" and len(self.rows_of) < 2:
-            raise InputError("pairs cross-class: the rows have one class only; use --pairs same-class or any")
+        self._across = policy in ("cross-class", "balanced")
+        if self._across and len(self.rows_of) < 2:
+            raise InputError(f"pairs {policy}: the rows have one class only; use --pairs same-class or any")
         if policy == "same-class" and max(map(len, self.rows_of.values())) < 2:
             raise InputError("pairs same-class: no class has two rows; use --pairs cross-class or any")
         if len(self.labels) < 2:
@@ -136,7 +138,7 @@ class PairSampler:
         """A partner: a row that lies outside, or inside, the first row's class; or any but itself."""
         label, place = self.labels[first], int(self._place[first])
         begin, size = int(self._begins[label]), len(self.rows_of[label])
-        if self.policy == "cross-class":
+        if self._across:
             drawn = int(rng.integers(len(self.labels) - size))
             return int(self._ordered[drawn if drawn < begin else drawn + size])
         low, high = (begin, begin + size) if self.policy == "same-class" else (0, len(self.labels))

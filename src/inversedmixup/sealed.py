@@ -41,14 +41,14 @@ def read_record(path: Path, *, belongs_to: str = "") -> Any | None:  # noqa: ANN
         return None
 
 
-def seal_folder(folder: Path) -> None:
-    """Write down what the files of a finished folder are; see :func:`is_whole`."""
-    write_record(folder / SEAL, _files_of(folder))
+def seal_folder(folder: Path, *, belongs_to: str = "") -> None:
+    """Write down what the files of a finished folder are, and what they are worth nothing without."""
+    write_record(folder / SEAL, _files_of(folder), belongs_to=belongs_to)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder was finished, and its files are what they were then."""
-    sealed = read_record(folder / SEAL)
+def is_whole(folder: Path, *, belongs_to: str = "") -> bool:
+    """Whether a folder was finished by :func:`seal_folder`, and its files are what they were then."""
+    sealed = read_record(folder / SEAL, belongs_to=belongs_to)
     try:
         return sealed is not None and sealed == _files_of(folder)
     except OSError:

@@ -18,7 +18,7 @@ from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers, deepest_stacks
 from inversedmixup.models.task_model import shuffled_batches
-from inversedmixup.sealed import is_whole, seal_folder
+from inversedmixup.sealed import digest, is_whole, seal_folder
 from inversedmixup.terminal import Advance, progress
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class TunedJudge:
     def _prompt(self) -> Prompt:
         """The copy tuned on every row, from the run's folder if it was finished there."""
         stored = None if self.case.folder is None else self.case.folder / "tuned"
-        if stored is not None and is_whole(stored):
+        if stored is not None and is_whole(stored, belongs_to=self._origin):
             return self._prompt_of(stored)
         rows = list(range(len(self.case.examples)))
         with progress("tuning judge tuned", self._steps(len(rows))) as advance:
@@ -83,8 +83,15 @@ class TunedJudge:
         if stored is None:
             return self._made(llm)
         llm.save_lora(stored)
-        seal_folder(stored)
+        seal_folder(stored, belongs_to=self._origin)
         return self._prompt_of(stored)  # as a resumed run reads it
+
+    @property
+    def _origin(self) -> str:
+        """What decides the copy's weights."""
+        case, rows = self.case, [[example.text, example.label] for example in self.case.examples]
+        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(len(rows)), case.seed, case.pair.llm.name]
+        return digest([rows, list(case.classes), settings])
 
     def _prompt_of(self, stored: Path) -> Prompt:
         llm = self._copy()

@@ -57,7 +57,9 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
     n: int = option(200, "rows wanted")
     tries: float = option(3.0, "pairs tried at most, as a multiple of n (rounded up to whole shards)")
     # with labels, the policy that helped most where it was measured: docs/evidence.md
-    pairs: str = option("cross-class", "which rows become parents", choices=PAIR_POLICIES)
+    pairs: str = option(
+        "balanced", "which rows become parents; balanced: of two classes, rarer ones more often", choices=PAIR_POLICIES
+    )
     lam: str = option("uniform:0.5,0.8", f"mixing ratio: {LAM_HELP}")
     candidates: int = option(1, "texts written per pair; the one with the best cycle similarity is taken")
 
