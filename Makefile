@@ -20,7 +20,7 @@ $(BIN)/.done: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup  ## augment the bundled example, show the rows, the counts and the accuracies
-	$(BIN)/inversedmixup augment example -o $(OUT) --n 100 --task-steps 60 --judge-steps 60 --downstream-steps 100
+	$(BIN)/inversedmixup augment example -o $(OUT) --n 60 --train-encoder head --judge-steps 40
 
 test: setup  ## lint, types and all tests
 	$(BIN)/ruff check .

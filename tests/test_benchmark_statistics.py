@@ -91,7 +91,7 @@ def test_intervals_over_sets_cover_whether_sets_differ_or_not():
 
 def test_one_split_or_one_set_has_no_interval():
     assert statistics.bootstrap_interval(np.array([0.1])) is None
-    assert statistics.interval_over_sets([0.1]) is None
+    assert statistics.interval_over_sets([0.1, 0.1]) is None
     assert statistics.signed_rank([0.1, 0.2]) is None
 
 

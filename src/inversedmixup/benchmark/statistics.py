@@ -87,14 +87,15 @@ def outcome(difference: float, p_value: float) -> str:
 
 
 def interval_over_sets(gains: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean gain on sets like these, from the mean gain of each; ``None`` for fewer than two.
+    """95 % interval of the mean gain on sets like these, from the mean gain of each; ``None`` for fewer than three.
 
     Student's t over the sets. Their means differ because sets differ and because splits do, so it holds both; the
-    two-level bootstrap covers 0.83 where three sets differ much and 0.99 where they do not.
+    two-level bootstrap covers 0.83 where three sets differ much and 0.99 where they do not. Two accuracies are soon alike
+    by their rounding, and then would leave no room at all.
     """
     from scipy import stats
 
-    if len(gains) < 2:
+    if len(gains) < FEWEST_SETS:
         return None
     scale = float(np.std(gains, ddof=1)) / np.sqrt(len(gains))
     reach = float(stats.t.ppf((1 + LEVEL) / 2, len(gains) - 1) * scale)
