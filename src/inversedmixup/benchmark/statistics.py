@@ -90,8 +90,8 @@ def interval_over_sets(gains: Sequence[float]) -> tuple[float, float] | None:
     """95 % interval of the mean gain on sets like these, from the mean gain of each; ``None`` for fewer than three.
 
     Student's t over the sets. Their means differ because sets differ and because splits do, so it holds both; the
-    two-level bootstrap covers 0.83 where three sets differ much and 0.99 where they do not. Two accuracies are soon alike
-    by their rounding, and then would leave no room at all.
+    two-level bootstrap covers 0.83 where three sets differ much and 0.99 where they do not. Two means are
+    soon alike by their rounding, which would leave no room at all.
     """
     from scipy import stats
 
