@@ -18,7 +18,7 @@ from inversedmixup.models.lower_layers import LowerLayers
 CONTENT_FREE = ("N/A", "...", "[MASK]")
 MAX_WORDS, MAX_TOKENS = 60, 120  # of a text in the prompt
 BATCH = 16
-UNLIKELY = 1e-4  # what names with a beginning of this probability share is not asked for
+UNLIKELY = 1e-3  # what names with a beginning of this probability share is not asked for; the pool cuts there as well
 
 
 class Prompt:
