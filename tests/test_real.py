@@ -98,46 +98,23 @@ def test_readable_text_is_more_fluent_than_word_salad(mixer):
 def test_the_example_is_augmented_and_labelled(tmp_path, capsys):
     from inversedmixup.cli import main
 
-    out = tmp_path / "out.jsonl"
-    arguments = ["augment", "example", "-o", str(out), "--n", "20", "--candidates", "2", "--train-encoder", "head"]
+    out = tmp_path / "out.jsonl"  # the defaults, with less of everything
+    arguments = ["augment", "example", "-o", str(out), "--n", "12", "--tries", "2.6", "--max-tokens", "16"]
+    arguments += ["--min-cycle", "0", "--judge-steps", "8", "--force-judge", "--train-encoder", "head"]
     arguments += ["--task-steps", "60", "--follow-steps", "5", "--refine-steps", "2", "--downstream-steps", "40"]
     assert main([*arguments, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    assert len(rows) == summary["kept"] >= 15
+    assert len(rows) == summary["kept"] >= 8
     originals = read_examples(str(files("inversedmixup") / "example" / "train.jsonl"))
     assert not {row["text"] for row in rows} & {example.text for example in originals}
-    assert summary["accuracy_without"] > 0.4  # six balanced classes: chance is 0.17
-    assert summary["accuracy_with"] > 0.4
-
-
-def test_the_policy_that_the_readme_recommends_runs_on_the_example(tmp_path, capsys):
-    from inversedmixup.cli import main
-
-    arguments = ["augment", "example", "-o", str(tmp_path / "out.jsonl"), "--n", "12", "--candidates", "1"]
-    arguments += [
-        "--tries",
-        "2.6",
-        "--max-tokens",
-        "16",
-        "--min-cycle",
-        "0",
-        "--pairs",
-        "cross-class",
-        "--lam",
-        "uniform:0.5,0.8",
-        "--labels",
-        "pool:task+tuned",
-    ]
-    arguments += ["--judge-steps", "2", "--force-judge", "--train-encoder", "head", "--task-steps", "60"]
-    arguments += ["--follow-steps", "0", "--refine-steps", "0", "--downstream-steps", "10", "--json"]
-    assert main(arguments) == 0
-    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert 1 <= len(rows) == summary["kept"] <= 12
-    assert {row["label"] for row in rows} == {row["labels"]["pool"] for row in rows}
+    label_of = {example.id: example.label for example in originals}
+    assert all(len({label_of[parent] for parent in row["parents"]}) == 2 for row in rows)
+    assert all(row["label"] == row["labels"]["pool"] for row in rows)
     assert all(abs(sum(row["label_probs"].values()) - 1) < 1e-3 for row in rows)
-    assert 0 <= summary["judge"]["accuracy"] <= 1
+    assert summary["judge"]["accuracy"] > 0.4  # six balanced classes: chance is 0.17
+    assert summary["accuracy_without"] > 0.4
+    assert summary["accuracy_with"] > 0.4
 
 
 HOSTILE = [

@@ -43,13 +43,20 @@ class WarmupConfig:
     task_steps: int = option(150, "optimiser steps of the task model")
     encoder_learning_rate: float = option(5e-5, "peak learning rate of the encoder")
     head_learning_rate: float = option(5e-3, "peak learning rate of the head")
-    follow_steps: int = option(100, "adaptor steps that follow the moved embeddings, without the LLM")
+    follow_steps: int = option(
+        100, "adaptor steps that follow the moved embeddings, without the LLM; none where only the head is trained"
+    )
     refine_steps: int = option(20, "adaptor steps of L_GEN, 16 texts each")
     refine_learning_rate: float = option(1e-4, "learning rate of the adaptor in stage 2")
     unlabelled: str | None = option(None, "file of unlabelled texts to replay in stage 2")
     tolerance: float = option(0.1, "largest drop of reconstruction token F1 that stage 2 may cause")
     text_column: str = option("text", "column of the text")
     seed: int = option(0, "seed of everything random but the choice of examples")
+
+    @property
+    def steps_of_following(self) -> int:
+        """``follow_steps``, unless the embeddings stay where they are."""
+        return self.follow_steps if self.train_encoder == "full" else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +93,12 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     probe = _probe(texts, replayed, config.seed)
     before = evaluate_pair(pair, probe, 40)
     old_embeddings, old_adaptor = pair.task_model.encode(texts + replayed), copy.deepcopy(pair.adaptor)
-    with progress("warm-up", config.task_steps + config.follow_steps + config.refine_steps) as advance:
+    with progress("warm-up", config.task_steps + config.steps_of_following + config.refine_steps) as advance:
         fit_task_model(pair.task_model, examples, classes, config, advance)
         accuracy = _training_accuracy(pair.task_model, examples)
         _refine(pair, old_adaptor, old_embeddings, texts, replayed, config, advance)
     pair.adaptor.eval()
-    moved = config.train_encoder == "full" or config.follow_steps or config.refine_steps
+    moved = config.train_encoder == "full" or config.refine_steps
     after = evaluate_pair(pair, probe, 40) if moved else before
     drop = before["token_f1"] - after["token_f1"]
     if drop > config.tolerance:
@@ -178,8 +185,8 @@ def _refine(
     embeddings = pair.task_model.encode(everything)
     optimiser = torch.optim.AdamW(pair.adaptor.parameters(), lr=config.refine_learning_rate, betas=(0.9, 0.98))
     pair.adaptor.train()
-    for step in range(config.follow_steps + config.refine_steps):
-        if step < config.follow_steps:
+    for step in range(config.steps_of_following + config.refine_steps):
+        if step < config.steps_of_following:
             first, second = (torch.from_numpy(rng.integers(len(everything), size=64)) for _ in range(2))
             lam = torch.from_numpy(rng.random((64, 1)).astype(np.float32))
             new, old = ((lam * h[first] + (1 - lam) * h[second]).to(device) for h in (embeddings, old_embeddings))
