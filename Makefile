@@ -63,9 +63,9 @@ test-minimum:  ## the fast tests on the oldest versions that pyproject.toml allo
 	$(VENV)-minimum/bin/python -m pip install --quiet --constraint $(VENV)-minimum/constraints.txt --editable ".[dev]"
 	$(VENV)-minimum/bin/python -m pytest -m "not real"
 
-test-extras: setup  ## the tests that need Ray and the site builder
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[ray,docs]"
-	$(BIN)/python -m pytest tests/test_cluster.py tests/test_docs.py
+test-extras: setup  ## the tests that need Ray, UMAP and the site builder
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[ray,umap,docs]"
+	$(BIN)/python -m pytest tests/test_cluster.py tests/test_docs.py tests/test_explorer.py tests/test_page.py
 
 dist: setup  ## wheel and sdist into dist/, each installed into an empty environment and looked at
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build

@@ -78,6 +78,26 @@ def test_the_way_on_the_map_leads_from_parent_to_parent(explorer):
     assert (places.min(), places.max()) == (0, 1)
 
 
+def test_few_rows_are_offered_no_map_that_fails_on_them(explorer, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert Explorer(explorer.pair, explorer.examples[:4] + explorer.examples[6:7]).maps == ["PCA", "UMAP"]
+    assert Explorer(explorer.pair, explorer.examples[:3] + explorer.examples[6:7]).maps == ["PCA"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_map_drawn_by_umap(explorer):
+    pytest.importorskip("umap", reason="umap-learn is not installed (make test-extras)")
+    *_, strip = explorer.strip(SENTENCES[0], SENTENCES[7])
+    places = explorer.places("UMAP")
+    mixed, reread = explorer.places_of(strip, "UMAP")
+    assert (places.shape, places.min(), places.max()) == ((len(SENTENCES), 2), 0, 1)
+    assert (mixed.shape, reread.shape) == ((21, 2), (21, 2))
+    np.testing.assert_allclose(mixed[[0, -1]], places[[0, 7]], atol=1e-4)  # the way begins and ends at its parents
+    assert 0 <= min(mixed.min(), reread.min()) <= max(mixed.max(), reread.max()) <= 1
+    few = Explorer(explorer.pair, explorer.examples[:4] + explorer.examples[6:7])
+    assert few.places("UMAP").shape == (5, 2)
+
+
 @pytest.mark.parametrize(
     ("filters", "ids"),
     [({}, "012"), ({"state": "kept"}, "01"), ({"state": "rejected"}, "2"), ({"label": "refund"}, "0"),

@@ -114,6 +114,18 @@ def test_dragging_lambda_shows_the_text_written_there(visit):
     assert page.locator("#map g[aria-current=true]").get_attribute("data-lam") == "0.95"
 
 
+def test_the_map_changes_with_its_kind_and_says_so(visit):
+    pytest.importorskip("umap", reason="umap-learn is not installed (make test-extras)")
+    page = visit()
+    write_strip(page, SENTENCES[0], SENTENCES[7])
+    before = page.locator("#map").inner_html()
+    page.get_by_role("radio", name="UMAP").check()
+    page.get_by_text("Drawing the map with UMAP").wait_for()
+    page.get_by_text("Map drawn with UMAP.").wait_for(timeout=180_000)  # the first one is compiled
+    assert page.locator("#map").inner_html() != before
+    assert page.locator("#map g[aria-current=true]").count() == 1
+
+
 def test_typed_sentences_candidates_and_a_refused_sentence(visit):
     page = visit()
     write_strip(page, HOSTILE[0], "بيت")

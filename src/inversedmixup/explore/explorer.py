@@ -39,6 +39,8 @@ SAMPLED = DecodeConfig(candidates=1)
 FLUENCY_TEXTS = 64  # training texts whose fluency sets the gate's floor, where the run did not record it
 HEAD = WarmupConfig(train_encoder="head", task_steps=200)
 MAPS = ("PCA", "UMAP")
+UMAP_ROWS = 5  # umap-learn fails on fewer
+UMAP_NEIGHBOURS = 5  # training rows that place another point
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +101,14 @@ class Explorer:
             classes = check_classes(self.examples, "the training file")
             fit_task_model(pair.task_model, self.examples, classes, HEAD, lambda _: None)
         self.classes = list(pair.task_model.classes)
-        self.maps = [name for name in MAPS if name == "PCA" or importlib.util.find_spec("umap")]
+        umap = len(self.examples) >= UMAP_ROWS and importlib.util.find_spec("umap") is not None
+        self.maps = list(MAPS) if umap else ["PCA"]
         self._fluencies = fluencies
         self._label_of = {example.text: example.label for example in self.examples}
         self._planes: dict[str, Any] = {}
         self._strips: OrderedDict[tuple[str, str], Strip] = OrderedDict()
         self._places: OrderedDict[tuple[str, str, int, str], tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._drawing = threading.Lock()  # a map is fitted once, however many visitors ask for it
         self._models = threading.Lock()  # LoRA is switched on and off in place: one visitor decodes at a time
 
     # ---- between two sentences -----------------------------------------------------------------------------------
@@ -209,32 +213,41 @@ class Explorer:
         return known
 
     def _plane(self, kind: str) -> Plane:
-        if kind not in self._planes:
-            self._planes[kind] = Plane(self.embeddings, kind)
-        plane: Plane = self._planes[kind]
+        with self._drawing:
+            if kind not in self._planes:
+                self._planes[kind] = Plane(self.embeddings, kind)
+            plane: Plane = self._planes[kind]
         return plane
 
 
 class Plane:
-    """A map of embeddings [n, d] in two dimensions: PCA, or UMAP (McInnes et al. 2018) where it is installed."""
+    """A map of embeddings [n, d] in two dimensions: PCA, or UMAP (McInnes et al. 2018) where it is installed.
+
+    On a map of UMAP other points lie between their nearest rows, weighted by nearness. UMAP's own ``transform`` starts
+    from there and then moves them by gradient steps, which with a hundred rows throws neighbours to opposite edges.
+    """
 
     def __init__(self, embeddings: Tensor, kind: str) -> None:
         if kind == "UMAP":
             import umap
+            from sklearn.neighbors import KNeighborsRegressor
 
-            self._model: Any = umap.UMAP(n_components=2, random_state=0)
+            found = umap.UMAP(n_components=2, random_state=0, n_jobs=1).fit_transform(embeddings.numpy())
+            near = KNeighborsRegressor(min(UMAP_NEIGHBOURS, len(found)), weights="distance")
+            self._place = near.fit(embeddings.numpy(), found).predict
         else:
             from sklearn.decomposition import PCA
 
-            self._model = PCA(n_components=2, svd_solver="full")
-        found = np.asarray(self._model.fit_transform(embeddings.numpy()))
+            model = PCA(n_components=2, svd_solver="full")
+            found = model.fit_transform(embeddings.numpy())
+            self._place = model.transform
         low, high = found.min(axis=0), found.max(axis=0)
         self._low, self._span = low, np.maximum(high - low, 1e-9)
         self.train = (found - self._low) / self._span
 
     def __call__(self, embeddings: Tensor) -> np.ndarray:
         """Other embeddings [n, d] on this map, [n, 2]; they may lie outside [0, 1]."""
-        return np.asarray((self._model.transform(embeddings.numpy()) - self._low) / self._span)
+        return np.asarray((self._place(embeddings.numpy()) - self._low) / self._span)
 
 
 def open_explorer(target: str, models: PairOptions, *, text_column: str, label_column: str) -> Explorer:

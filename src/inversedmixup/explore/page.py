@@ -24,7 +24,7 @@ from inversedmixup.explore.curation import (
     pair_name,
     select,
 )
-from inversedmixup.explore.explorer import LAMS, Explorer
+from inversedmixup.explore.explorer import LAMS, Explorer, Strip
 from inversedmixup.gate import REASONS
 
 TITLE = "inversedmixup explorer"
@@ -146,6 +146,10 @@ def _mix_tab(explorer: Explorer) -> None:
         except InputError as error:
             yield gr.skip(), fragments.status(str(error))
 
+    def draw_map(strip: Strip | None, kind: str) -> Iterator[tuple[Any, str]]:
+        yield gr.skip(), fragments.status(f"Drawing the map with {kind} …", 0, 1)  # the first UMAP takes half a minute
+        yield fragments.training_map(explorer, strip, kind), fragments.status(f"Map drawn with {kind}.")
+
     writing = write.click(
         write_strip, [first, second, kind], [strip, status, *drawn_from], show_progress="hidden",
         concurrency_limit=None,
@@ -155,7 +159,7 @@ def _mix_tab(explorer: Explorer) -> None:
     )
     stop.click(lambda: fragments.status("Stopped."), None, status, cancels=[writing, drawing], show_progress="hidden")
     lam.change(None, js=TELL_LAM)
-    kind.change(lambda strip, kind: fragments.training_map(explorer, strip, kind), [strip, kind], training_map)
+    kind.change(draw_map, [strip, kind], [training_map, status], show_progress="hidden", concurrency_limit=None)
 
 
 def _offered(explorer: Explorer) -> tuple[list[str], tuple[str, str]]:
