@@ -30,7 +30,7 @@ An adaptor that turns sentence embeddings of `{encoder}` into soft tokens of `{l
 
 ## What it was trained on
 
-{sentences} sentences ({tokens} target tokens) of {corpus}. The licences of those texts are those of the
+{sentences} sentences ({tokens} target tokens) of {corpus}{taught}. The licences of those texts are those of the
 corpus.
 
 ## How well sentences come back
@@ -70,14 +70,27 @@ def write_card(folder: Path, config: PairConfig) -> None:
     ranks = (("the LLM", config.lora_rank), ("the encoder", config.encoder_lora_rank))
     extras = "".join(f", with LoRA weights of rank {rank} on {part}" for part, rank in ranks if rank)
     extras += ", with an LLM all of whose weights were trained" if config.own_llm else ""
+    extras += f", with a word head that knows {config.words.words:,} of its tokens" if config.words else ""
     card = TEMPLATE.format(
         encoder=config.encoder, llm=config.llm, extras=extras, models=_models(config),
         soft_tokens=adaptor.soft_tokens, layers=adaptor.layers, hidden=adaptor.hidden, prompt=config.prompt,
         sentences=f"{training.get('sentences', 0):,}", tokens=f"{training.get('target_tokens', 0):,}",
         corpus=", ".join(training.get("corpus", [])) or "no corpus", figures=_figures(training),
         published="\n".join(f"| {' | '.join(row)} |" for row in PUBLISHED), failures=_failures(training),
+        taught=_taught(training),
     )  # fmt: skip
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+
+
+def _taught(training: dict[str, Any]) -> str:
+    """What later lessons saw, counting every pass."""
+    parts = (("words", "word head"), ("correction", "corrector"))
+    return "".join(
+        f"; the {part}, in all its passes, {training[name]['sentences']:,} of "
+        + ", ".join(training[name].get("corpus", training.get("corpus", [])))
+        for name, part in parts
+        if name in training
+    )
 
 
 def _models(config: PairConfig) -> str:

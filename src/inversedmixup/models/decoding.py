@@ -32,7 +32,7 @@ CUDA_ROWS = 4096
 
 def decode(
     llm: SoftTokenLLM, soft: Tensor, sampling: Sampling, uniforms: np.ndarray | None, candidates: int,
-    batch_size: int | None,
+    batch_size: int | None, lift: Tensor | None,
 ) -> list[str]:  # fmt: skip
     """:meth:`Decoder.decode` with a transformers model. Halves the batch when memory runs out, and goes on."""
     if sampling.temperature > 0 and uniforms is None:
@@ -43,7 +43,8 @@ def decode(
     while at < len(soft):
         drawn = None if uniforms is None else uniforms[at * candidates : (at + size) * candidates]
         try:
-            ids = _decode_batch(llm, soft[at : at + size], sampling, drawn, candidates)
+            raised = None if lift is None else sampling.word_weight * lift[at : at + size]
+            ids = _decode_batch(llm, soft[at : at + size], sampling, drawn, candidates, raised)
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not out_of_memory(error):
                 raise
@@ -60,8 +61,9 @@ def _default_rows(device: torch.device) -> int:
 
 @torch.no_grad()
 def _decode_batch(
-    llm: SoftTokenLLM, soft: Tensor, sampling: Sampling, uniforms: np.ndarray | None, candidates: int
-) -> np.ndarray:
+    llm: SoftTokenLLM, soft: Tensor, sampling: Sampling, uniforms: np.ndarray | None, candidates: int,
+    raised: Tensor | None,
+) -> np.ndarray:  # fmt: skip
     """Token ids [n · candidates, max_tokens], filled up with end-of-text."""
     rows = torch.arange(len(soft)).repeat_interleave(candidates)
     written = np.full((len(rows), sampling.max_tokens), llm.eos)
@@ -72,6 +74,8 @@ def _decode_batch(
     going, ends = torch.ones(len(rows), dtype=torch.bool), torch.tensor(sorted(llm.ends))
     for step in range(sampling.max_tokens):
         scores = model.logits[: len(live)].float()
+        if raised is not None:
+            scores = _raise(scores, raised[rows[live]], written[live, :step])
         drawn = pick(scores, sampling, None if uniforms is None else uniforms[live, step])
         written[live[going], step] = drawn[going]
         going &= ~torch.isin(drawn, ends)
@@ -85,6 +89,15 @@ def _decode_batch(
         tokens[: len(drawn), 0] = drawn
         model.step(tokens.to(soft.device))
     return written
+
+
+def _raise(scores: Tensor, raised: Tensor, sofar: np.ndarray) -> Tensor:
+    """Scores [n, V] plus what a word head adds, but for the tokens [n, step] that are written already.
+
+    A token is in the sentence or not, so what speaks for it is used up once it is there.
+    """
+    done = torch.from_numpy(sofar).to(scores.device)
+    return (scores + raised).scatter(1, done, scores.gather(1, done))
 
 
 class _Causal:

@@ -104,6 +104,11 @@ class SoftTokenLLM:
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     @property
+    def vocabulary(self) -> int:
+        """V, how many tokens the LLM scores."""
+        return int(self.lm.get_output_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return torch.device(next(self.model.parameters()).device)
@@ -369,14 +374,14 @@ class SoftTokenLLM:
 
     def decode(
         self, soft: Tensor, sampling: Sampling = GREEDY, uniforms: np.ndarray | None = None, *,
-        candidates: int = 1, batch_size: int | None = None,
+        candidates: int = 1, batch_size: int | None = None, lift: Tensor | None = None,
     ) -> list[str]:  # fmt: skip
         """Texts from soft tokens; see :class:`~inversedmixup.models.sampling.Decoder`."""
         from inversedmixup.models.decoding import decode
 
         # a step of one token is another graph than training's, and would use up the compiler's patience
         with torch.compiler.set_stance("force_eager"):
-            return decode(self, soft, sampling, uniforms, candidates, batch_size)
+            return decode(self, soft, sampling, uniforms, candidates, batch_size, lift)
 
     def end_at_newline(self) -> None:
         """Let a text end with its first line, as an answer to a prompt does; soft tokens ask for the end themselves."""

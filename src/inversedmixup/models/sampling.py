@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+WORD_WEIGHT = 0.7  # chosen on validation texts (docs/log.md)
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -19,12 +21,14 @@ class Sampling:
         top_p: smallest set of tokens with this much probability is kept.
         top_k: no more than this many tokens are kept; drawing needs no sort of the whole vocabulary.
         max_tokens: longest text, in tokens.
+        word_weight: how much the word head of a pair counts beside the LLM; 0 is the LLM alone, as in the paper.
     """
 
     temperature: float = 0.7
     top_p: float = 0.95
     top_k: int = 64
     max_tokens: int = 48
+    word_weight: float = WORD_WEIGHT
 
 
 GREEDY = Sampling(temperature=0.0)
@@ -35,7 +39,7 @@ class Decoder(Protocol):
 
     def decode(
         self, soft: Tensor, sampling: Sampling = GREEDY, uniforms: np.ndarray | None = None, *,
-        candidates: int = 1, batch_size: int | None = None,
+        candidates: int = 1, batch_size: int | None = None, lift: Tensor | None = None,
     ) -> list[str]:  # fmt: skip
         """Texts from soft tokens [n, k, D]: ``candidates`` in a row for the first, then for the second.
 
@@ -46,6 +50,8 @@ class Decoder(Protocol):
                 greedy decoding.
             candidates: texts per row of soft tokens.
             batch_size: texts decoded at a time; default: what the device bears.
+            lift: [n, V] nats that a word head adds to the odds of each token, times ``sampling.word_weight``, until
+                the token is written.
         """
         ...
 

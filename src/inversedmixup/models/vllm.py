@@ -52,9 +52,15 @@ class VllmDecoder:
 
     def decode(
         self, soft: Tensor, sampling: Sampling = GREEDY, uniforms: np.ndarray | None = None, *,
-        candidates: int = 1, batch_size: int | None = None,
+        candidates: int = 1, batch_size: int | None = None, lift: Tensor | None = None,
     ) -> list[str]:  # fmt: skip
-        """Texts from soft tokens; vLLM batches them as it sees fit, whatever ``batch_size`` says."""
+        """Texts from soft tokens; vLLM batches them as it sees fit, whatever ``batch_size`` says.
+
+        Raises:
+            InputError: if a word head is to have its say, which vLLM has no place for.
+        """
+        if lift is not None:
+            raise InputError("engine vllm: it cannot weigh words; give --word-weight 0, or use --engine transformers")
         prompts, params = self.requests(soft, sampling, uniforms, candidates)
         outputs = self.engine.generate(prompts, params, use_tqdm=False)
         return [self.llm.text(list(output.outputs[0].token_ids)) for output in outputs]

@@ -7,6 +7,8 @@ if it is to learn from scratch; and LoRA on the encoder, which makes the embeddi
 anchor holds them near the original ones:
 
     L = L_GEN + anchor · (1 − cos(h, h_original))
+
+A trained pair can then be taught which words a sentence holds (``models/word_head.py``), and to correct what it wrote.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 # may change when a run is taken up again
 BUDGET_OPTIONS = ("sentences", "minutes", "tokens")
 SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device")
+TAUGHT = ("invert", "words", "correct")
 COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, once a machine) pays for itself
 
 
@@ -56,7 +59,7 @@ class AlignConfig:
     text_column: str = option("text", "column of the text")
     validation: str | None = option(None, "file of held-out texts; default: the corpus' first ones are held out")
     validation_rows: int = option(200, "how many held-out texts to score")
-    teach: str = option("invert", "what to train: the adaptor, or then its correction", choices=("invert", "correct"))
+    teach: str = option("invert", "what to train: the adaptor; then the word head, and the correction", choices=TAUGHT)
     start: str | None = option(None, f"train on from this pair folder, or from the one that ships: {DEFAULT_PAIR!r}")
     soft_tokens: int = option(8, "k, soft tokens per embedding")
     hidden: int = option(2048, "width of the adaptor's hidden layers")
@@ -175,7 +178,7 @@ class _Run:
         self, corpus: Sequence[str | Path], output: Path, config: AlignConfig, held_out: list[str], team: Team
     ) -> None:
         self.corpus, self.output, self.config, self.held_out, self.team = corpus, output, config, held_out, team
-        self.lesson: Lesson = LESSONS[config.teach](config, output, writes=team.leads)
+        self.lesson: Lesson = LESSONS[config.teach](config, output, corpus, writes=team.leads)
         self.pair = self.lesson.pair
         self.total = config.sentences or self._corpus_size()
         if config.compile == "always" or (config.compile == "auto" and self._compiling_pays()):
@@ -360,8 +363,10 @@ class _Run:
         """What the pair saw before and in this run."""
         before, state = self.pair.config.training, self.state
         scores = {key: value for key, value in record.items() if key in METRICS}
-        if self.config.teach == "correct":
-            return {**before, "correction": {"sentences": state.sentences, "steps": state.step, "metrics": scores}}
+        if self.config.teach != "invert":
+            corpus = sorted(Path(path).name for path in self.corpus)
+            seen = {"corpus": corpus, "sentences": state.sentences, "steps": state.step, "metrics": scores}
+            return {**before, {"correct": "correction"}.get(self.config.teach, self.config.teach): seen}
         return {
             "corpus": sorted({*before.get("corpus", []), *(Path(path).name for path in self.corpus)}),
             "sentences": before.get("sentences", 0) + state.sentences,

@@ -1,11 +1,12 @@
-"""What stage 1 can teach: to invert embeddings (the paper's stage 1), and then to correct what was written."""
+"""What stage 1 can teach: to invert embeddings (the paper's stage 1), and then words and correction."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup import reconstruction
+from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, copy_pair, default_pair_folder
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.task_model import TaskModel
+from inversedmixup.models.word_head import WordHead
 from inversedmixup.sealed import read_record, read_tensors, write_record, write_tensors
 from inversedmixup.stages.stream import Chunk
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from inversedmixup.stages.align import AlignConfig
 
 DEFAULT_PAIR = "default"  # the word for the pair that ships, where a folder is expected
+COUNTED = 100_000  # texts that say which tokens a word head knows, and how common they are
 BATCH = 64  # texts written at a time when a pair is scored
 
 
@@ -64,7 +68,7 @@ class Lesson(Protocol):
 class Inverting:
     """L_GEN = −log P_ψ(x | A_φ(M_θ(x))), and with LoRA on the encoder an anchor to its original embeddings."""
 
-    def __init__(self, config: AlignConfig, folder: Path, *, writes: bool) -> None:
+    def __init__(self, config: AlignConfig, folder: Path, corpus: Sequence[str | Path], *, writes: bool) -> None:
         self.config, self.folder, self.writes = config, folder, writes
         self.pair = Pair.fresh(
             config.encoder, config.llm, soft_tokens=config.soft_tokens, hidden=config.hidden, layers=config.layers,
@@ -85,16 +89,7 @@ class Inverting:
 
     def prepare(self, number: int, chunk: Chunk) -> Tensor:
         """Embeddings [n, d] by the encoder as it came; kept on disk, as they are the same in every pass."""
-        path = self.folder / "embeddings" / (_digest(chunk.texts) + ".safetensors")
-        if path.exists():
-            with contextlib.suppress(InputError):  # damaged: made again
-                return read_tensors(path)[0]["embeddings"].float()
-        embeddings = self.original.encode(chunk.texts).half()
-        if self.writes:
-            path.parent.mkdir(exist_ok=True)
-            write_tensors(path, {"embeddings": embeddings})
-        # as a later pass will read it, so that an interrupted run continues with the same numbers
-        return embeddings.float()
+        return kept_embeddings(self.original, chunk.texts, self.folder, writes=self.writes)
 
     def backward(self, chunk: Chunk, prepared: Tensor, rows: np.ndarray, tokens: int, batch: int) -> Tensor:
         """See :class:`Lesson`."""
@@ -132,26 +127,11 @@ class Attempts:
 class Correcting:
     """−log P_ψ(x | what the pair wrote for x, and how far its embedding is from that of x); the pair stays as it is."""
 
-    def __init__(self, config: AlignConfig, folder: Path, *, writes: bool) -> None:
+    def __init__(self, config: AlignConfig, folder: Path, corpus: Sequence[str | Path], *, writes: bool) -> None:
         self.config, self.folder, self.writes = config, folder, writes
-        self.source = self._checked_source(config, folder)
-        paths = {name: getattr(config, name) for name in ("encoder", "llm") if _is_given(config, name)}
-        self.pair = Pair.load(self.source, device=config.device, dtype=config.dtype, **paths)
+        self.source, self.pair = _pair_to_teach(config, folder)
         corrector = self.pair.corrector or self.pair.add_corrector(text_tokens=config.max_tokens, seed=config.seed)
         self.weights = {**_weights("corrector", corrector.requires_grad_()), **self.pair.llm.correction_weights()}
-
-    @staticmethod
-    def _checked_source(config: AlignConfig, folder: Path) -> Path:
-        """The folder of the pair to teach, once options that say what another pair looks like are refused."""
-        if not config.start:
-            raise InputError("--teach correct needs a trained pair: give its folder with --start")
-        for name in ("soft_tokens", "hidden", "layers", "prompt", "lora", "train_llm", "encoder_lora"):
-            if _is_given(config, name):
-                raise InputError(f"--teach correct: {name} is that of the pair in --start; leave the option out")
-        source = default_pair_folder() if config.start == DEFAULT_PAIR else Path(config.start).expanduser()
-        if source.resolve() == folder.resolve():
-            raise InputError(f"--teach correct: {folder} holds the pair to start from; choose another output")
-        return source
 
     def prepare(self, number: int, chunk: Chunk) -> Attempts:
         """What the pair writes, sampled anew for every chunk; that of the last chunk is kept on disk."""
@@ -195,7 +175,87 @@ class Correcting:
         self.pair.save_corrector(folder)
 
 
-LESSONS: dict[str, type[Inverting] | type[Correcting]] = {"invert": Inverting, "correct": Correcting}
+class Wording:
+    """Cross-entropy of which tokens a sentence holds, by the word head; the pair itself stays as it is."""
+
+    def __init__(self, config: AlignConfig, folder: Path, corpus: Sequence[str | Path], *, writes: bool) -> None:
+        self.config, self.folder, self.writes = config, folder, writes
+        self.source, self.pair = _pair_to_teach(config, folder)
+        if self.pair.word_head is None:
+            counted = islice(iter_texts(corpus, config.text_column), COUNTED)
+            self.pair.word_head = WordHead.for_texts(
+                (ids for texts in _batched(counted, config.chunk) for ids in self._targets(texts)),
+                embedding_dim=self.pair.task_model.dim, vocabulary=self.pair.llm.vocabulary, seed=config.seed,
+            )  # fmt: skip
+        self.head = self.pair.word_head.to(config.device).requires_grad_().train()
+        self.weights = _weights("words", self.head)
+
+    def _targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without the one that ends it."""
+        return [ids[:-1] for ids in self.pair.llm.targets(texts, self.config.max_tokens)]
+
+    def prepare(self, number: int, chunk: Chunk) -> Tensor:
+        """Embeddings [n, d]; kept on disk, as they are the same in every pass."""
+        return kept_embeddings(self.pair.task_model, chunk.texts, self.folder, writes=self.writes)
+
+    def backward(self, chunk: Chunk, prepared: Tensor, rows: np.ndarray, tokens: int, batch: int) -> Tensor:
+        """See :class:`Lesson`."""
+        embeddings = prepared[torch.from_numpy(rows)].to(self.config.device)
+        present = self.head.present([chunk.targets[row][:-1] for row in rows])
+        loss = self.head.loss(embeddings, present).sum() / batch
+        loss.backward()  # type: ignore[no-untyped-call]
+        return torch.stack([loss, torch.zeros_like(loss)]).detach().float()
+
+    @torch.no_grad()
+    def validate(self, texts: Sequence[str]) -> dict[str, float]:
+        """Loss of the head in nats a sentence, and scores of what the pair then writes greedily."""
+        embeddings = self.pair.task_model.encode(texts)
+        present = self.head.present(self._targets(texts))
+        loss = self.head.loss(embeddings.to(self.config.device), present).mean().item()
+        return {**evaluate_pair(self.pair, texts, self.config.max_tokens), "loss": loss}
+
+    def save(self, folder: Path) -> None:
+        """Write the pair that was given, and the word head."""
+        copy_pair(self.source, folder)
+        self.pair.save_word_head(folder)
+
+
+Lessons = type[Inverting] | type[Correcting] | type[Wording]
+LESSONS: dict[str, Lessons] = {"invert": Inverting, "correct": Correcting, "words": Wording}
+
+
+def _pair_to_teach(config: AlignConfig, folder: Path) -> tuple[Path, Pair]:
+    """The pair to teach and its folder, once options that say what another pair looks like are refused."""
+    if not config.start:
+        raise InputError(f"--teach {config.teach} needs a trained pair: give its folder with --start")
+    for name in ("soft_tokens", "hidden", "layers", "prompt", "lora", "train_llm", "encoder_lora"):
+        if _is_given(config, name):
+            raise InputError(f"--teach {config.teach}: {name} is that of the pair in --start; leave the option out")
+    source = default_pair_folder() if config.start == DEFAULT_PAIR else Path(config.start).expanduser()
+    if source.resolve() == folder.resolve():
+        raise InputError(f"--teach {config.teach}: {folder} holds the pair to start from; choose another output")
+    paths = {name: getattr(config, name) for name in ("encoder", "llm") if _is_given(config, name)}
+    return source, Pair.load(source, device=config.device, dtype=config.dtype, **paths)
+
+
+def _batched(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    """The texts in lists of ``size``."""
+    while batch := list(islice(texts, size)):
+        yield batch
+
+
+def kept_embeddings(encoder: TaskModel, texts: Sequence[str], folder: Path, *, writes: bool) -> Tensor:
+    """Embeddings [n, d] of the texts of a chunk, kept in the folder of the run for the next pass."""
+    path = folder / "embeddings" / (_digest(texts) + ".safetensors")
+    if path.exists():
+        with contextlib.suppress(InputError):  # damaged: made again
+            return read_tensors(path)[0]["embeddings"].float()
+    embeddings = encoder.encode(texts).half()
+    if writes:
+        path.parent.mkdir(exist_ok=True)
+        write_tensors(path, {"embeddings": embeddings})
+    # as a later pass will read it, so that an interrupted run continues with the same numbers
+    return embeddings.float()
 
 
 def _weights(part: str, module: nn.Module) -> dict[str, nn.Parameter]:
@@ -221,9 +281,10 @@ def evaluate_pair(pair: Pair, texts: Sequence[str], max_tokens: int = 64) -> dic
     sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens)
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
-        soft = pair.adaptor(wanted[torch.from_numpy(rows)].to(pair.llm.device))
+        embeddings = wanted[torch.from_numpy(rows)]
+        soft = pair.adaptor(embeddings.to(pair.llm.device))
         targets = pair.llm.targets([texts[i] for i in rows], max_tokens)
         nll, count = nll + pair.llm.nll(soft, targets).sum().item(), count + sum(map(len, targets))
-        for row, text in zip(rows, pair.decoder.decode(soft, sampling), strict=True):
+        for row, text in zip(rows, pair.invert(embeddings, sampling), strict=True):
             written[row] = text
     return {"loss": nll / count, **reconstruction.score(written, texts, pair.task_model.encode(written), wanted)}

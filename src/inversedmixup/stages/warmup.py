@@ -4,7 +4,8 @@
 
 θ learns by cross-entropy. φ is then refined in two steps. *Following* (ours) needs no LLM: for mixes of the labelled
 texts, the adaptor at the new mixed embedding is pulled to the soft tokens that the old adaptor gave at the old one.
-*L_GEN* then trains on the labelled texts, plus replayed unlabelled ones if there are any, through the LLM.
+*L_GEN* then trains on the labelled texts, plus replayed unlabelled ones if there are any, through the LLM. A word head
+is part of φ here and learns by its own loss in both steps.
 Reconstruction is measured before and after; a drop beyond the tolerance is an error.
 """
 
@@ -23,8 +24,10 @@ from torch import Tensor, nn
 
 from inversedmixup.data import FOLDS, Example, folds_of, iter_texts
 from inversedmixup.errors import InputError
+from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, TaskModel
+from inversedmixup.models.word_head import WordHead
 from inversedmixup.options import option
 from inversedmixup.runs import RunFolder
 from inversedmixup.stages.lessons import evaluate_pair
@@ -32,6 +35,7 @@ from inversedmixup.terminal import Advance, progress
 
 logger = logging.getLogger(__name__)
 
+_Heads = tuple[Adaptor, WordHead | None]  # what reads embeddings on the LLM's behalf
 MEASURED_ROWS = 32  # texts on which reconstruction is measured before and after
 
 
@@ -92,12 +96,11 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     replayed = _replayed(config)
     probe = _probe(texts, replayed, config.seed)
     before = evaluate_pair(pair, probe, 40)
-    old_embeddings, old_adaptor = pair.task_model.encode(texts + replayed), copy.deepcopy(pair.adaptor)
+    old_embeddings, old = pair.task_model.encode(texts + replayed), copy.deepcopy(_heads(pair))
     with progress("warm-up", config.task_steps + config.steps_of_following + config.refine_steps) as advance:
         fit_task_model(pair.task_model, examples, classes, config, advance)
         accuracy = _training_accuracy(pair.task_model, examples)
-        _refine(pair, old_adaptor, old_embeddings, texts, replayed, config, advance)
-    pair.adaptor.eval()
+        _refine(pair, old, old_embeddings, texts, replayed, config, advance)
     moved = config.train_encoder == "full" or config.refine_steps
     after = evaluate_pair(pair, probe, 40) if moved else before
     drop = before["token_f1"] - after["token_f1"]
@@ -176,29 +179,59 @@ def fit_settings(config: WarmupConfig, steps: int) -> FitSettings:
 
 
 def _refine(
-    pair: Pair, old_adaptor: nn.Module, old_embeddings: Tensor, texts: list[str], replayed: list[str],
+    pair: Pair, old: _Heads, old_embeddings: Tensor, texts: list[str], replayed: list[str],
     config: WarmupConfig, advance: Advance,
 ) -> None:  # fmt: skip
     """Following, then L_GEN(φ); the encoder and the LLM stay as they are."""
     everything = texts + replayed
-    device, rng = pair.llm.device, np.random.default_rng([config.seed, 4])
+    rng = np.random.default_rng([config.seed, 4])
     embeddings = pair.task_model.encode(everything)
-    optimiser = torch.optim.AdamW(pair.adaptor.parameters(), lr=config.refine_learning_rate, betas=(0.9, 0.98))
-    pair.adaptor.train()
+    parts = [part for part in _heads(pair) if part is not None]
+    weights = [weight for part in parts for weight in part.parameters()]
+    optimiser = torch.optim.AdamW(weights, lr=config.refine_learning_rate, betas=(0.9, 0.98))
+    for part in parts:
+        part.train()
     for step in range(config.steps_of_following + config.refine_steps):
         if step < config.steps_of_following:
             first, second = (torch.from_numpy(rng.integers(len(everything), size=64)) for _ in range(2))
             lam = torch.from_numpy(rng.random((64, 1)).astype(np.float32))
-            new, old = ((lam * h[first] + (1 - lam) * h[second]).to(device) for h in (embeddings, old_embeddings))
-            with torch.no_grad():
-                wanted = old_adaptor(old)
-            loss = nn.functional.mse_loss(pair.adaptor(new), wanted) / wanted.pow(2).mean()
+            mixes = [lam * h[first] + (1 - lam) * h[second] for h in (embeddings, old_embeddings)]
+            loss = _following(pair, mixes[0].to(pair.llm.device), old, mixes[1].to(pair.llm.device))
         else:
             rows = rng.integers(len(everything), size=16)
-            targets = pair.llm.targets([everything[i] for i in rows], 64)
-            loss = pair.llm.loss(pair.adaptor(embeddings[torch.from_numpy(rows)].to(device)), targets)
+            at = embeddings[torch.from_numpy(rows)].to(pair.llm.device)
+            loss = _generation(pair, at, [everything[i] for i in rows])
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(pair.adaptor.parameters(), 1.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for part in parts:
+            nn.utils.clip_grad_norm_(part.parameters(), 1.0)
         optimiser.step()
         advance(1)
+    for part in parts:
+        part.eval()
+
+
+def _heads(pair: Pair) -> _Heads:
+    """What reads embeddings on the LLM's behalf."""
+    return pair.adaptor, pair.word_head
+
+
+def _following(pair: Pair, embeddings: Tensor, old: _Heads, old_embeddings: Tensor) -> Tensor:
+    """How far adaptor and word head are, at new embeddings [n, d], from what the old ones gave at the old."""
+    adaptor, word_head = old
+    with torch.no_grad():
+        wanted = adaptor(old_embeddings)
+        words = None if word_head is None else word_head(old_embeddings).sigmoid()
+    loss: Tensor = nn.functional.mse_loss(pair.adaptor(embeddings), wanted) / wanted.pow(2).mean()
+    if words is not None and pair.word_head is not None:
+        loss = loss + pair.word_head.loss(embeddings, words).mean()
+    return loss
+
+
+def _generation(pair: Pair, embeddings: Tensor, texts: list[str]) -> Tensor:
+    """L_GEN of texts at their embeddings [n, d], and the word head's own loss if there is one."""
+    targets = pair.llm.targets(texts, 64)
+    loss = pair.llm.loss(pair.adaptor(embeddings), targets)
+    if pair.word_head is not None:
+        loss = loss + pair.word_head.loss(embeddings, pair.word_head.present([ids[:-1] for ids in targets])).mean()
+    return loss

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import INTERPOLATIONS, interpolate, realised_ratio
 from inversedmixup.models.pair import Pair
-from inversedmixup.models.sampling import Sampling
+from inversedmixup.models.sampling import WORD_WEIGHT, Sampling
 from inversedmixup.options import at_least, option
 
 DIGITS = 4  # scores are rounded: beyond that they are floating-point noise
@@ -28,6 +28,9 @@ class DecodeConfig:
     correct: int = option(0, "correction steps on the best candidate, by a pair that has learnt it")
     temperature: float = option(0.7, "sampling temperature; 0 is greedy")
     top_p: float = option(0.95, "share of probability that sampling keeps")
+    word_weight: float = option(
+        WORD_WEIGHT, "how much the pair's word head counts beside the LLM, if it has one; 0 is the LLM alone"
+    )
     max_tokens: int = option(40, "longest text, in tokens")
     batch_size: int | None = option(
         None, "texts decoded at a time; changes memory and speed, not the texts; default: what the device bears"
@@ -36,13 +39,13 @@ class DecodeConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "candidates", "max_tokens", "batch_size")
-        at_least(self, 0, "correct", "temperature", "seed")
+        at_least(self, 0, "correct", "temperature", "word_weight", "seed")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p}: lies above 0 and at most at 1")
 
     def sampling(self) -> Sampling:
         """The LLM's share of these settings."""
-        return Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens)
+        return Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens, word_weight=self.word_weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +97,7 @@ def write_texts(
     """
     n, many = len(mixed), config.candidates if config.temperature > 0 else 1
     uniforms = np.concatenate([stream.random((many, config.max_tokens)) for stream in streams])
-    with torch.no_grad():
-        soft = pair.adaptor(mixed.to(pair.llm.device))
-    texts = pair.decoder.decode(soft, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size)
+    texts = pair.invert(mixed, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size)
     reread = pair.task_model.encode(texts)
     similarity = nn.functional.cosine_similarity(reread, mixed.repeat_interleave(many, dim=0), dim=1)
     similarity[[at for at, text in enumerate(texts) if not text]] = -1.0
@@ -105,5 +106,6 @@ def write_texts(
     if not config.correct:
         return chosen, found
     return pair.correct(
-        mixed, chosen, found, steps=config.correct, max_tokens=config.max_tokens, batch_size=config.batch_size
-    )
+        mixed, chosen, found, steps=config.correct, max_tokens=config.max_tokens, batch_size=config.batch_size,
+        word_weight=config.word_weight,
+    )  # fmt: skip

@@ -1,0 +1,221 @@
+"""The word head: taught by align, weighs words while the LLM writes, follows a moved encoder."""
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from inversedmixup import InversedMixup
+from inversedmixup.cli import main
+from inversedmixup.errors import InputError
+from inversedmixup.models.pair import Pair
+from inversedmixup.models.sampling import GREEDY, Sampling
+from inversedmixup.models.vllm import VllmDecoder
+from inversedmixup.models.word_head import LIMIT, RAREST, WordHead
+from inversedmixup.options import build
+from inversedmixup.stages.align import AlignConfig, run_align
+from inversedmixup.stages.lessons import Wording
+from tiny import SENTENCES, make_pair
+
+QUICK = {
+    "batch_size": 8, "chunk": 32, "validation_rows": 6, "validate_every": 1000, "warmup_steps": 2, "max_tokens": 8,
+    "learning_rate": 1e-2,
+}  # fmt: skip
+GREEDY_8 = dataclasses.replace(GREEDY, max_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_encoder, tiny_llm, tmp_path_factory):
+    """A pair that has learnt to write a little, the same pair once it has a word head, and how that was taught."""
+    folder = tmp_path_factory.mktemp("taught")
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(SENTENCES * 12), encoding="utf-8")
+    shape = {"soft_tokens": 2, "hidden": 16, "layers": 1, "lora": 2, "encoder_lora": 2}
+    run_align(
+        [corpus], folder / "pair",
+        build(AlignConfig, QUICK, shape, {"encoder": tiny_encoder, "llm": tiny_llm, "sentences": 40}),
+    )  # fmt: skip
+    config = build(AlignConfig, QUICK, {"teach": "words", "start": str(folder / "pair"), "sentences": 400})
+    run_align([corpus], folder / "words", config)
+    return folder, corpus, config
+
+
+@pytest.fixture(scope="module")
+def pair(taught):
+    return Pair.load(taught[0] / "words")
+
+
+@torch.no_grad()
+def word_loss(pair, texts=SENTENCES):
+    ids = [ids[:-1] for ids in pair.llm.targets(texts, 64)]
+    return pair.word_head.loss(pair.task_model.encode(texts), pair.word_head.present(ids)).mean().item()
+
+
+def test_the_pair_stays_as_it_was_and_gains_a_word_head(taught, pair):
+    folder, *_ = taught
+    for name in ("adaptor.safetensors", "lora/adapter_model.safetensors", "encoder_lora/adapter_model.safetensors"):
+        assert (folder / "pair" / name).read_bytes() == (folder / "words" / name).read_bytes()
+    before = Pair.load(folder / "pair")
+    assert (before.word_head, before.config.words) == (None, None)
+    assert pair.config.words == pair.word_head.config
+    assert pair.config.training["sentences"] == before.config.training["sentences"]
+    assert 400 <= pair.config.training["words"]["sentences"] < 408
+    wanted = pair.task_model.encode(SENTENCES)
+    assert pair.invert(wanted, dataclasses.replace(GREEDY_8, word_weight=0.0)) == before.invert(wanted, GREEDY_8)
+    assert "the word head, in all its passes, 40" in (folder / "words" / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_it_learns_which_words_a_sentence_holds(taught, pair):
+    start = Pair.load(taught[0] / "pair")
+    start.word_head = WordHead.for_texts(
+        [ids[:-1] for ids in start.llm.targets(SENTENCES * 12, 64)],
+        embedding_dim=start.task_model.dim, vocabulary=start.llm.vocabulary, seed=0,
+    )  # fmt: skip
+    assert word_loss(pair) < word_loss(start) / 2
+
+
+def test_an_untaught_head_lifts_next_to_nothing_and_knows_how_common_words_are():
+    texts = [[1, 2, 2], [1], [1, 3]] * RAREST
+    head = WordHead.for_texts(texts, embedding_dim=4, vocabulary=6, seed=0)
+    assert head.tokens.tolist() == [1, 2, 3]
+    assert head.prior.sigmoid().tolist() == pytest.approx([1, 1 / 3, 1 / 3], abs=0.02)
+    embeddings = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    lift = head.lift(torch.nn.functional.normalize(embeddings, dim=1))
+    assert lift.shape == (5, 6)
+    assert (lift[:, [0, 4, 5]] == 0).all()
+    assert lift.abs().max() < 0.5
+    with torch.no_grad():
+        head.out.weight.mul_(1e4)
+    assert head.lift(torch.ones(1, 4)).abs().max() == LIMIT
+
+
+def test_rare_tokens_are_not_learnt_unless_there_are_no_others():
+    kept = WordHead.for_texts([[5]] * RAREST + [[4]], embedding_dim=4, vocabulary=6, seed=0)
+    few = WordHead.for_texts([[5], [4]], embedding_dim=4, vocabulary=6, seed=0)
+    assert (kept.tokens.tolist(), few.tokens.tolist()) == ([5], [4, 5])
+
+
+def test_making_a_head_leaves_the_global_random_state_alone():
+    before = torch.get_rng_state()
+    WordHead.for_texts([[1]], embedding_dim=4, vocabulary=6, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_raised_word_is_written_and_then_counts_no_more(pair):
+    soft = pair.adaptor(pair.task_model.encode(SENTENCES[:3])).detach()
+    plain = pair.llm.decode(soft, GREEDY_8)
+    word = next(word for word in ("password", "courier", "lamp") if not any(word in text for text in plain))
+    lift = torch.zeros(3, pair.llm.vocabulary)
+    lift[1, pair.llm.targets([word], 4)[0][0]] = 1000.0
+    raised = pair.llm.decode(soft, GREEDY_8, lift=lift)
+    assert raised[1].split()[0] == word
+    assert raised[1].split().count(word) == 1
+    assert [raised[0], raised[2]] == [plain[0], plain[2]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_texts_do_not_depend_on_the_batch(pair, temperature):
+    sampling = Sampling(temperature, max_tokens=8)
+    wanted = pair.task_model.encode(SENTENCES)
+    uniforms = np.random.default_rng(0).random((len(SENTENCES) * 3, 8))
+    whole = pair.invert(wanted, sampling, uniforms, candidates=3)
+    assert pair.invert(wanted, sampling, uniforms, candidates=3, batch_size=5) == whole
+
+
+def test_many_rows_are_judged_a_part_at_a_time(pair, monkeypatch):
+    wanted, sampling = pair.task_model.encode(SENTENCES), Sampling(max_tokens=8)
+    uniforms = np.random.default_rng(0).random((len(SENTENCES) * 2, 8))
+    whole = pair.invert(wanted, sampling, uniforms, candidates=2)
+    monkeypatch.setattr("inversedmixup.models.pair.LIFTED_ROWS", 8)
+    assert pair.invert(wanted, sampling, uniforms, candidates=2) == whole
+
+
+def test_an_interrupted_lesson_resumes_to_the_same_head(taught, tmp_path, monkeypatch):
+    folder, corpus, config = taught
+    real, steps = Wording.backward, []
+
+    def interrupted(self, *arguments):
+        steps.append(1)
+        if len(steps) == 30:  # in the second pass
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Wording, "backward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_align([corpus], tmp_path, config)
+    monkeypatch.undo()
+    run_align([corpus], tmp_path, config)
+    whole, resumed = (load_file(where / "words.safetensors") for where in (folder / "words", tmp_path))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+def test_stage_two_lets_it_follow_the_encoder_and_saves_it(taught, pair, examples, tmp_path):
+    mixer = InversedMixup.from_pretrained(taught[0] / "words")
+    texts, labels = [e.text for e in examples], [e.label for e in examples]
+    mixer.fit(
+        texts, labels, task_steps=30, encoder_learning_rate=3e-3, follow_steps=60, refine_steps=5,
+        refine_learning_rate=3e-3, tolerance=1.0,
+    )  # fmt: skip
+    mixer.save_pretrained(tmp_path)
+    again = Pair.load(tmp_path)
+    stale = copy.deepcopy(again)
+    stale.word_head = pair.word_head
+    assert word_loss(again, texts) < word_loss(stale, texts)
+    assert torch.equal(again.word_head.tokens, pair.word_head.tokens)
+    assert not again.word_head.training
+
+
+def test_training_on_leaves_a_head_behind_that_would_not_fit(taught, tmp_path):
+    folder, corpus, _ = taught
+    shape = {"soft_tokens": 2, "hidden": 16, "layers": 1, "lora": 2, "encoder_lora": 2}
+    before = json.loads((folder / "words" / "pair.json").read_text(encoding="utf-8"))
+    models = {"encoder": before["encoder"], "llm": before["llm"], "start": str(folder / "words"), "sentences": 16}
+    run_align([corpus], tmp_path, build(AlignConfig, QUICK, shape, models))
+    after = Pair.load(tmp_path)
+    assert after.word_head is None
+    assert "words" not in after.config.training
+
+
+def test_a_head_is_taught_further_where_the_pair_has_one(taught, pair, tmp_path):
+    folder, corpus, config = taught
+    on = dataclasses.replace(config, start=str(folder / "words"), sentences=16, learning_rate=1e-4)
+    run_align([corpus], tmp_path, on)
+    assert word_loss(Pair.load(tmp_path)) == pytest.approx(word_loss(pair), rel=0.2)  # not from the beginning
+
+
+def test_no_pair_to_teach_is_refused(taught, tmp_path):
+    _, corpus, config = taught
+    with pytest.raises(InputError, match="--teach words needs a trained pair"):
+        run_align([corpus], tmp_path, dataclasses.replace(config, start=None))
+
+
+def test_a_damaged_head_is_refused_by_file(taught, tmp_path):
+    from inversedmixup.models.pair import copy_pair
+
+    copy_pair(taught[0] / "words", tmp_path)
+    (tmp_path / "words.safetensors").write_bytes((tmp_path / "words.safetensors").read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"words.safetensors: damaged"):
+        Pair.load(tmp_path)
+
+
+def test_the_weight_of_words_is_a_flag(taught, capsys):
+    folder, corpus, _ = taught
+    command = ["invert", str(corpus), "--rows", "6", "--max-tokens", "8", "--json", "--temperature", "0"]
+    texts = []
+    for more in (["--pair", str(folder / "words")], ["--pair", str(folder / "pair")]):
+        assert main([*command, *more, "--word-weight", "0", "--evaluate"]) == 0
+        texts.append(json.loads(capsys.readouterr().out.splitlines()[-1])["greedy"])
+    assert texts[0] == texts[1]
+    assert main([*command, "--pair", str(folder / "words"), "--word-weight", "-1"]) == 2
+    assert "word" in capsys.readouterr().err
+
+
+def test_an_engine_that_cannot_weigh_words_says_so(tiny_encoder, tiny_llm):
+    pair = make_pair(tiny_encoder, tiny_llm)
+    engine = VllmDecoder(pair.llm, engine=None, params=None)
+    with pytest.raises(InputError, match="--word-weight 0"):
+        engine.decode(torch.zeros(1, 2, pair.llm.dim), lift=torch.zeros(1, pair.llm.vocabulary))
