@@ -51,7 +51,7 @@ def pair(taught):
 
 @torch.no_grad()
 def word_loss(pair, texts=SENTENCES):
-    ids = [ids[:-1] for ids in pair.llm.targets(texts, 64)]
+    ids = pair.llm.targets(texts, 64)
     return pair.word_head.loss(pair.task_model.encode(texts), pair.word_head.present(ids)).mean().item()
 
 
@@ -66,6 +66,7 @@ def test_the_pair_stays_as_it_was_and_gains_a_word_head(taught, pair):
     assert 400 <= pair.config.training["words"]["sentences"] < 408
     wanted = pair.task_model.encode(SENTENCES)
     assert pair.invert(wanted, dataclasses.replace(GREEDY_8, word_weight=0.0)) == before.invert(wanted, GREEDY_8)
+    assert pair.llm.eos not in pair.word_head.tokens
     assert "the word head, in all its passes, 40" in (folder / "words" / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 

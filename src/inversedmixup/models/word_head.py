@@ -61,8 +61,8 @@ class WordHead(nn.Module):
         self.register_buffer("prior", torch.zeros(config.words))
 
     @classmethod
-    def for_texts(cls, texts: Iterable[Sequence[int]], *, embedding_dim: int, vocabulary: int, seed: int) -> WordHead:
-        """An untrained head that knows the tokens of these texts, token ids each, and how common they are.
+    def for_texts(cls, texts: Iterable[Iterable[int]], *, embedding_dim: int, vocabulary: int, seed: int) -> WordHead:
+        """An untrained head that knows the tokens of these texts, ids without what ends them, and how common they are.
 
         The caller's global random state is untouched.
         """
@@ -89,7 +89,7 @@ class WordHead(nn.Module):
         return out
 
     def present(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Which known tokens each text, token ids, holds: zeros and ones [n, W]."""
+        """Which known tokens each text, token ids, holds: zeros and ones [n, W]. What ends a text is none of them."""
         mark = torch.zeros(len(texts), self.config.vocabulary)
         for row, ids in enumerate(texts):
             mark[row, list(ids)] = 1.0

@@ -182,17 +182,14 @@ class Wording:
         self.config, self.folder, self.writes = config, folder, writes
         self.source, self.pair = _pair_to_teach(config, folder)
         if self.pair.word_head is None:
-            counted = islice(iter_texts(corpus, config.text_column), COUNTED)
+            llm, counted = self.pair.llm, islice(iter_texts(corpus, config.text_column), COUNTED)
+            targets = (llm.targets(texts, config.max_tokens) for texts in _batched(counted, config.chunk))
             self.pair.word_head = WordHead.for_texts(
-                (ids for texts in _batched(counted, config.chunk) for ids in self._targets(texts)),
-                embedding_dim=self.pair.task_model.dim, vocabulary=self.pair.llm.vocabulary, seed=config.seed,
+                ({*ids} - {llm.eos} for part in targets for ids in part),
+                embedding_dim=self.pair.task_model.dim, vocabulary=llm.vocabulary, seed=config.seed,
             )  # fmt: skip
         self.head = self.pair.word_head.to(config.device).requires_grad_().train()
         self.weights = _weights("words", self.head)
-
-    def _targets(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without the one that ends it."""
-        return [ids[:-1] for ids in self.pair.llm.targets(texts, self.config.max_tokens)]
 
     def prepare(self, number: int, chunk: Chunk) -> Tensor:
         """Embeddings [n, d]; kept on disk, as they are the same in every pass."""
@@ -201,7 +198,7 @@ class Wording:
     def backward(self, chunk: Chunk, prepared: Tensor, rows: np.ndarray, tokens: int, batch: int) -> Tensor:
         """See :class:`Lesson`."""
         embeddings = prepared[torch.from_numpy(rows)].to(self.config.device)
-        present = self.head.present([chunk.targets[row][:-1] for row in rows])
+        present = self.head.present([chunk.targets[row] for row in rows])
         loss = self.head.loss(embeddings, present).sum() / batch
         loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack([loss, torch.zeros_like(loss)]).detach().float()
@@ -210,7 +207,7 @@ class Wording:
     def validate(self, texts: Sequence[str]) -> dict[str, float]:
         """Loss of the head in nats a sentence, and scores of what the pair then writes greedily."""
         embeddings = self.pair.task_model.encode(texts)
-        present = self.head.present(self._targets(texts))
+        present = self.head.present(self.pair.llm.targets(texts, self.config.max_tokens))
         loss = self.head.loss(embeddings.to(self.config.device), present).mean().item()
         return {**evaluate_pair(self.pair, texts, self.config.max_tokens), "loss": loss}
 

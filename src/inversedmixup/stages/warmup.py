@@ -233,5 +233,5 @@ def _generation(pair: Pair, embeddings: Tensor, texts: list[str]) -> Tensor:
     targets = pair.llm.targets(texts, 64)
     loss = pair.llm.loss(pair.adaptor(embeddings), targets)
     if pair.word_head is not None:
-        loss = loss + pair.word_head.loss(embeddings, pair.word_head.present([ids[:-1] for ids in targets])).mean()
+        loss = loss + pair.word_head.loss(embeddings, pair.word_head.present(targets)).mean()
     return loss
