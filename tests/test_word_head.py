@@ -66,7 +66,7 @@ def test_the_pair_stays_as_it_was_and_gains_a_word_head(taught, pair):
     assert 400 <= pair.config.training["words"]["sentences"] < 408
     wanted = pair.task_model.encode(SENTENCES)
     assert pair.invert(wanted, dataclasses.replace(GREEDY_8, word_weight=0.0)) == before.invert(wanted, GREEDY_8)
-    assert pair.llm.eos not in pair.word_head.tokens
+    assert not pair.llm.wordless() & set(pair.word_head.tokens.tolist())
     assert "the word head, in all its passes, 40" in (folder / "words" / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
@@ -92,6 +92,12 @@ def test_an_untaught_head_lifts_next_to_nothing_and_knows_how_common_words_are()
     with torch.no_grad():
         head.out.weight.mul_(1e4)
     assert head.lift(torch.ones(1, 4)).abs().max() == LIMIT
+
+
+def test_punctuation_is_no_word(pair):
+    names = pair.llm.tokenizer.convert_ids_to_tokens(sorted(pair.llm.wordless()))
+    assert {"<end>", ":", "/", ".", ","} <= {*names, "<end>"}
+    assert not {"Label", "refund", "a"} & set(names)
 
 
 def test_rare_tokens_are_not_learnt_unless_there_are_no_others():

@@ -388,6 +388,11 @@ class SoftTokenLLM:
         words = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
         self.ends = frozenset({self.eos, *(token for token, word in enumerate(words) if "\n" in word)})
 
+    def wordless(self) -> frozenset[int]:
+        """Tokens without a letter or a digit: punctuation, spaces, parts of characters, and what ends a text."""
+        words = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
+        return frozenset(token for token, word in enumerate(words) if not any(map(str.isalnum, word))) | {self.eos}
+
     def text(self, ids: list[int]) -> str:
         """Token ids as text, up to the first token that ends it."""
         ended = list(takewhile(lambda token: token not in self.ends, ids))

@@ -62,9 +62,10 @@ class WordHead(nn.Module):
 
     @classmethod
     def for_texts(cls, texts: Iterable[Iterable[int]], *, embedding_dim: int, vocabulary: int, seed: int) -> WordHead:
-        """An untrained head that knows the tokens of these texts, ids without what ends them, and how common they are.
+        """An untrained head that knows the tokens of these texts, and how common they are.
 
-        The caller's global random state is untouched.
+        They should be words: a raised question mark ends a text before it is said what is asked. The caller's global
+        random state is untouched.
         """
         total, texts_with = 0, Counter[int]()
         for ids in texts:
@@ -89,7 +90,7 @@ class WordHead(nn.Module):
         return out
 
     def present(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Which known tokens each text, token ids, holds: zeros and ones [n, W]. What ends a text is none of them."""
+        """Which known tokens each text, token ids, holds: zeros and ones [n, W]."""
         mark = torch.zeros(len(texts), self.config.vocabulary)
         for row, ids in enumerate(texts):
             mark[row, list(ids)] = 1.0

@@ -182,10 +182,11 @@ class Wording:
         self.config, self.folder, self.writes = config, folder, writes
         self.source, self.pair = _pair_to_teach(config, folder)
         if self.pair.word_head is None:
-            llm, counted = self.pair.llm, islice(iter_texts(corpus, config.text_column), COUNTED)
+            llm, wordless = self.pair.llm, self.pair.llm.wordless()
+            counted = islice(iter_texts(corpus, config.text_column), COUNTED)
             targets = (llm.targets(texts, config.max_tokens) for texts in _batched(counted, config.chunk))
             self.pair.word_head = WordHead.for_texts(
-                ({*ids} - {llm.eos} for part in targets for ids in part),
+                ({*ids} - wordless for part in targets for ids in part),
                 embedding_dim=self.pair.task_model.dim, vocabulary=llm.vocabulary, seed=config.seed,
             )  # fmt: skip
         self.head = self.pair.word_head.to(config.device).requires_grad_().train()
