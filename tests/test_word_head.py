@@ -221,6 +221,16 @@ def test_the_weight_of_words_is_a_flag(taught, capsys):
     assert "word" in capsys.readouterr().err
 
 
+def test_augment_writes_with_the_llm_alone_unless_told(taught, examples):
+    mixer = InversedMixup.from_pretrained(taught[0] / "words")
+    mixer.fit(
+        [e.text for e in examples], [e.label for e in examples], train_encoder="head", task_steps=2, refine_steps=0
+    )
+    quick = {"n": 8, "labels": "soft", "tries": 1, "max_tokens": 8, "accept_labels": "any"}
+    texts = [mixer.augment(**quick, **more)["text"] for more in ({}, {"word_weight": 0.0}, {"word_weight": 0.7})]
+    assert texts[0] == texts[1] != texts[2]
+
+
 def test_an_engine_that_cannot_weigh_words_says_so(tiny_encoder, tiny_llm):
     pair = make_pair(tiny_encoder, tiny_llm)
     engine = VllmDecoder(pair.llm, engine=None, params=None)

@@ -62,6 +62,9 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
     )
     lam: str = option("uniform:0.5,0.8", f"mixing ratio: {LAM_HELP}")
     candidates: int = option(1, "texts written per pair; the one with the best cycle similarity is taken")
+    word_weight: float = option(
+        0.0, "how much the pair's word head counts beside the LLM, if it has one; more of it keeps nearer to the mix"
+    )
 
     def __post_init__(self) -> None:
         for part in (DecodeConfig, LabelConfig, JudgeConfig):
