@@ -157,9 +157,12 @@ def _mix_tab(explorer: Explorer) -> None:
     drawing = draw.click(
         draw_candidates, [first, second, lam], [candidates, status], show_progress="hidden", concurrency_limit=None
     )
-    stop.click(lambda: fragments.status("Stopped."), None, status, cancels=[writing, drawing], show_progress="hidden")
+    mapping = kind.change(
+        draw_map, [strip, kind], [training_map, status], show_progress="hidden", concurrency_limit=None
+    )
+    at_work = [writing, drawing, mapping]
+    stop.click(lambda: fragments.status("Stopped."), None, status, cancels=at_work, show_progress="hidden")
     lam.change(None, js=TELL_LAM)
-    kind.change(draw_map, [strip, kind], [training_map, status], show_progress="hidden", concurrency_limit=None)
 
 
 def _offered(explorer: Explorer) -> tuple[list[str], tuple[str, str]]:
