@@ -75,7 +75,8 @@ dist: setup  ## wheel and sdist into dist/, each installed into an empty environ
 		$(VENV)-dist/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $$package && \
 		$(VENV)-dist/bin/inversedmixup --version && \
 		(cd / && $(abspath $(VENV))-dist/bin/python -c "from importlib.resources import files; \
-		assert (files('inversedmixup') / 'default_pair' / 'adaptor.safetensors').is_file(), 'no weights inside'") || exit 1; \
+		assert all((files('inversedmixup') / 'default_pair' / f'{part}.safetensors').is_file() \
+		for part in ('adaptor', 'words')), 'no weights inside'") || exit 1; \
 	done
 
 docs: setup  ## the site, into site/

@@ -86,15 +86,13 @@ def _by_choice(
 ) -> dict[str, Any]:  # fmt: skip
     """Figures of the texts at embeddings [n, d] by how one of several candidates is chosen."""
     n = len(wanted)
-    with torch.no_grad():
-        soft = pair.adaptor(wanted)
     uniforms = np.concatenate([row_stream(seed, row).random((candidates, SAMPLING.max_tokens)) for row in range(n)])
-    texts = pair.decoder.decode(soft, SAMPLING, uniforms, candidates=candidates)
+    texts = pair.invert(wanted, SAMPLING, uniforms, candidates=candidates)
     reread = pair.task_model.encode(texts)
     cosine = nn.functional.cosine_similarity(reread, wanted.repeat_interleave(candidates, dim=0), dim=1)
     ours, theirs = (pair.task_model.predict_proba(points) for points in (wanted, reread))
     agreement = 1 - np.abs(ours.repeat(candidates, axis=0) - theirs).sum(1) / 2  # 1 − total variation distance
-    chosen = {"greedy": pair.decoder.decode(soft, GREEDY)}
+    chosen = {"greedy": pair.invert(wanted, GREEDY)}
     for weight in AGREEMENT:
         score = (cosine.numpy() + weight * agreement).reshape(n, candidates)
         chosen[f"best of {candidates}, class agreement × {weight:g}"] = [

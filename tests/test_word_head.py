@@ -67,7 +67,9 @@ def test_the_pair_stays_as_it_was_and_gains_a_word_head(taught, pair):
     wanted = pair.task_model.encode(SENTENCES)
     assert pair.invert(wanted, dataclasses.replace(GREEDY_8, word_weight=0.0)) == before.invert(wanted, GREEDY_8)
     assert not pair.llm.wordless() & set(pair.word_head.tokens.tolist())
-    assert "the word head, in all its passes, 40" in (folder / "words" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    card = (folder / "words" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "the word head, in all its passes, 40" in card
+    assert f"a word head that knows {pair.config.words.words} of its tokens" in card
 
 
 def test_it_learns_which_words_a_sentence_holds(taught, pair):
@@ -96,7 +98,7 @@ def test_an_untaught_head_lifts_next_to_nothing_and_knows_how_common_words_are()
 
 def test_punctuation_is_no_word(pair):
     names = pair.llm.tokenizer.convert_ids_to_tokens(sorted(pair.llm.wordless()))
-    assert {"<end>", ":", "/", ".", ","} <= {*names, "<end>"}
+    assert {"<end>", "<unk>", ":", "/", ".", ","} <= set(names)
     assert not {"Label", "refund", "a"} & set(names)
 
 
@@ -191,7 +193,22 @@ def test_a_head_is_taught_further_where_the_pair_has_one(taught, pair, tmp_path)
     folder, corpus, config = taught
     on = dataclasses.replace(config, start=str(folder / "words"), sentences=16, learning_rate=1e-4)
     run_align([corpus], tmp_path, on)
-    assert word_loss(Pair.load(tmp_path)) == pytest.approx(word_loss(pair), rel=0.2)  # not from the beginning
+    further = Pair.load(tmp_path)
+    assert word_loss(further) == pytest.approx(word_loss(pair), rel=0.2)  # not from the beginning
+    assert further.config.training["words"]["sentences"] == pair.config.training["words"]["sentences"] + 16
+
+
+def test_the_pair_may_not_change_under_a_lesson(taught, tmp_path):
+    from inversedmixup.models.pair import copy_pair
+
+    folder, corpus, config = taught
+    copy_pair(folder / "pair", tmp_path / "pair")
+    config = dataclasses.replace(config, start=str(tmp_path / "pair"), sentences=8)
+    run_align([corpus], tmp_path / "words", config)
+    run_align([corpus], tmp_path / "words", config)
+    copy_pair(folder / "words", tmp_path / "pair")
+    with pytest.raises(InputError, match="start_sha256"):
+        run_align([corpus], tmp_path / "words", config)
 
 
 def test_no_pair_to_teach_is_refused(taught, tmp_path):
@@ -229,6 +246,35 @@ def test_augment_writes_with_the_llm_alone_unless_told(taught, examples):
     quick = {"n": 8, "labels": "soft", "tries": 1, "max_tokens": 8, "accept_labels": "any"}
     texts = [mixer.augment(**quick, **more)["text"] for more in ({}, {"word_weight": 0.0}, {"word_weight": 0.7})]
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_stage_two_runs_with_an_engine_that_cannot_weigh_words(taught, examples):
+    class Alone:
+        """Takes what vLLM takes."""
+
+        def __init__(self, llm):
+            self.llm = llm
+
+        def decode(self, *arguments, lift=None, **more):
+            assert lift is None
+            return self.llm.decode(*arguments, **more)
+
+    mixer = InversedMixup.from_pretrained(taught[0] / "words")
+    mixer.models_.decoder = Alone(mixer.models_.llm)
+    mixer.fit(
+        [e.text for e in examples],
+        [e.label for e in examples],
+        task_steps=2,
+        follow_steps=1,
+        refine_steps=1,
+        tolerance=1,
+    )
+    assert mixer.augment(n=4, labels="soft", tries=1, max_tokens=8, accept_labels="any").num_rows
+
+
+def test_no_words_at_all_is_bad_input():
+    with pytest.raises(InputError, match="no words to teach"):
+        WordHead.for_texts([[], []], embedding_dim=4, vocabulary=6, seed=0)
 
 
 def test_an_engine_that_cannot_weigh_words_says_so(tiny_encoder, tiny_llm):

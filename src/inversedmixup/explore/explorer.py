@@ -23,6 +23,7 @@ from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.labels import is_intruded
 from inversedmixup.mixing import interpolate, row_stream, soft_label
 from inversedmixup.models.pair import Pair, PairOptions
+from inversedmixup.models.sampling import WORD_WEIGHT
 from inversedmixup.options import build
 from inversedmixup.report.evidence import Evidence, gather
 from inversedmixup.report.results import read_run, run_folder
@@ -88,11 +89,12 @@ class Explorer:
         gate: thresholds.
         rows: augmented rows of a run, kept and rejected.
         fluencies: mean token log-likelihoods of training texts; computed when first needed if not given.
+        word_weight: how much the pair's word head counts beside the LLM.
     """
 
     def __init__(
         self, pair: Pair, examples: Sequence[Example], *, gate: GateConfig | None = None, rows: Sequence[Row] = (),
-        fluencies: Sequence[float] | None = None,
+        fluencies: Sequence[float] | None = None, word_weight: float = WORD_WEIGHT,
     ) -> None:  # fmt: skip
         self.pair, self.examples, self.gate, self.rows = pair, list(examples), gate or GateConfig(), list(rows)
         self.evidence: Evidence = gather(self.examples, self.rows)
@@ -104,6 +106,7 @@ class Explorer:
         umap = len(self.examples) >= UMAP_ROWS and importlib.util.find_spec("umap") is not None
         self.maps = list(MAPS) if umap else ["PCA"]
         self._fluencies = fluencies
+        self._greedy, self._sampled = (dataclasses.replace(way, word_weight=word_weight) for way in (GREEDY, SAMPLED))
         self._label_of = {example.text: example.label for example in self.examples}
         self._planes: dict[str, Any] = {}
         self._strips: OrderedDict[tuple[str, str], Strip] = OrderedDict()
@@ -131,7 +134,7 @@ class Explorer:
         strip = Strip(first, second, (), interpolate(a, b, lams), torch.empty(0, a.shape[1]))
         for at in range(0, len(LAMS), CHUNK):
             part = slice(at, at + CHUNK)
-            points, reread = self._write(a[part], b[part], lams[part], [0] * len(lams[part]), GREEDY)
+            points, reread = self._write(a[part], b[part], lams[part], [0] * len(lams[part]), self._greedy)
             strip = dataclasses.replace(
                 strip, points=(*strip.points, *points), reread=torch.cat([strip.reread, reread])
             )
@@ -150,7 +153,7 @@ class Explorer:
         with self._models:
             ends = self.pair.task_model.encode([first, second])
         a, b = (end.expand(many, -1) for end in ends)
-        points, _ = self._write(a, b, torch.full((many,), lam), list(range(many)), SAMPLED)
+        points, _ = self._write(a, b, torch.full((many,), lam), list(range(many)), self._sampled)
         seen = self.pair.task_model.predict_proba(ends).argmax(axis=1)
         labels = tuple(
             self._label_of.get(text, self.classes[at]) for text, at in zip((first, second), seen, strict=True)
@@ -213,10 +216,11 @@ class Explorer:
         return known
 
     def _plane(self, kind: str) -> Plane:
-        with self._drawing:
-            if kind not in self._planes:
-                self._planes[kind] = Plane(self.embeddings, kind)
-            plane: Plane = self._planes[kind]
+        if kind not in self._planes:  # once it is there, nobody waits for another kind
+            with self._drawing:
+                if kind not in self._planes:
+                    self._planes[kind] = Plane(self.embeddings, kind)
+        plane: Plane = self._planes[kind]
         return plane
 
 
@@ -260,10 +264,14 @@ def open_explorer(target: str, models: PairOptions, *, text_column: str, label_c
         run = read_run(target)
         gate = build(GateConfig, {f.name: run.settings[f.name] for f in dataclasses.fields(GateConfig)})
         pair = models.load_pair(run.folder / "model")
-        return Explorer(pair, run.examples, gate=gate, rows=list(run.rows()), fluencies=run.fluencies)
+        weight = run.settings.get("word_weight", 0.0)  # as the rows of the run were written
+        return Explorer(
+            pair, run.examples, gate=gate, rows=list(run.rows()), fluencies=run.fluencies, word_weight=weight
+        )
     examples = read_examples(target, text_column=text_column, label_column=label_column)
     check_classes(examples, target)
-    return Explorer(models.load_pair(), examples)
+    weight = 0.0 if models.engine == "vllm" else WORD_WEIGHT
+    return Explorer(models.load_pair(), examples, word_weight=weight)
 
 
 def _checked(name: str, text: str) -> str:

@@ -389,9 +389,10 @@ class SoftTokenLLM:
         self.ends = frozenset({self.eos, *(token for token, word in enumerate(words) if "\n" in word)})
 
     def wordless(self) -> frozenset[int]:
-        """Tokens without a letter or a digit: punctuation, spaces, parts of characters, and what ends a text."""
+        """Tokens without a letter or a digit (punctuation, spaces, parts of characters), and special ones."""
         words = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
-        return frozenset(token for token, word in enumerate(words) if not any(map(str.isalnum, word))) | {self.eos}
+        bare = {token for token, word in enumerate(words) if not any(map(str.isalnum, word))}
+        return frozenset({*bare, self.eos, *self.tokenizer.all_special_ids})
 
     def text(self, ids: list[int]) -> str:
         """Token ids as text, up to the first token that ends it."""

@@ -355,8 +355,8 @@ class Pair:
         """Write the word head and the record of the pair in ``folder``."""
         assert self.word_head is not None
         save_weights(self.word_head, folder / "words.safetensors", half=True)
-        config = read_config(folder)
-        config.words, config.training = self.word_head.config, self.config.training
+        config, self.config.words = read_config(folder), self.word_head.config
+        config.words, config.training = self.config.words, self.config.training
         write_config(folder, config)
 
     def save_corrector(self, folder: Path) -> None:

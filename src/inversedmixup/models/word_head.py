@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inversedmixup.errors import InputError
+
 LIMIT = 10.0  # nats by which a token's odds may rise or fall; a wrong word then costs no more than that
 RAREST = 10  # a token in fewer texts than this is not learnt
 
@@ -66,12 +68,17 @@ class WordHead(nn.Module):
 
         They should be words: a raised question mark ends a text before it is said what is asked. The caller's global
         random state is untouched.
+
+        Raises:
+            InputError: if there is no token to learn.
         """
         total, texts_with = 0, Counter[int]()
         for ids in texts:
             total += 1
             texts_with.update(set(ids))
         tokens = sorted(token for token, count in texts_with.items() if count >= RAREST) or sorted(texts_with)
+        if not tokens:
+            raise InputError("no words to teach: the corpus has none, or the LLM's tokens are parts of characters")
         share = np.array([texts_with[token] for token in tokens], dtype=np.float64)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -33,10 +33,10 @@ from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT
-from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM
+from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
-from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, Lesson
+from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, Lesson, pair_folder
 from inversedmixup.stages.stream import Chunk, ahead, chunks
 from inversedmixup.stages.team import Team
 from inversedmixup.terminal import interrupts_held, progress
@@ -143,6 +143,9 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
 def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignConfig, *, write: bool) -> None:
     """Write the resolved config, or refuse a folder whose run has another one."""
     resolved: dict[str, Any] = {"corpus": [str(path) for path in corpus], **dataclasses.asdict(config)}
+    record = pair_folder(config.start or DEFAULT_PAIR) / "pair.json"
+    if config.teach != "invert" and record.is_file():  # what is taught fits the pair that is there now, no later one
+        resolved["start_sha256"] = file_sha256(record)
     path = output / "config.json"
     if path.exists():
         try:
@@ -154,7 +157,7 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
             raise InputError(f"{path}: damaged; delete it, and the run goes on with the settings given now") from None
         before = {**dataclasses.asdict(AlignConfig()), **before}  # an option younger than the run had its default
         for name, value in resolved.items():
-            if name not in BUDGET_OPTIONS + SPEED_OPTIONS and before.get(name) != value:
+            if name not in BUDGET_OPTIONS + SPEED_OPTIONS and before.get(name, value) != value:
                 raise InputError(
                     f"{output} holds a run with other settings ({name}: {before.get(name)!r} there, {value!r} now); "
                     f"choose another folder or the same settings"
@@ -201,7 +204,11 @@ class _Run:
         """Whether the run is long enough, and a compiler is there."""
         tokens, minutes = self.config.tokens or 2**62, self.config.minutes or 60
         long = self.total >= COMPILE_EARNS and tokens >= 20 * COMPILE_EARNS and minutes >= 30
-        return long and any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+        return (
+            long
+            and self.config.teach != "words"
+            and any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+        )
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
@@ -364,9 +371,16 @@ class _Run:
         before, state = self.pair.config.training, self.state
         scores = {key: value for key, value in record.items() if key in METRICS}
         if self.config.teach != "invert":
-            corpus = sorted(Path(path).name for path in self.corpus)
-            seen = {"corpus": corpus, "sentences": state.sentences, "steps": state.step, "metrics": scores}
-            return {**before, {"correct": "correction"}.get(self.config.teach, self.config.teach): seen}
+            name = {"correct": "correction", "words": "words"}[self.config.teach]
+            known = before.get(name, {}) if self.config.teach == "words" else {}  # a head is taught on, not anew
+            seen = {
+                "corpus": sorted({*known.get("corpus", []), *(Path(path).name for path in self.corpus)}),
+                "sentences": known.get("sentences", 0) + state.sentences,
+                "steps": known.get("steps", 0) + state.step, "metrics": scores,
+            }  # fmt: skip
+            # what was measured before is not what this pair writes
+            kept = {key: said for key, said in before.items() if key not in ("reports", "failures")}
+            return {**kept, name: seen}
         return {
             "corpus": sorted({*before.get("corpus", []), *(Path(path).name for path in self.corpus)}),
             "sentences": before.get("sentences", 0) + state.sentences,

@@ -19,11 +19,11 @@ from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, copy_pair, default_pair_folder
-from inversedmixup.models.sampling import GREEDY, Sampling
+from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Sampling
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.sealed import read_record, read_tensors, write_record, write_tensors
-from inversedmixup.stages.stream import Chunk
+from inversedmixup.stages.stream import Chunk, varied
 
 if TYPE_CHECKING:
     from inversedmixup.stages.align import AlignConfig
@@ -183,13 +183,17 @@ class Wording:
         self.source, self.pair = _pair_to_teach(config, folder)
         if self.pair.word_head is None:
             llm, wordless = self.pair.llm, self.pair.llm.wordless()
-            counted = islice(iter_texts(corpus, config.text_column), COUNTED)
-            targets = (llm.targets(texts, config.max_tokens) for texts in _batched(counted, config.chunk))
+            first = config.validation_rows if config.validation is None else 0
+            counted = islice(iter_texts(corpus, config.text_column), first, first + COUNTED)
+            targets = (
+                llm.targets(varied(texts, config.lower, [config.seed, number]), config.max_tokens)  # as they are taught
+                for number, texts in enumerate(_batched(counted, config.chunk))
+            )
             self.pair.word_head = WordHead.for_texts(
                 ({*ids} - wordless for part in targets for ids in part),
                 embedding_dim=self.pair.task_model.dim, vocabulary=llm.vocabulary, seed=config.seed,
             )  # fmt: skip
-        self.head = self.pair.word_head.to(config.device).requires_grad_().train()
+        self.head = self.pair.word_head.to(config.device)
         self.weights = _weights("words", self.head)
 
     def prepare(self, number: int, chunk: Chunk) -> Tensor:
@@ -207,10 +211,12 @@ class Wording:
     @torch.no_grad()
     def validate(self, texts: Sequence[str]) -> dict[str, float]:
         """Loss of the head in nats a sentence, and scores of what the pair then writes greedily."""
-        embeddings = self.pair.task_model.encode(texts)
-        present = self.head.present(self.pair.llm.targets(texts, self.config.max_tokens))
-        loss = self.head.loss(embeddings.to(self.config.device), present).mean().item()
-        return {**evaluate_pair(self.pair, texts, self.config.max_tokens), "loss": loss}
+        embeddings = self.pair.task_model.encode(texts).to(self.config.device)
+        targets, losses = self.pair.llm.targets(texts, self.config.max_tokens), []
+        for at in range(0, len(texts), BATCH):
+            part = slice(at, at + BATCH)
+            losses += self.head.loss(embeddings[part], self.head.present(targets[part])).tolist()
+        return {**evaluate_pair(self.pair, texts, self.config.max_tokens), "loss": float(np.mean(losses))}
 
     def save(self, folder: Path) -> None:
         """Write the pair that was given, and the word head."""
@@ -222,6 +228,11 @@ Lessons = type[Inverting] | type[Correcting] | type[Wording]
 LESSONS: dict[str, Lessons] = {"invert": Inverting, "correct": Correcting, "words": Wording}
 
 
+def pair_folder(start: str) -> Path:
+    """Where the pair lies that ``--start`` names."""
+    return default_pair_folder() if start == DEFAULT_PAIR else Path(start).expanduser()
+
+
 def _pair_to_teach(config: AlignConfig, folder: Path) -> tuple[Path, Pair]:
     """The pair to teach and its folder, once options that say what another pair looks like are refused."""
     if not config.start:
@@ -229,7 +240,7 @@ def _pair_to_teach(config: AlignConfig, folder: Path) -> tuple[Path, Pair]:
     for name in ("soft_tokens", "hidden", "layers", "prompt", "lora", "train_llm", "encoder_lora"):
         if _is_given(config, name):
             raise InputError(f"--teach {config.teach}: {name} is that of the pair in --start; leave the option out")
-    source = default_pair_folder() if config.start == DEFAULT_PAIR else Path(config.start).expanduser()
+    source = pair_folder(config.start)
     if source.resolve() == folder.resolve():
         raise InputError(f"--teach {config.teach}: {folder} holds the pair to start from; choose another output")
     paths = {name: getattr(config, name) for name in ("encoder", "llm") if _is_given(config, name)}
@@ -271,12 +282,14 @@ def _digest(texts: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def evaluate_pair(pair: Pair, texts: Sequence[str], max_tokens: int = 64) -> dict[str, float]:
+def evaluate_pair(
+    pair: Pair, texts: Sequence[str], max_tokens: int = 64, *, word_weight: float = WORD_WEIGHT
+) -> dict[str, float]:
     """Teacher-forced loss and greedy reconstruction scores of a pair on texts."""
     wanted = pair.task_model.encode(texts)
     order = np.argsort([len(text) for text in texts], kind="stable")
     written, nll, count = [""] * len(texts), 0.0, 0
-    sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens)
+    sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens, word_weight=word_weight)
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
         embeddings = wanted[torch.from_numpy(rows)]

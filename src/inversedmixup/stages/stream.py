@@ -39,17 +39,17 @@ def chunks(
         first = number
         while read := list(islice(stream, size)):
             if number >= start:
-                varied = _vary(read, lower, np.random.default_rng([seed, number - first]))
+                seen = varied(read, lower, [seed, number - first])
                 order = np.random.default_rng([seed, number, 2]).permutation(len(read))
-                yield Chunk(varied, order, targets(varied))
+                yield Chunk(seen, order, targets(seen))
             number += 1
         if number == first:
             raise InputError("too few texts to train on, once those held out for validation are taken away")
 
 
-def _vary(texts: list[str], share: float, rng: np.random.Generator) -> list[str]:
-    """Lower-case a random share and strip its final full stops: many labelled sets are lower-case and unpunctuated."""
-    lowered = rng.random(len(texts)) < share
+def varied(texts: list[str], share: float, seed: list[int]) -> list[str]:
+    """A random share lower-cased, its final full stops stripped: many labelled sets are lower-case and unpunctuated."""
+    lowered = np.random.default_rng(seed).random(len(texts)) < share
     return [text.lower().rstrip(" .") if low else text for text, low in zip(texts, lowered, strict=True)]
 
 
