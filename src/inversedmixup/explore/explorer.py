@@ -101,7 +101,7 @@ class Explorer:
         self.embeddings = pair.task_model.encode([example.text for example in self.examples])
         if pair.task_model.head is None:
             classes = check_classes(self.examples, "the training file")
-            fit_task_model(pair.task_model, self.examples, classes, HEAD, lambda _: None)
+            fit_task_model(pair.task_model, self.examples, classes, HEAD, lambda _: None, known=self.embeddings)
         self.classes = list(pair.task_model.classes)
         umap = len(self.examples) >= UMAP_ROWS and importlib.util.find_spec("umap") is not None
         self.maps = list(MAPS) if umap else ["PCA"]

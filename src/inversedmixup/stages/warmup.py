@@ -131,16 +131,17 @@ def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
 
 
 def fit_task_model(
-    model: TaskModel, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig, advance: Advance
-) -> None:
-    """L_CE(θ) on the labelled set, from a fresh head."""
+    model: TaskModel, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig, advance: Advance,
+    *, known: Tensor | None = None,
+) -> None:  # fmt: skip
+    """L_CE(θ) on the labelled set, from a fresh head; ``known`` are the embeddings where the encoder does not learn."""
     model.set_classes(classes, seed=config.seed)
     number = {name: index for index, name in enumerate(classes)}
     labels = torch.tensor([number[example.label] for example in examples])
     texts = [example.text for example in examples]
     model.fit(
         texts, nn.functional.one_hot(labels, len(classes)).float(), torch.ones(len(texts)),
-        fit_settings(config, config.task_steps), advance=advance,
+        fit_settings(config, config.task_steps), known=known, advance=advance,
     )  # fmt: skip
 
 
