@@ -144,14 +144,14 @@ def test_without_evaluate_the_corrected_texts_are_shown_and_written(taught, tmp_
     assert cosine == pytest.approx(result["corrected"]["cosine"], abs=1e-3)
 
 
-def test_a_pair_that_has_not_learnt_it_is_refused_before_any_work(
+def test_a_pair_with_nothing_to_correct_with_is_refused_before_any_work(
     taught, tiny_pair_folder, train_file, tmp_path, capsys
 ):
     _, corpus, *_ = taught
     out = str(tmp_path / "o.jsonl")
     for command in (["invert", str(corpus)], ["mix", "a", "b"], ["augment", str(train_file), "-o", out]):
         assert main([*command, "--correct", "1", "--pair", tiny_pair_folder]) == 2
-        assert "--teach correct" in capsys.readouterr().err
+        assert "--teach words" in capsys.readouterr().err
     assert not (tmp_path / "o.jsonl.run").exists()
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from inversedmixup import InversedMixup
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
+from inversedmixup.models.corrector import RATE
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.vllm import VllmDecoder
@@ -135,12 +136,73 @@ def test_texts_do_not_depend_on_the_batch(pair, temperature):
     assert pair.invert(wanted, sampling, uniforms, candidates=3, batch_size=5) == whole
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_one_text_alone_is_written_as_among_others(pair, temperature):
+    sampling = Sampling(temperature, max_tokens=8)
+    wanted = pair.task_model.encode(SENTENCES[:3])
+    uniforms = np.random.default_rng(0).random((3, 8))
+    whole = pair.invert(wanted, sampling, uniforms)
+    assert [pair.invert(wanted[at : at + 1], sampling, uniforms[at : at + 1])[0] for at in range(3)] == whole
+
+
 def test_many_rows_are_judged_a_part_at_a_time(pair, monkeypatch):
     wanted, sampling = pair.task_model.encode(SENTENCES), Sampling(max_tokens=8)
     uniforms = np.random.default_rng(0).random((len(SENTENCES) * 2, 8))
     whole = pair.invert(wanted, sampling, uniforms, candidates=2)
     monkeypatch.setattr("inversedmixup.models.pair.LIFTED_ROWS", 8)
     assert pair.invert(wanted, sampling, uniforms, candidates=2) == whole
+
+
+@torch.no_grad()
+def test_correction_adds_up_what_the_texts_keep_lacking(pair, monkeypatch):
+    wanted = pair.task_model.encode(SENTENCES)
+    texts = pair.invert(wanted, GREEDY_8)
+    found = pair.task_model.encode(texts)
+    real, lifts = pair.llm.decode, []
+
+    def decode(soft, sampling, **options):
+        lifts.append(options["lift"])
+        return real(soft, sampling, **options)
+
+    monkeypatch.setattr(pair.llm, "decode", decode)
+    pair.correct(wanted, texts, found, steps=2, max_tokens=8, word_weight=0.5)
+    monkeypatch.undo()
+    aim = pair.word_head.lift(wanted)
+    first = 0.5 * aim + RATE * (aim - pair.word_head.lift(found))
+    assert torch.allclose(lifts[0], first, atol=1e-4)
+    again = pair.task_model.encode(pair.llm.decode(pair.adaptor(wanted), GREEDY_8, lift=first))
+    assert torch.allclose(lifts[1], first + RATE * (aim - pair.word_head.lift(again)), atol=1e-4)
+
+
+def test_corrected_texts_are_never_further_away_nor_depend_on_their_neighbours(pair, monkeypatch):
+    wanted = pair.task_model.encode(SENTENCES)
+    texts = pair.invert(wanted, GREEDY_8)
+    found = pair.task_model.encode(texts)
+    better, reread = pair.correct(wanted, texts, found, steps=4, max_tokens=8)
+    before, after = (torch.nn.functional.cosine_similarity(one, wanted, dim=1) for one in (found, reread))
+    assert (after >= before - 1e-6).all()
+    assert (after > before + 0.01).any()
+    assert torch.allclose(reread, pair.task_model.encode(better), atol=1e-5)
+    for at in range(0, len(SENTENCES), 5):
+        alone, _ = pair.correct(wanted[at : at + 1], texts[at : at + 1], found[at : at + 1], steps=4, max_tokens=8)
+        assert alone == better[at : at + 1]
+    monkeypatch.setattr("inversedmixup.models.pair.LIFTED_ROWS", 7)
+    assert pair.correct(wanted, texts, found, steps=4, max_tokens=8)[0] == better
+
+
+def test_what_is_right_already_is_not_written_again(pair, monkeypatch):
+    wanted = pair.task_model.encode(SENTENCES)
+    monkeypatch.setattr(pair.llm, "decode", None)
+    assert pair.correct(wanted, SENTENCES, wanted, steps=3, max_tokens=8)[0] == list(SENTENCES)
+
+
+def test_invert_corrects_with_the_word_head_alone(taught, capsys):
+    folder, corpus, _ = taught
+    command = ["invert", str(corpus), "--rows", "9", "--max-tokens", "8", "--pair", str(folder / "words"), "--json"]
+    assert main([*command, "--evaluate", "--correct", "3"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["corrected"]["decodes"] == 4
+    assert result["corrected"]["cosine"] > result["greedy"]["cosine"]
 
 
 def test_an_interrupted_lesson_resumes_to_the_same_head(taught, tmp_path, monkeypatch):

@@ -43,8 +43,9 @@ def decode(
     while at < len(soft):
         drawn = None if uniforms is None else uniforms[at * candidates : (at + size) * candidates]
         try:
-            raised = None if lift is None else sampling.word_weight * lift[at : at + size]
-            ids = _decode_batch(llm, soft[at : at + size], sampling, drawn, candidates, raised)
+            ids = _decode_batch(
+                llm, soft[at : at + size], sampling, drawn, candidates, None if lift is None else lift[at : at + size]
+            )
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not out_of_memory(error):
                 raise
@@ -62,7 +63,7 @@ def _default_rows(device: torch.device) -> int:
 @torch.no_grad()
 def _decode_batch(
     llm: SoftTokenLLM, soft: Tensor, sampling: Sampling, uniforms: np.ndarray | None, candidates: int,
-    raised: Tensor | None,
+    lift: Tensor | None,
 ) -> np.ndarray:  # fmt: skip
     """Token ids [n · candidates, max_tokens], filled up with end-of-text."""
     rows = torch.arange(len(soft)).repeat_interleave(candidates)
@@ -70,34 +71,37 @@ def _decode_batch(
     model = (_EncoderDecoder if llm.encoder_decoder else _Causal)(llm, _fill_tile(soft), sampling.max_tokens)
     if candidates > 1:
         model.select(_fill_tile(rows))
-    live = torch.arange(len(rows))  # which text each leading row of the cache is writing
+        lift = None if lift is None else lift[rows]
+    # which text each leading row of the cache is writing; numpy's, as a tensor of one index would drop a dimension
+    live = np.arange(len(rows))
     going, ends = torch.ones(len(rows), dtype=torch.bool), torch.tensor(sorted(llm.ends))
     for step in range(sampling.max_tokens):
         scores = model.logits[: len(live)].float()
-        if raised is not None:
-            scores = _raise(scores, raised[rows[live]], written[live, :step])
+        if lift is not None:
+            scores = _raise(scores, lift, written[live, :step])
         drawn = pick(scores, sampling, None if uniforms is None else uniforms[live, step])
-        written[live[going], step] = drawn[going]
+        written[live[going.numpy()], step] = drawn[going]
         going &= ~torch.isin(drawn, ends)
         if not going.any() or step + 1 == sampling.max_tokens:
             break
         tile = _fill_tile(going.nonzero()[:, 0])
         if len(tile) < len(model.logits):  # finished rows leave in whole tiles, so no step is spent on them
             model.select(tile)
-            live, drawn, going = live[going], drawn[going], going[going]
+            lift = None if lift is None else lift[going]
+            live, drawn, going = live[going.numpy()], drawn[going], going[going]
         tokens = torch.full((len(model.logits), 1), llm.eos)
         tokens[: len(drawn), 0] = drawn
         model.step(tokens.to(soft.device))
     return written
 
 
-def _raise(scores: Tensor, raised: Tensor, sofar: np.ndarray) -> Tensor:
+def _raise(scores: Tensor, lift: Tensor, sofar: np.ndarray) -> Tensor:
     """Scores [n, V] plus what a word head adds, but for the tokens [n, step] that are written already.
 
     A token is in the sentence or not, so what speaks for it is used up once it is there.
     """
     done = torch.from_numpy(sofar).to(scores.device)
-    return (scores + raised).scatter(1, done, scores.gather(1, done))
+    return (scores + lift).scatter(1, done, scores.gather(1, done))
 
 
 class _Causal:

@@ -24,7 +24,7 @@ from torch import Tensor
 from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
-from inversedmixup.models.corrector import Corrector, CorrectorConfig
+from inversedmixup.models.corrector import Corrector, CorrectorConfig, rewrite
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
@@ -42,7 +42,9 @@ PAIR_FILES = (
 )  # fmt: skip
 TASK_MODEL_FILES = ("head.safetensors", "encoder_lora", "encoder")
 ENGINES = ("transformers", "vllm")
-NOT_TAUGHT = "correct: the pair in {} has not learnt to correct; train one with `align --teach correct --start PAIR`"
+NOTHING_TO_CORRECT_WITH = (
+    "correct: the pair in {} has neither a word head nor a corrector; teach it with `align --teach words --start PAIR`"
+)
 # Embeddings of these say whether the encoder at hand is the one that the adaptor was trained on.
 FINGERPRINT_TEXTS = (
     "A man is playing a guitar on the street.",
@@ -104,10 +106,10 @@ class PairOptions:
     engine: str = option("transformers", "what writes the texts; vllm needs a GPU and its package", choices=ENGINES)
 
     def check_corrects(self, steps: int) -> None:
-        """Refuse correction ``steps`` with a pair that has not learnt to correct, before anything is loaded."""
+        """Refuse correction ``steps`` with a pair that has nothing to correct with, before anything is loaded."""
         where, config = _open(self.pair)
-        if steps and config.corrector is None:
-            raise InputError(NOT_TAUGHT.format(where))
+        if steps and config.words is None and config.corrector is None:
+            raise InputError(NOTHING_TO_CORRECT_WITH.format(where))
 
     def load_pair(self, folder: str | Path | None = None) -> Pair:
         """The pair that these options name, or the one in ``folder``, whose encoder is its own."""
@@ -319,7 +321,7 @@ class Pair:
             InputError: if the pair has not learnt to correct.
         """
         if self.corrector is None:
-            raise InputError(NOT_TAUGHT.format("here"))
+            raise InputError(NOTHING_TO_CORRECT_WITH.format("here"))
         wanted, found = wanted.to(self.llm.device), found.to(self.llm.device)
         read = self.llm.read(texts, self.corrector.config.text_tokens)
         soft = [self.adaptor(wanted), self.corrector(wanted, found)]
@@ -332,23 +334,30 @@ class Pair:
     ) -> tuple[list[str], Tensor]:  # fmt: skip
         """Texts written anew, greedily, up to ``steps`` times, and their embeddings [n, d].
 
-        A text is replaced only by one whose embedding is nearer to the one wanted.
+        A text is replaced only by one whose embedding is nearer to the one wanted; see
+        :func:`~inversedmixup.models.corrector.rewrite`.
+
+        Args:
+            wanted: embeddings [n, d] that were asked for.
+            texts: what was written for ``wanted``.
+            found: embeddings [n, d] of ``texts``.
+            steps: how often.
+            max_tokens: longest text, in tokens.
+            batch_size: texts decoded at a time; default: what the device bears.
+            word_weight: how much the word head counted when ``texts`` were written.
+
+        Raises:
+            InputError: if the pair has neither a word head nor a corrector.
         """
+        if self.word_head is None and self.corrector is None:
+            raise InputError(NOTHING_TO_CORRECT_WITH.format("here"))
         best, reread = list(texts), found.clone()
-        for _ in range(steps):
-            soft = self.correction(wanted, reread, best)
-            with self.llm.correcting():
-                sampling = Sampling(temperature=0.0, max_tokens=max_tokens, word_weight=word_weight)
-                again = self._decode(self.llm, soft, wanted, sampling, None, batch_size=batch_size)
-            new = self.task_model.encode(again)
-            nearer = [
-                bool(text) and after > before
-                for text, after, before in zip(again, _cosines(new, wanted), _cosines(reread, wanted), strict=True)
-            ]
-            if not any(nearer):
-                break
-            best = [new_text if better else old for new_text, old, better in zip(again, best, nearer, strict=True)]
-            reread = torch.where(torch.tensor(nearer)[:, None], new, reread)
+        for at in range(0, len(best), LIFTED_ROWS):
+            part = slice(at, at + LIFTED_ROWS)
+            best[part], reread[part] = rewrite(
+                self, wanted[part], best[part], reread[part], steps=steps, max_tokens=max_tokens,
+                batch_size=batch_size, word_weight=word_weight,
+            )  # fmt: skip
         return best, reread
 
     def save_word_head(self, folder: Path) -> None:
@@ -399,25 +408,15 @@ class Pair:
 
         See :meth:`Decoder.decode <inversedmixup.models.sampling.Decoder.decode>` for the other arguments.
         """
-        soft = self.adaptor(embeddings.to(self.llm.device))
-        return self._decode(
-            self.decoder, soft, embeddings, sampling, uniforms, candidates=candidates, batch_size=batch_size
-        )
-
-    def _decode(
-        self, decoder: Decoder, soft: Tensor, embeddings: Tensor, sampling: Sampling, uniforms: np.ndarray | None,
-        *, candidates: int = 1, batch_size: int | None = None,
-    ) -> list[str]:  # fmt: skip
-        """Texts from soft tokens, with what the word head finds in the embeddings [n, d]."""
-        if self.word_head is None or sampling.word_weight == 0:
-            return decoder.decode(soft, sampling, uniforms, candidates=candidates, batch_size=batch_size)
         texts: list[str] = []
-        for at in range(0, len(soft), LIFTED_ROWS):
-            part = slice(at, at + LIFTED_ROWS)
-            lift = self.word_head.lift(embeddings[part].to(self.llm.device))
+        for at in range(0, len(embeddings), LIFTED_ROWS):
+            wanted = embeddings[at : at + LIFTED_ROWS].to(self.llm.device)
             drawn = None if uniforms is None else uniforms[at * candidates : (at + LIFTED_ROWS) * candidates]
-            texts += decoder.decode(
-                soft[part], sampling, drawn, candidates=candidates, batch_size=batch_size, lift=lift
+            lift = None
+            if self.word_head is not None and sampling.word_weight:
+                lift = sampling.word_weight * self.word_head.lift(wanted)
+            texts += self.decoder.decode(
+                self.adaptor(wanted), sampling, drawn, candidates=candidates, batch_size=batch_size, lift=lift
             )
         return texts
 
@@ -440,11 +439,6 @@ def copy_pair(source: Path, target: Path) -> None:
             shutil.copytree(source / name, target / name, dirs_exist_ok=True)
         elif (source / name).exists():
             shutil.copy(source / name, target / name)
-
-
-def _cosines(first: Tensor, second: Tensor) -> list[float]:
-    similarity: list[float] = torch.nn.functional.cosine_similarity(first, second, dim=1).tolist()
-    return similarity
 
 
 def _open(folder: str | Path | None) -> tuple[Path, PairConfig]:

@@ -50,8 +50,7 @@ class Decoder(Protocol):
                 greedy decoding.
             candidates: texts per row of soft tokens.
             batch_size: texts decoded at a time; default: what the device bears.
-            lift: [n, V] nats that a word head adds to the odds of each token, times ``sampling.word_weight``, until
-                the token is written.
+            lift: [n, V] nats that are added to the odds of each token until it is written.
         """
         ...
 
