@@ -36,7 +36,8 @@ def write_texts(
     draws = [sampler.draw(row, stream) for row, stream in enumerate(streams)]
     written = write_mixes(
         pair, embeddings[[draw.first for draw in draws]], embeddings[[draw.second for draw in draws]],
-        torch.tensor([draw.lam for draw in draws]), streams, DecodeConfig(candidates=3, max_tokens=32, word_weight=0.0),
+        torch.tensor([draw.lam for draw in draws]), streams,
+        DecodeConfig(candidates=3, max_tokens=32, word_weight=0.0, correct=0),
     )  # fmt: skip
     soft = [soft_label(examples[d.first].label, examples[d.second].label, d.lam, classes) for d in draws]
     return soft, written

@@ -59,6 +59,7 @@ class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
     judges: str = option("task", "who else looks at the texts: task, llm, tuned, api, or several joined by +")
     mixes: int = option(500, "mixed embeddings for each λ, pair policy and interpolation")
     texts: int = option(16, "texts for each λ, pair policy and interpolation")
+    correct: int | None = option(0, "correction steps on the best candidate")
     label_column: str = option("label", "column of the label")
     shots: int | None = option(None, "use only this many rows of each class, drawn by --data-seed")
     data_seed: int = option(0, "seed of the choice of rows by --shots")

@@ -70,6 +70,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         check_classes(labelled, config.reference)
     config.check_corrects(config.correct)
     pair = config.load_pair()
+    config = dataclasses.replace(config, correct=pair.corrections(config.correct))
     ways = {"greedy": dataclasses.replace(config, temperature=0.0, correct=0)}
     if config.evaluate and config.candidates > 1 and config.temperature > 0:
         ways["reranked"] = dataclasses.replace(config, correct=0)
@@ -114,7 +115,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 
 def _decodes(how: InvertConfig) -> int:
     """Texts decoded per sentence, so that ways can be compared at equal cost."""
-    return (how.candidates if how.temperature > 0 else 1) + how.correct
+    return (how.candidates if how.temperature > 0 else 1) + (how.correct or 0)
 
 
 def _invert(pair: Pair, wanted: Any, config: InvertConfig) -> tuple[list[str], Any]:  # noqa: ANN401 (Tensor)

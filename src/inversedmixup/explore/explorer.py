@@ -35,8 +35,8 @@ CHUNK = (
     7  # λs decoded at a time: one call of the LLM costs about the same for 1 to 8 texts, and between two it can stop
 )
 CACHED = 64  # strips remembered
-GREEDY = DecodeConfig(candidates=1, temperature=0.0)
-SAMPLED = DecodeConfig(candidates=1)
+GREEDY = DecodeConfig(candidates=1, temperature=0.0, correct=0)
+SAMPLED = DecodeConfig(candidates=1, correct=0)
 FLUENCY_TEXTS = 64  # training texts whose fluency sets the gate's floor, where the run did not record it
 HEAD = WarmupConfig(train_encoder="head", task_steps=200)
 MAPS = ("PCA", "UMAP")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from inversedmixup.models.pair import Pair
 
 RATE = 0.2  # share of what a text lacks that a correction adds to the odds of its words; chosen on validation texts
+CORRECTIONS = 3  # as many decodes as four candidates, with the first; more gains less and less (docs/log.md)
 ARRIVED = 0.9999  # cosine from which on nothing is left to correct
 
 

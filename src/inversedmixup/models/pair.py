@@ -24,7 +24,7 @@ from torch import Tensor
 from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
-from inversedmixup.models.corrector import Corrector, CorrectorConfig, rewrite
+from inversedmixup.models.corrector import CORRECTIONS, Corrector, CorrectorConfig, rewrite
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
@@ -105,7 +105,7 @@ class PairOptions:
     dtype: str = option("float32", "precision of the LLM; auto: bfloat16 where the device has it", choices=DTYPES)
     engine: str = option("transformers", "what writes the texts; vllm needs a GPU and its package", choices=ENGINES)
 
-    def check_corrects(self, steps: int) -> None:
+    def check_corrects(self, steps: int | None) -> None:
         """Refuse correction ``steps`` with a pair that has nothing to correct with, before anything is loaded."""
         where, config = _open(self.pair)
         if steps and config.words is None and config.corrector is None:
@@ -327,6 +327,12 @@ class Pair:
         soft = [self.adaptor(wanted), self.corrector(wanted, found)]
         return torch.cat([read, *(part.to(read.dtype) for part in soft)], dim=1)
 
+    def corrections(self, asked: int | None) -> int:
+        """How many correction steps: ``asked``, or what suits this pair; 0 for texts of another engine."""
+        if asked is not None:
+            return asked
+        return CORRECTIONS if (self.word_head or self.corrector) and self.decoder is self.llm else 0
+
     @torch.no_grad()
     def correct(
         self, wanted: Tensor, texts: Sequence[str], found: Tensor, *, steps: int, max_tokens: int,
@@ -347,8 +353,10 @@ class Pair:
             word_weight: how much the word head counted when ``texts`` were written.
 
         Raises:
-            InputError: if the pair has neither a word head nor a corrector.
+            InputError: if the pair has neither a word head nor a corrector, and ``steps`` is not 0.
         """
+        if not steps:
+            return list(texts), found
         if self.word_head is None and self.corrector is None:
             raise InputError(NOTHING_TO_CORRECT_WITH.format("here"))
         best, reread = list(texts), found.clone()

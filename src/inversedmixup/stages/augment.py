@@ -65,6 +65,7 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
     word_weight: float = option(
         0.0, "how much the pair's word head counts beside the LLM, if it has one; more of it keeps nearer to the mix"
     )
+    correct: int | None = option(0, "correction steps on the best candidate; they keep nearer to the mix, too")
 
     def __post_init__(self) -> None:
         for part in (DecodeConfig, LabelConfig, JudgeConfig):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import INTERPOLATIONS, interpolate, realised_ratio
+from inversedmixup.models.corrector import CORRECTIONS
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import WORD_WEIGHT, Sampling
 from inversedmixup.options import at_least, option
@@ -25,7 +26,9 @@ class DecodeConfig:
 
     interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
     candidates: int = option(4, "texts written per pair; the one with the best cycle similarity is taken")
-    correct: int = option(0, "correction steps on the best candidate, by a pair that has learnt it")
+    correct: int | None = option(
+        None, f"correction steps on the best candidate (default: {CORRECTIONS} where the pair has a word head, else 0)"
+    )
     temperature: float = option(0.7, "sampling temperature; 0 is greedy")
     top_p: float = option(0.95, "share of probability that sampling keeps")
     word_weight: float = option(
@@ -103,9 +106,7 @@ def write_texts(
     similarity[[at for at, text in enumerate(texts) if not text]] = -1.0
     best = similarity.view(n, many).argmax(1) + torch.arange(n) * many
     chosen, found = [texts[at] for at in best.tolist()], reread[best]
-    if not config.correct:
-        return chosen, found
     return pair.correct(
-        mixed, chosen, found, steps=config.correct, max_tokens=config.max_tokens, batch_size=config.batch_size,
-        word_weight=config.word_weight,
+        mixed, chosen, found, steps=pair.corrections(config.correct), max_tokens=config.max_tokens,
+        batch_size=config.batch_size, word_weight=config.word_weight,
     )  # fmt: skip
