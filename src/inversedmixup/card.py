@@ -56,10 +56,11 @@ much longer ones come back as their gist at best. Facts in its sentences are inv
 def record_report(folder: Path, name: str, result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Add what ``invert --evaluate`` measured on the file ``name`` to the record of a pair, and write its card."""
     config = read_config(folder)
-    reports = config.training.setdefault("reports", {})
-    reports[name] = {key: result[key] for key in (*WAYS, "reference") if key in result}
     worst = sorted(rows, key=lambda row: row["cosine"])[:WORST]
-    config.training["failures"] = [{key: row[key] for key in ("text", "reconstruction", "cosine")} for row in worst]
+    config.training.setdefault("reports", {})[name] = {
+        **{key: result[key] for key in (*WAYS, "reference") if key in result},
+        "failures": [{key: row[key] for key in ("text", "reconstruction", "cosine")} for row in worst],
+    }
     write_config(folder, config)
     write_card(folder, config)
 
@@ -126,13 +127,15 @@ def _line(name: str, way: str, scores: dict[str, Any]) -> str:
 
 
 def _failures(training: dict[str, Any]) -> str:
-    if not training.get("failures"):
-        return ""
-    rows = [
-        f"| {_cell(row['text'])} | {_cell(row['reconstruction'])} | {row['cosine']:.2f} |"
-        for row in training["failures"]
-    ]
-    return "\n".join(["The worst of them:", "", "| sentence | came back as | cosine |", "|---|---|---|", *rows, "", ""])
+    """The worst texts of the first report."""
+    for name, report in training.get("reports", {}).items():
+        rows = [
+            f"| {_cell(row['text'])} | {_cell(row['reconstruction'])} | {row['cosine']:.2f} |"
+            for row in report["failures"]
+        ]
+        head = [f"The worst of {name}:", "", "| sentence | came back as | cosine |", "|---|---|---|"]
+        return "\n".join([*head, *rows, "", ""])
+    return ""
 
 
 def _cell(text: str) -> str:

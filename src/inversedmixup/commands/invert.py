@@ -106,7 +106,8 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
             write_jsonl(rows, output)
             write_json(output.with_name(output.name + ".config.json"), dataclasses.asdict(config))
     if config.record:
-        record_report(Path(str(config.pair)), Path(path).name, result, rows)
+        name = "/".join(Path(path).expanduser().resolve().parts[-2:])  # trec/test.jsonl: many files are called test
+        record_report(Path(str(config.pair)), name, result, rows)
     if not config.evaluate:
         for name in ways:
             result[name] = {key: value for key, value in result[name].items() if not isinstance(value, dict)}

@@ -103,8 +103,9 @@ class Explorer:
             classes = check_classes(self.examples, "the training file")
             fit_task_model(pair.task_model, self.examples, classes, HEAD, lambda _: None, known=self.embeddings)
         self.classes = list(pair.task_model.classes)
-        umap = len(self.examples) >= UMAP_ROWS and importlib.util.find_spec("umap") is not None
-        self.maps = list(MAPS) if umap else ["PCA"]
+        umap = importlib.util.find_spec("umap")
+        able = umap is not None and umap.origin is not None  # a folder that happens to be called umap has none
+        self.maps = list(MAPS) if able and len(self.examples) >= UMAP_ROWS else ["PCA"]
         self._fluencies = fluencies
         self._greedy, self._sampled = (dataclasses.replace(way, word_weight=word_weight) for way in (GREEDY, SAMPLED))
         self._label_of = {example.text: example.label for example in self.examples}

@@ -385,14 +385,16 @@ class SoftTokenLLM:
 
     def end_at_newline(self) -> None:
         """Let a text end with its first line, as an answer to a prompt does; soft tokens ask for the end themselves."""
-        words = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
-        self.ends = frozenset({self.eos, *(token for token, word in enumerate(words) if "\n" in word)})
+        self.ends = frozenset({self.eos, *(token for token, word in enumerate(self._spelled()) if "\n" in word)})
 
     def wordless(self) -> frozenset[int]:
         """Tokens without a letter or a digit (punctuation, spaces, parts of characters), and special ones."""
-        words = self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))])
-        bare = {token for token, word in enumerate(words) if not any(map(str.isalnum, word))}
+        bare = {token for token, word in enumerate(self._spelled()) if not any(map(str.isalnum, word))}
         return frozenset({*bare, self.eos, *self.tokenizer.all_special_ids})
+
+    def _spelled(self) -> list[str]:
+        """Every token as text."""
+        return list(self.tokenizer.batch_decode([[token] for token in range(len(self.tokenizer))]))
 
     def text(self, ids: list[int]) -> str:
         """Token ids as text, up to the first token that ends it."""

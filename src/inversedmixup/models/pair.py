@@ -372,9 +372,7 @@ class Pair:
         """Write the word head and the record of the pair in ``folder``."""
         assert self.word_head is not None
         save_weights(self.word_head, folder / "words.safetensors", half=True)
-        config, self.config.words = read_config(folder), self.word_head.config
-        config.words, config.training = self.config.words, self.config.training
-        write_config(folder, config)
+        self._save_record(folder, words=self.word_head.config)
 
     def save_corrector(self, folder: Path) -> None:
         """Write the corrector, its LoRA weights and the record of the pair in ``folder``."""
@@ -382,9 +380,13 @@ class Pair:
         save_weights(self.corrector, folder / "corrector.safetensors", half=True)
         if self.corrector.config.lora_rank:
             self.llm.save_correction(folder / "correction_lora")
-        config = read_config(folder) if (folder / "pair.json").exists() else self.config
-        config.corrector, config.training = self.corrector.config, self.config.training
-        write_config(folder, config)
+        self._save_record(folder, corrector=self.corrector.config)
+
+    def _save_record(self, folder: Path, **shapes: WordHeadConfig | CorrectorConfig) -> None:
+        """Rewrite the record of the pair that lies in ``folder``, of which only these parts are new."""
+        self.config = dataclasses.replace(self.config, **shapes)  # type: ignore[arg-type]
+        found = read_config(folder) if (folder / "pair.json").exists() else self.config
+        write_config(folder, dataclasses.replace(found, **shapes, training=self.config.training))  # type: ignore[arg-type]
 
     def _fingerprint(self) -> Tensor:
         return self.task_model.encode(FINGERPRINT_TEXTS)

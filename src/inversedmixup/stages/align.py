@@ -370,17 +370,15 @@ class _Run:
         """What the pair saw before and in this run."""
         before, state = self.pair.config.training, self.state
         scores = {key: value for key, value in record.items() if key in METRICS}
-        if self.config.teach != "invert":
-            name = {"correct": "correction", "words": "words"}[self.config.teach]
-            known = before.get(name, {}) if self.config.teach == "words" else {}  # a head is taught on, not anew
+        if name := self.lesson.taught:
+            known = before.get(name, {})
             seen = {
                 "corpus": sorted({*known.get("corpus", []), *(Path(path).name for path in self.corpus)}),
                 "sentences": known.get("sentences", 0) + state.sentences,
                 "steps": known.get("steps", 0) + state.step, "metrics": scores,
             }  # fmt: skip
             # what was measured before is not what this pair writes
-            kept = {key: said for key, said in before.items() if key not in ("reports", "failures")}
-            return {**kept, name: seen}
+            return {**{key: said for key, said in before.items() if key != "reports"}, name: seen}
         return {
             "corpus": sorted({*before.get("corpus", []), *(Path(path).name for path in self.corpus)}),
             "sentences": before.get("sentences", 0) + state.sentences,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +23,7 @@ from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Sampling
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.sealed import read_record, read_tensors, write_record, write_tensors
-from inversedmixup.stages.stream import Chunk, varied
+from inversedmixup.stages.stream import Chunk, in_lists, varied
 
 if TYPE_CHECKING:
     from inversedmixup.stages.align import AlignConfig
@@ -39,8 +39,10 @@ class Lesson(Protocol):
     Attributes:
         pair: the pair at hand.
         weights: what is trained, by the name that checkpoints know it by.
+        taught: where the pair's record tells what a lesson after the first has seen.
     """
 
+    taught: str
     pair: Pair
     weights: dict[str, nn.Parameter]
 
@@ -67,6 +69,8 @@ class Lesson(Protocol):
 
 class Inverting:
     """L_GEN = −log P_ψ(x | A_φ(M_θ(x))), and with LoRA on the encoder an anchor to its original embeddings."""
+
+    taught = ""
 
     def __init__(self, config: AlignConfig, folder: Path, corpus: Sequence[str | Path], *, writes: bool) -> None:
         self.config, self.folder, self.writes = config, folder, writes
@@ -127,6 +131,8 @@ class Attempts:
 class Correcting:
     """−log P_ψ(x | what the pair wrote for x, and how far its embedding is from that of x); the pair stays as it is."""
 
+    taught = "correction"
+
     def __init__(self, config: AlignConfig, folder: Path, corpus: Sequence[str | Path], *, writes: bool) -> None:
         self.config, self.folder, self.writes = config, folder, writes
         self.source, self.pair = _pair_to_teach(config, folder)
@@ -178,6 +184,8 @@ class Correcting:
 class Wording:
     """Cross-entropy of which tokens a sentence holds, by the word head; the pair itself stays as it is."""
 
+    taught = "words"
+
     def __init__(self, config: AlignConfig, folder: Path, corpus: Sequence[str | Path], *, writes: bool) -> None:
         self.config, self.folder, self.writes = config, folder, writes
         self.source, self.pair = _pair_to_teach(config, folder)
@@ -187,7 +195,7 @@ class Wording:
             counted = islice(iter_texts(corpus, config.text_column), first, first + COUNTED)
             targets = (
                 llm.targets(varied(texts, config.lower, [config.seed, number]), config.max_tokens)  # as they are taught
-                for number, texts in enumerate(_batched(counted, config.chunk))
+                for number, texts in enumerate(in_lists(counted, config.chunk))
             )
             self.pair.word_head = WordHead.for_texts(
                 ({*ids} - wordless for part in targets for ids in part),
@@ -245,12 +253,6 @@ def _pair_to_teach(config: AlignConfig, folder: Path) -> tuple[Path, Pair]:
         raise InputError(f"--teach {config.teach}: {folder} holds the pair to start from; choose another output")
     paths = {name: getattr(config, name) for name in ("encoder", "llm") if _is_given(config, name)}
     return source, Pair.load(source, device=config.device, dtype=config.dtype, **paths)
-
-
-def _batched(texts: Iterator[str], size: int) -> Iterator[list[str]]:
-    """The texts in lists of ``size``."""
-    while batch := list(islice(texts, size)):
-        yield batch
 
 
 def kept_embeddings(encoder: TaskModel, texts: Sequence[str], folder: Path, *, writes: bool) -> Tensor:

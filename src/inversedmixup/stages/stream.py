@@ -35,9 +35,8 @@ def chunks(
     """
     number = 0
     while True:
-        stream = texts()
         first = number
-        while read := list(islice(stream, size)):
+        for read in in_lists(texts(), size):
             if number >= start:
                 seen = varied(read, lower, [seed, number - first])
                 order = np.random.default_rng([seed, number, 2]).permutation(len(read))
@@ -45,6 +44,12 @@ def chunks(
             number += 1
         if number == first:
             raise InputError("too few texts to train on, once those held out for validation are taken away")
+
+
+def in_lists(texts: Iterator[str], size: int) -> Iterator[list[str]]:
+    """The texts in lists of ``size``."""
+    while read := list(islice(texts, size)):
+        yield read
 
 
 def varied(texts: list[str], share: float, seed: list[int]) -> list[str]:
