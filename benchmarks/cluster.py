@@ -68,7 +68,9 @@ def _job(how: str, rows: int, nodes: int, pair: str, train: str, folder: str) ->
         "n": rows, "tries": 1.0, "candidates": 1, "pair": None if pair == "default" else pair, "min_cycle": -1.0,
         "fluency_margin": 99.0, "accept_labels": "any", "max_parent_overlap": 1.0, "tolerance": 1.0,
     }  # fmt: skip
-    if pair != "default":
+    if pair == "default":  # stage 2 and a tuned judge are the driver's, whatever writes the texts
+        options |= {"labels": "hard:task", "train_encoder": "head"}
+    else:
         options |= {"max_tokens": 8, "task_steps": 3, "follow_steps": 2, "refine_steps": 1}
     config, cluster = build(JobConfig, options), None
     if how != WORKING[0]:

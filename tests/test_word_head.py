@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from inversedmixup import InversedMixup
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
-from inversedmixup.models.corrector import RATE
+from inversedmixup.mixing import interpolate
+from inversedmixup.models.corrector import RATE, nearness
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.vllm import VllmDecoder
@@ -20,6 +21,7 @@ from inversedmixup.models.word_head import LIMIT, RAREST, WordHead
 from inversedmixup.options import build
 from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import Wording
+from inversedmixup.stages.writer import DecodeConfig, write_mixes
 from tiny import SENTENCES, make_pair
 
 QUICK = {
@@ -188,6 +190,22 @@ def test_corrected_texts_are_never_further_away_nor_depend_on_their_neighbours(p
         assert alone == better[at : at + 1]
     monkeypatch.setattr("inversedmixup.models.pair.LIFTED_ROWS", 7)
     assert pair.correct(wanted, texts, found, steps=4, max_tokens=8)[0] == better
+
+
+def test_the_text_whose_ratio_is_right_is_preferred_among_equals(pair, monkeypatch):
+    """Of two texts equally near to a mix, the one that does not lean to a parent is taken."""
+    ends = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), dim=1)
+    between = torch.nn.functional.normalize(torch.tensor([[0.5, 0.5, 0.4], [0.82, 0.45, 0.0]]), dim=1)
+    mixed = interpolate(ends[:1], ends[1:], torch.tensor([0.5]), "linear")
+    near = nearness(mixed)(between, torch.zeros(2, dtype=torch.long))
+    assert near[0] < near[1]  # by the cosine alone the second text would be taken
+    monkeypatch.setattr(pair, "invert", lambda *_, **__: ["between", "leaning"])
+    monkeypatch.setattr(pair.task_model, "encode", lambda texts: between[: len(texts)])
+    monkeypatch.setattr(pair.llm, "log_likelihood", lambda texts: np.zeros(len(texts)))
+    config = build(DecodeConfig, {"candidates": 2, "max_tokens": 8, "correct": 0})
+    written = write_mixes(pair, ends[:1], ends[1:], torch.tensor([0.5]), [np.random.default_rng(0)], config)
+    assert written.texts == ["between"]
+    assert written.lam_realised == [0.5]
 
 
 def test_what_is_right_already_is_not_written_again(pair, monkeypatch):

@@ -49,9 +49,15 @@ def lam_control(
     drawn, kinds = _draw(labels, len(texts), pairs, rng)
     embeddings = pair.task_model.encode(texts)
     by_interpolation: dict[str, Any] = {}
+    ends: np.ndarray | None = None
     with progress("λ control", pairs * len(INTERPOLATIONS)) as advance:
         for how in INTERPOLATIONS:
-            table = _walk(pair, embeddings, drawn, config, how, advance)
+            lams = LAMS if ends is None else LAMS[1:-1]
+            table = _walk(pair, embeddings, drawn, lams, dataclasses.replace(config, interpolation=how), advance)
+            if ends is None:
+                ends = table[:, [0, -1]]
+            else:  # every interpolation begins and ends at the parents
+                table = np.concatenate([ends[:, :1], table, ends[:, 1:]], axis=1)
             by_interpolation[how] = _figures(table)
             if kinds is not None:
                 for kind in ("same-class", "cross-class"):
@@ -86,24 +92,22 @@ def _draw(
 
 
 def _walk(
-    pair: Pair, embeddings: torch.Tensor, drawn: np.ndarray, config: DecodeConfig, how: str, advance: Advance
-) -> np.ndarray:
+    pair: Pair, embeddings: torch.Tensor, drawn: np.ndarray, ratios: Sequence[float], config: DecodeConfig,
+    advance: Advance,
+) -> np.ndarray:  # fmt: skip
     """λ, λ̂, cycle similarity and fluency of every text: [pairs, λs, 4]."""
     blocks = []
     for at in range(0, len(drawn), BLOCK):
         block = drawn[at : at + BLOCK]
-        first, second = (torch.from_numpy(block[:, side]).repeat_interleave(len(LAMS)) for side in (0, 1))
-        lams = np.tile(LAMS, len(block))
+        first, second = (torch.from_numpy(block[:, side]).repeat_interleave(len(ratios)) for side in (0, 1))
+        lams = np.tile(ratios, len(block))
         # the same stream for every λ of a pair: neighbours differ by λ, not by luck
-        streams = [row_stream(config.seed, at + row) for row in range(len(block)) for _ in LAMS]
-        written = write_mixes(
-            pair, embeddings[first], embeddings[second], torch.from_numpy(lams), streams,
-            dataclasses.replace(config, interpolation=how),
-        )  # fmt: skip
+        streams = [row_stream(config.seed, at + row) for row in range(len(block)) for _ in ratios]
+        written = write_mixes(pair, embeddings[first], embeddings[second], torch.from_numpy(lams), streams, config)
         columns = (lams, written.lam_realised, written.cycle_similarity, written.fluency)
         blocks.append(np.stack([np.asarray(column, dtype=float) for column in columns], axis=-1))
         advance(len(block))
-    return np.concatenate(blocks).reshape(len(drawn), len(LAMS), 4)
+    return np.concatenate(blocks).reshape(len(drawn), len(ratios), 4)
 
 
 def _headline(table: np.ndarray) -> dict[str, float]:

@@ -8,7 +8,8 @@ tells that in words, without further training; a corrector, where a pair has one
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import torch
@@ -65,8 +66,16 @@ class Corrector(nn.Module):
         return out
 
 
+Merit = Callable[[Tensor, Tensor], Tensor]  # how good texts are, [m], by their embeddings [m, d] and whose they are [m]
+
+
+def nearness(wanted: Tensor) -> Merit:
+    """The cosine of a text's embedding with the one wanted [n, d] for its row: cycle similarity."""
+    return lambda reread, rows: nn.functional.cosine_similarity(reread, wanted[rows], dim=1)
+
+
 def rewrite(
-    pair: Pair, wanted: Tensor, texts: Sequence[str], found: Tensor, *, steps: int, max_tokens: int,
+    pair: Pair, wanted: Tensor, texts: Sequence[str], found: Tensor, *, merit: Merit, steps: int, max_tokens: int,
     batch_size: int | None, word_weight: float,
 ) -> tuple[list[str], Tensor]:  # fmt: skip
     """:meth:`Pair.correct <inversedmixup.models.pair.Pair.correct>` for rows that fit into memory at once.
@@ -76,35 +85,29 @@ def rewrite(
     further and further, what they have too much of lowered. Each row for itself, so that it does not depend on others.
     """
     best, reread, last = list(texts), found.clone(), found.clone()
-    device = pair.llm.device
-    aim = pair.word_head.lift(wanted.to(device)) if pair.word_head else None
-    lift = None if aim is None else word_weight * aim
-    going = torch.ones(len(best), dtype=torch.bool)
+    device, near = pair.llm.device, nearness(wanted)
+    aim = lift = None
+    if pair.word_head is not None:
+        aim = pair.word_head.lift(wanted.to(device))
+        lift = word_weight * aim
+    going = torch.arange(len(best))
     for _ in range(steps):
-        going &= _cosines(reread, wanted) < ARRIVED
-        rows = going.nonzero()[:, 0]
-        if not len(rows):
+        going = going[near(reread[going], going) < ARRIVED]
+        if not len(going):
             break
-        if pair.word_head and lift is not None and aim is not None:
-            lacking = aim[rows] - pair.word_head.lift(last[rows].to(device))
-            lift[rows] = (lift[rows] + RATE * lacking).clamp(-LIMIT, LIMIT)
-        new = _again(
-            pair,
-            wanted[rows],
-            [best[row] for row in rows.tolist()],
-            reread[rows],
-            None if lift is None else lift[rows],
-            max_tokens,
-            batch_size,
-        )
-        last[rows] = pair.task_model.encode(new)
-        nearer = _cosines(last[rows], wanted[rows]) > _cosines(reread[rows], wanted[rows])
-        nearer &= torch.tensor([bool(text) for text in new])
-        for row, text, better in zip(rows.tolist(), new, nearer.tolist(), strict=True):
-            if better:
-                best[row], reread[row] = text, last[row]
-            elif lift is None:  # the same soft tokens would write the same text
-                going[row] = False
+        raised = None
+        if pair.word_head is not None and aim is not None and lift is not None:
+            lacking = aim[going] - pair.word_head.lift(last[going].to(device))
+            raised = lift[going] = (lift[going] + RATE * lacking).clamp(-LIMIT, LIMIT)
+        before = [best[row] for row in going.tolist()]
+        new = _again(pair, wanted[going], before, reread[going], raised, max_tokens, batch_size)
+        last[going] = pair.task_model.encode(new)
+        better = merit(last[going], going) > merit(reread[going], going)
+        better &= torch.tensor([bool(text) for text in new])
+        for row, text in zip(going[better].tolist(), compress(new, better.tolist()), strict=True):
+            best[row], reread[row] = text, last[row]
+        if lift is None:  # what was in vain would only be written again
+            going = going[better]
     return best, reread
 
 
@@ -119,7 +122,3 @@ def _again(
     with pair.llm.correcting():
         soft = pair.correction(wanted, found, texts)
         return pair.llm.decode(soft, sampling, batch_size=batch_size, lift=lift)
-
-
-def _cosines(first: Tensor, second: Tensor) -> Tensor:
-    return nn.functional.cosine_similarity(first, second, dim=1)

@@ -24,7 +24,7 @@ from torch import Tensor
 from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
-from inversedmixup.models.corrector import CORRECTIONS, Corrector, CorrectorConfig, rewrite
+from inversedmixup.models.corrector import CORRECTIONS, Corrector, CorrectorConfig, Merit, nearness, rewrite
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
@@ -336,12 +336,11 @@ class Pair:
     @torch.no_grad()
     def correct(
         self, wanted: Tensor, texts: Sequence[str], found: Tensor, *, steps: int, max_tokens: int,
-        batch_size: int | None = None, word_weight: float = WORD_WEIGHT,
+        batch_size: int | None = None, word_weight: float = WORD_WEIGHT, merit: Merit | None = None,
     ) -> tuple[list[str], Tensor]:  # fmt: skip
         """Texts written anew, greedily, up to ``steps`` times, and their embeddings [n, d].
 
-        A text is replaced only by one whose embedding is nearer to the one wanted; see
-        :func:`~inversedmixup.models.corrector.rewrite`.
+        A text is replaced only by a better one; see :func:`~inversedmixup.models.corrector.rewrite`.
 
         Args:
             wanted: embeddings [n, d] that were asked for.
@@ -351,6 +350,7 @@ class Pair:
             max_tokens: longest text, in tokens.
             batch_size: texts decoded at a time; default: what the device bears.
             word_weight: how much the word head counted when ``texts`` were written.
+            merit: what is better; default: an embedding nearer to the one wanted.
 
         Raises:
             InputError: if the pair has neither a word head nor a corrector, and ``steps`` is not 0.
@@ -359,11 +359,15 @@ class Pair:
             return list(texts), found
         if self.word_head is None and self.corrector is None:
             raise InputError(NOTHING_TO_CORRECT_WITH.format("here"))
-        best, reread = list(texts), found.clone()
+        best, reread, judge = list(texts), found.clone(), merit or nearness(wanted)
         for at in range(0, len(best), LIFTED_ROWS):
+
+            def judge_part(found: Tensor, rows: Tensor, at: int = at) -> Tensor:
+                return judge(found, rows + at)
+
             part = slice(at, at + LIFTED_ROWS)
             best[part], reread[part] = rewrite(
-                self, wanted[part], best[part], reread[part], steps=steps, max_tokens=max_tokens,
+                self, wanted[part], best[part], reread[part], merit=judge_part, steps=steps, max_tokens=max_tokens,
                 batch_size=batch_size, word_weight=word_weight,
             )  # fmt: skip
         return best, reread

@@ -61,7 +61,7 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
         "balanced", "which rows become parents; balanced: of two classes, rarer ones more often", choices=PAIR_POLICIES
     )
     lam: str = option("uniform:0.5,0.8", f"mixing ratio: {LAM_HELP}")
-    candidates: int = option(1, "texts written per pair; the one with the best cycle similarity is taken")
+    candidates: int = option(1, "texts written per pair; the one that keeps best to the mix is taken")
     word_weight: float = option(
         0.0, "how much the pair's word head counts beside the LLM, if it has one; more of it keeps nearer to the mix"
     )

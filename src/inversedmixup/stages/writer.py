@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import INTERPOLATIONS, interpolate, realised_ratio
-from inversedmixup.models.corrector import CORRECTIONS
+from inversedmixup.models.corrector import CORRECTIONS, Merit, nearness
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import WORD_WEIGHT, Sampling
 from inversedmixup.options import at_least, option
 
+LAM_WEIGHT = 0.5  # of |λ̂ − λ| beside cycle similarity when the best text is chosen (docs/log.md)
 DIGITS = 4  # scores are rounded: beyond that they are floating-point noise
 
 
@@ -25,7 +27,7 @@ class DecodeConfig:
     """How texts are written."""
 
     interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
-    candidates: int = option(4, "texts written per pair; the one with the best cycle similarity is taken")
+    candidates: int = option(4, "texts written per pair; the one that keeps best to the mix is taken")
     correct: int | None = option(
         None, f"correction steps on the best candidate (default: {CORRECTIONS} where the pair has a word head, else 0)"
     )
@@ -77,7 +79,13 @@ def write_mixes(
 ) -> Written:
     """Mix parents' embeddings [n, d] by ratios [n], write a text at each mix and score it."""
     mixed = interpolate(first, second, lam, config.interpolation)
-    texts, reread = write_texts(pair, mixed, streams, config)
+    near = nearness(mixed)
+
+    def keeps_to_the_mix(reread: Tensor, rows: Tensor) -> Tensor:
+        # mixes at 0.3 lie nearer to the second parent than to most texts between: the cosine alone would take that
+        return near(reread, rows) - LAM_WEIGHT * (realised_ratio(reread, first[rows], second[rows]) - lam[rows]).abs()
+
+    texts, reread = write_texts(pair, mixed, streams, config, keeps_to_the_mix)
     cycle = nn.functional.cosine_similarity(reread, mixed, dim=1)
     return Written(
         texts, _rounded(realised_ratio(reread, first, second)), _rounded(cycle),
@@ -91,22 +99,23 @@ def _rounded(values: Any) -> list[float]:  # noqa: ANN401 (array or tensor)
 
 
 def write_texts(
-    pair: Pair, mixed: Tensor, streams: Sequence[np.random.Generator], config: DecodeConfig
+    pair: Pair, wanted: Tensor, streams: Sequence[np.random.Generator], config: DecodeConfig, merit: Merit | None = None
 ) -> tuple[list[str], Tensor]:
-    """The best text at each mixed embedding [n, d], and its re-read embedding [n, d].
+    """The best text at each embedding [n, d], and its re-read embedding [n, d].
 
-    ``candidates`` texts are drawn per embedding from its own random stream, re-read by the task model, and the one
-    nearest to the embedding by cosine is taken (cycle similarity).
+    ``candidates`` texts are drawn per embedding from its own random stream and re-read by the task model. The best by
+    ``merit`` (default: cosine to the embedding wanted) is taken, and corrected.
     """
-    n, many = len(mixed), config.candidates if config.temperature > 0 else 1
+    n, many = len(wanted), config.candidates if config.temperature > 0 else 1
     uniforms = np.concatenate([stream.random((many, config.max_tokens)) for stream in streams])
-    texts = pair.invert(mixed, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size)
+    texts = pair.invert(wanted, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size)
     reread = pair.task_model.encode(texts)
-    similarity = nn.functional.cosine_similarity(reread, mixed.repeat_interleave(many, dim=0), dim=1)
-    similarity[[at for at, text in enumerate(texts) if not text]] = -1.0
-    best = similarity.view(n, many).argmax(1) + torch.arange(n) * many
+    merit = merit or nearness(wanted)
+    merits = merit(reread, torch.arange(n).repeat_interleave(many))
+    merits[[at for at, text in enumerate(texts) if not text]] = -math.inf
+    best = merits.view(n, many).argmax(1) + torch.arange(n) * many
     chosen, found = [texts[at] for at in best.tolist()], reread[best]
     return pair.correct(
-        mixed, chosen, found, steps=pair.corrections(config.correct), max_tokens=config.max_tokens,
-        batch_size=config.batch_size, word_weight=config.word_weight,
+        wanted, chosen, found, steps=pair.corrections(config.correct), max_tokens=config.max_tokens,
+        batch_size=config.batch_size, word_weight=config.word_weight, merit=merit,
     )  # fmt: skip
