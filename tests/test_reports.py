@@ -59,7 +59,8 @@ def test_a_reference_labeller_knows_its_own_error_and_measures_retention():
     assert noise.accuracy < 0.7
 
 
-def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsys, tiny_pair):
+def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsys, tiny_pair, monkeypatch):
+    monkeypatch.setitem(tiny_pair.config.training, "reports", {"old.jsonl": {"greedy": {"n": 3.0, "by_length": {}}}})
     tiny_pair.save(tmp_path / "pair", encoder=False)
     rows = [{"text": text, "source": "ab"[at % 2]} for at, text in enumerate(SENTENCES)]
     file = write_jsonl(tmp_path / "texts.jsonl", rows)
@@ -75,6 +76,7 @@ def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsy
     assert result["reference"]["n"] == len(SENTENCES)
     card = (tmp_path / "pair" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert f"| {tmp_path.name}/texts.jsonl | reranked |" in card
+    assert "| old.jsonl | greedy |" in card  # a report of a version that kept no failures with it
     assert f"The worst of {tmp_path.name}/texts.jsonl" in card
     assert "came back as" in card
     assert main([*command[:4], "--max-tokens", "6", "--rows", "3"]) == 0  # the pair still loads

@@ -127,14 +127,15 @@ def _line(name: str, way: str, scores: dict[str, Any]) -> str:
 
 
 def _failures(training: dict[str, Any]) -> str:
-    """The worst texts of the first report."""
+    """The worst texts of the first report that keeps them."""
     for name, report in training.get("reports", {}).items():
         rows = [
             f"| {_cell(row['text'])} | {_cell(row['reconstruction'])} | {row['cosine']:.2f} |"
-            for row in report["failures"]
+            for row in report.get("failures", [])
         ]
         head = [f"The worst of {name}:", "", "| sentence | came back as | cosine |", "|---|---|---|"]
-        return "\n".join([*head, *rows, "", ""])
+        if rows:
+            return "\n".join([*head, *rows, "", ""])
     return ""
 
 

@@ -9,10 +9,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import nn
+from torch import Tensor, nn
 
 from inversedmixup import reconstruction
 from inversedmixup.card import WAYS, record_report
@@ -82,8 +83,9 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     if labelled:
         labeller = ReferenceLabeller(pair.task_model.encode([e.text for e in labelled]), [e.label for e in labelled])
         result["reference"] = {"accuracy": labeller.accuracy, "n": labeller.n}
+    texts_of: dict[str, tuple[list[str], Tensor]] = {}
     for name, how in ways.items():
-        written, found = _invert(pair, wanted, how)
+        written, found = texts_of[name] = _by_block(pair, wanted, how, texts_of["greedy"] if how.correct else None)
         cosine = nn.functional.cosine_similarity(found, wanted, dim=1)
         fluency = pair.llm.log_likelihood(written)
         result[name] = {
@@ -119,16 +121,23 @@ def _decodes(how: InvertConfig) -> int:
     return (how.candidates if how.temperature > 0 else 1) + (how.correct or 0)
 
 
-def _invert(pair: Pair, wanted: Any, config: InvertConfig) -> tuple[list[str], Any]:  # noqa: ANN401 (Tensor)
-    """Texts and their re-read embeddings at embeddings [n, d]."""
-    import torch
-
+def _by_block(
+    pair: Pair, wanted: Tensor, config: InvertConfig, greedy: tuple[list[str], Tensor] | None
+) -> tuple[list[str], Tensor]:
+    """Texts and their re-read embeddings at embeddings [n, d]; ``greedy`` ones are corrected if given."""
     texts, found = [], []
-    with progress("inversion", len(wanted)) as advance:
+    with progress("inversion" if greedy is None else "correction", len(wanted)) as advance:
         for at in range(0, len(wanted), BLOCK):
-            block = wanted[at : at + BLOCK]
-            streams = [row_stream(config.seed, at + offset) for offset in range(len(block))]
-            written, reread = write_texts(pair, block, streams, config)
+            part = slice(at, at + BLOCK)
+            block = wanted[part]
+            if greedy is None:
+                streams = [row_stream(config.seed, at + offset) for offset in range(len(block))]
+                written, reread = write_texts(pair, block, streams, config)
+            else:
+                written, reread = pair.correct(
+                    block, greedy[0][part], greedy[1][part], steps=config.correct or 0, max_tokens=config.max_tokens,
+                    batch_size=config.batch_size, word_weight=config.word_weight,
+                )  # fmt: skip
             texts += written
             found.append(reread)
             advance(len(block))
