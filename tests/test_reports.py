@@ -174,3 +174,28 @@ def test_what_mix_cannot_do_is_refused_before_any_work(corpus_file, capsys, flag
     monkeypatch.setattr("inversedmixup.models.pair.Pair.load", None)
     assert main(["mix", *(str(corpus_file) if flag == "FILE" else flag for flag in flags)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_killed_lambda_report_goes_on_where_it_was(corpus_file, tiny_pair_folder, tmp_path, capsys, monkeypatch):
+    command = ["mix", "--evaluate", str(corpus_file), "--pairs", "5", "--max-tokens", "6", "--candidates", "2"]
+    command += ["--pair", tiny_pair_folder, "--json"]
+    assert main(command) == 0
+    whole = last_json(capsys)
+    monkeypatch.setattr(control, "BLOCK", 2)
+    real, written = control.write_mixes, []
+
+    def killed(*arguments):
+        written.append(1)
+        if len(written) == 5:  # in the second interpolation
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(control, "write_mixes", killed)
+    resumed = [*command, "--output", str(tmp_path / "report")]
+    assert main(resumed) == 130
+    assert main(resumed) == 0
+    assert last_json(capsys) == whole
+    assert len(written) == 5 + 5  # nine blocks, of which four were there
+    assert json.loads((tmp_path / "report" / "control.json").read_text()) == whole
+    assert main([*resumed, "--candidates", "1"]) == 2
+    assert "other settings" in capsys.readouterr().err

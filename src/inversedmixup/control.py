@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import INTERPOLATIONS, row_stream
 from inversedmixup.models.pair import Pair
+from inversedmixup.runs import RunFolder, recorded
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 from inversedmixup.terminal import Advance, progress
 
@@ -24,8 +26,9 @@ PICTURES = (".png", ".svg", ".pdf")
 
 
 def lam_control(
-    pair: Pair, texts: Sequence[str], labels: Sequence[str] | None, config: DecodeConfig, pairs: int
-) -> dict[str, Any]:
+    pair: Pair, texts: Sequence[str], labels: Sequence[str] | None, config: DecodeConfig, pairs: int,
+    run: RunFolder | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write a text at λ = 0, 0.1, … 1 between random pairs of sentences, by every interpolation.
 
     Args:
@@ -34,6 +37,7 @@ def lam_control(
         labels: their classes: half of the pairs are then of one class, half of two.
         config: how texts are written; ``config.interpolation`` gives the headline figures.
         pairs: how many pairs.
+        run: where finished blocks of pairs are kept, and taken up again.
 
     Returns:
         ``spearman`` of λ and λ̂, ``mean_abs_error`` |λ − λ̂|, and ``snap_rate``: how often a text for λ in
@@ -53,7 +57,7 @@ def lam_control(
     with progress("λ control", pairs * len(INTERPOLATIONS)) as advance:
         for how in INTERPOLATIONS:
             lams = LAMS if ends is None else LAMS[1:-1]
-            table = _walk(pair, embeddings, drawn, lams, dataclasses.replace(config, interpolation=how), advance)
+            table = _walk(pair, embeddings, drawn, lams, dataclasses.replace(config, interpolation=how), advance, run)
             if ends is None:
                 ends = table[:, [0, -1]]
             else:  # every interpolation begins and ends at the parents
@@ -93,20 +97,24 @@ def _draw(
 
 def _walk(
     pair: Pair, embeddings: torch.Tensor, drawn: np.ndarray, ratios: Sequence[float], config: DecodeConfig,
-    advance: Advance,
+    advance: Advance, run: RunFolder | None,
 ) -> np.ndarray:  # fmt: skip
     """λ, λ̂, cycle similarity and fluency of every text: [pairs, λs, 4]."""
-    blocks = []
-    for at in range(0, len(drawn), BLOCK):
+
+    def written(at: int) -> list[list[float]]:
         block = drawn[at : at + BLOCK]
         first, second = (torch.from_numpy(block[:, side]).repeat_interleave(len(ratios)) for side in (0, 1))
         lams = np.tile(ratios, len(block))
         # the same stream for every λ of a pair: neighbours differ by λ, not by luck
         streams = [row_stream(config.seed, at + row) for row in range(len(block)) for _ in ratios]
-        written = write_mixes(pair, embeddings[first], embeddings[second], torch.from_numpy(lams), streams, config)
-        columns = (lams, written.lam_realised, written.cycle_similarity, written.fluency)
+        found = write_mixes(pair, embeddings[first], embeddings[second], torch.from_numpy(lams), streams, config)
+        return [lams.tolist(), found.lam_realised, found.cycle_similarity, found.fluency]
+
+    blocks = []
+    for at in range(0, len(drawn), BLOCK):
+        columns = recorded(run, f"{config.interpolation}/{at:06d}", partial(written, at))
         blocks.append(np.stack([np.asarray(column, dtype=float) for column in columns], axis=-1))
-        advance(len(block))
+        advance(min(BLOCK, len(drawn) - at))
     return np.concatenate(blocks).reshape(len(drawn), len(ratios), 4)
 
 

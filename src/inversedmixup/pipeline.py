@@ -31,7 +31,7 @@ from inversedmixup.data import (
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges import JUDGE_MANNERS
 from inversedmixup.judges.api import endpoint
-from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, default_pair_folder
+from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.provenance import provenance
@@ -216,7 +216,7 @@ class _Job:
         return [_original_row(example, self.classes, self.config.seed) for example in self.examples]
 
 
-def run_settings(config: WarmedConfig, api_url: str | None, *inputs: Sequence[Example]) -> dict[str, Any]:
+def run_settings(config: PairOptions, api_url: str | None, *inputs: Sequence[Example]) -> dict[str, Any]:
     """Everything that decides the rows of a run: options, input, the pair's files, where judge ``api`` asks."""
     return {
         **{name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_SETTINGS},
@@ -225,7 +225,7 @@ def run_settings(config: WarmedConfig, api_url: str | None, *inputs: Sequence[Ex
     }  # fmt: skip
 
 
-def files_digest(config: WarmedConfig) -> dict[str, str]:
+def files_digest(config: PairOptions) -> dict[str, str]:
     """sha256 of the pair's files, the replayed text and the descriptions: a changed file is a changed run."""
     folder = default_pair_folder() if config.pair is None else Path(config.pair).expanduser()
     parts = [

@@ -12,11 +12,14 @@ from rich.text import Text
 
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.control import check_plot, lam_control, plot
-from inversedmixup.data import iter_records, iter_texts, read_examples, take_shots
+from inversedmixup.data import Example, iter_records, iter_texts, read_examples, take_shots
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixer import InversedMixup
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import at_least, option
+from inversedmixup.pipeline import run_settings
+from inversedmixup.runs import RunFolder
+from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig
 from inversedmixup.terminal import gauge, new_table, output
 
@@ -39,13 +42,17 @@ class MixConfig(PairOptions, DecodeConfig):
         None, f"with --evaluate: how many pairs, each at eleven ratios by every interpolation (default: {PAIRS})"
     )
     plot: str | None = option(None, "with --evaluate: a picture of it, .png, .svg or .pdf")
+    output: str | None = option(
+        None, "with --evaluate: folder for control.json and finished pairs; a killed report goes on there"
+    )
+    overwrite: bool = option(False, "with --output: replace a report with other settings")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 2, "steps")
         at_least(self, 2, "pairs")
         at_least(self, 1, "shots")
-        names = ("train", "shots") if self.evaluate else ("pairs", "plot")
+        names = ("train", "shots") if self.evaluate else ("pairs", "plot", "output")
         for name in names:
             if getattr(self, name) is not None:
                 raise InputError(f"mix: --{name} {'does not go with' if self.evaluate else 'needs'} --evaluate")
@@ -90,7 +97,21 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         texts = list(iter_texts([path], config.text_column))
     if config.plot:
         check_plot(config.plot)
-    report = lam_control(config.load_pair(), texts, labels, config, config.pairs or PAIRS)
+    if config.output is None:
+        report = lam_control(config.load_pair(), texts, labels, config, config.pairs or PAIRS)
+    else:
+        folder = Path(config.output).expanduser()
+        read = [
+            Example(str(at), text, label)
+            for at, (text, label) in enumerate(zip(texts, labels or [""] * len(texts), strict=True))
+        ]
+        with clear_write_errors(folder):
+            run = RunFolder(
+                folder / "run", run_settings(dataclasses.replace(config, plot=None, output=None), None, read),
+                overwrite=config.overwrite,
+            )  # fmt: skip
+            report = lam_control(config.load_pair(), texts, labels, config, config.pairs or PAIRS, run)
+            write_json(folder / "control.json", report)
     if config.plot:
         with clear_write_errors(Path(config.plot)):
             plot(report, config.plot)
