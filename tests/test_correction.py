@@ -86,7 +86,7 @@ def test_it_learns(taught, tmp_path):
 def lesson_loss(pair, *, correcting=True):
     wanted = pair.task_model.encode(SENTENCES)
     texts = pair.invert(wanted, dataclasses.replace(GREEDY, max_tokens=8))
-    soft = pair.correction(wanted, pair.task_model.encode(texts), texts)
+    soft = pair.correction(pair.adaptor(wanted), wanted, pair.task_model.encode(texts), texts)
     with pair.llm.correcting() if correcting else contextlib.nullcontext():
         return pair.llm.loss(soft, pair.llm.targets(SENTENCES, 8)).item()
 

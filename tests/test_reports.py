@@ -10,6 +10,7 @@ from conftest import write_jsonl
 from inversedmixup import control, reconstruction
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
+from inversedmixup.mixing import INTERPOLATIONS, interpolate
 from inversedmixup.options import build
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.writer import DecodeConfig
@@ -176,6 +177,23 @@ def test_what_mix_cannot_do_is_refused_before_any_work(corpus_file, capsys, flag
     assert message in capsys.readouterr().err
 
 
+def test_every_interpolation_ends_at_the_parents_which_are_written_once(tiny_pair, monkeypatch):
+    ends = torch.nn.functional.normalize(torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0)), dim=2)
+    for how in INTERPOLATIONS:
+        mixed = interpolate(ends[0], ends[1], torch.tensor([0.0, 1.0, 0.0]), how)
+        assert torch.allclose(mixed, torch.stack([ends[1][0], ends[0][1], ends[1][2]]), atol=1e-5)
+    real, asked = control.write_mixes, []
+
+    def counted(pair, first, second, lam, *rest):
+        asked.append(lam.tolist())
+        return real(pair, first, second, lam, *rest)
+
+    monkeypatch.setattr(control, "write_mixes", counted)
+    control.lam_control(tiny_pair, SENTENCES, None, build(DecodeConfig, {"temperature": 0.0, "max_tokens": 6}), 2)
+    inner = list(control.LAMS[1:-1])
+    assert asked == [[*control.LAMS] * 2, inner * 2, inner * 2]
+
+
 def test_a_killed_lambda_report_goes_on_where_it_was(corpus_file, tiny_pair_folder, tmp_path, capsys, monkeypatch):
     command = ["mix", "--evaluate", str(corpus_file), "--pairs", "5", "--max-tokens", "6", "--candidates", "2"]
     command += ["--pair", tiny_pair_folder, "--json"]
@@ -197,5 +215,8 @@ def test_a_killed_lambda_report_goes_on_where_it_was(corpus_file, tiny_pair_fold
     assert last_json(capsys) == whole
     assert len(written) == 5 + 5  # nine blocks, of which four were there
     assert json.loads((tmp_path / "report" / "control.json").read_text()) == whole
+    assert main([*resumed, "--interpolation", "slerp"]) == 0  # written already
+    assert last_json(capsys)["interpolation"] == "slerp"
+    assert len(written) == 10
     assert main([*resumed, "--candidates", "1"]) == 2
     assert "other settings" in capsys.readouterr().err

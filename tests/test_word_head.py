@@ -12,14 +12,16 @@ from safetensors.torch import load_file
 from inversedmixup import InversedMixup
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
+from inversedmixup.intrusion import IntrusionConfig
 from inversedmixup.mixing import interpolate
-from inversedmixup.models.corrector import RATE, nearness
+from inversedmixup.models.corrector import CORRECTIONS, RATE, nearness
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.vllm import VllmDecoder
 from inversedmixup.models.word_head import LIMIT, RAREST, WordHead
 from inversedmixup.options import build
 from inversedmixup.stages.align import AlignConfig, run_align
+from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.lessons import Wording
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 from tiny import SENTENCES, make_pair
@@ -188,7 +190,7 @@ def test_corrected_texts_are_never_further_away_nor_depend_on_their_neighbours(p
     for at in range(0, len(SENTENCES), 5):
         alone, _ = pair.correct(wanted[at : at + 1], texts[at : at + 1], found[at : at + 1], steps=4, max_tokens=8)
         assert alone == better[at : at + 1]
-    monkeypatch.setattr("inversedmixup.models.pair.LIFTED_ROWS", 7)
+    monkeypatch.setattr("inversedmixup.models.pair.CORRECTED_ROWS", 7)
     assert pair.correct(wanted, texts, found, steps=4, max_tokens=8)[0] == better
 
 
@@ -212,6 +214,47 @@ def test_what_is_right_already_is_not_written_again(pair, monkeypatch):
     wanted = pair.task_model.encode(SENTENCES)
     monkeypatch.setattr(pair.llm, "decode", None)
     assert pair.correct(wanted, SENTENCES, wanted, steps=3, max_tokens=8)[0] == list(SENTENCES)
+
+
+def test_a_text_is_better_than_none(pair):
+    wanted = pair.task_model.encode(SENTENCES[:2])
+    near = wanted + 0.002 * torch.randn(wanted.shape, generator=torch.Generator().manual_seed(0))  # than any text
+    texts, _ = pair.correct(wanted, ["", ""], near, steps=1, max_tokens=8)
+    assert all(texts)
+
+
+def test_a_weight_beyond_the_limit_is_not_cut_by_correction(pair, monkeypatch):
+    wanted = pair.task_model.encode(SENTENCES[:2])
+    found, lifts = pair.task_model.encode(["a", "b"]), []
+    monkeypatch.setattr(pair.llm, "decode", lambda *_, **options: lifts.append(options["lift"]) or ["a", "b"])
+    head = copy.deepcopy(pair.word_head)
+    torch.nn.init.constant_(head.out.bias, 1000.0)
+    monkeypatch.setattr(pair, "word_head", head)
+    pair.correct(wanted, ["a", "b"], found, steps=1, max_tokens=8, word_weight=2.0)
+    assert lifts[0].max() == 2 * LIMIT
+
+
+def test_a_correction_that_leans_to_a_parent_is_refused(pair, monkeypatch):
+    ends = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), dim=1)
+    known = {"between": [0.5, 0.5, 0.4], "leaning": [0.82, 0.45, 0.0]}
+    monkeypatch.setattr(pair.task_model, "encode", lambda texts: torch.tensor([known[text] for text in texts]))
+    monkeypatch.setattr(pair, "invert", lambda *_, **__: ["between"])
+    monkeypatch.setattr(pair, "adaptor", lambda wanted: wanted)
+    monkeypatch.setattr(pair.word_head, "lift", lambda wanted: torch.zeros(len(wanted), 1))
+    monkeypatch.setattr(pair.llm, "decode", lambda *_, **__: ["leaning"])
+    monkeypatch.setattr(pair.llm, "log_likelihood", lambda texts: np.zeros(len(texts)))
+    config = build(DecodeConfig, {"candidates": 1, "max_tokens": 8, "correct": 1})
+    written = write_mixes(pair, ends[:1], ends[1:], torch.tensor([0.5]), [np.random.default_rng(0)], config)
+    assert written.texts == ["between"]
+
+
+def test_how_often_a_pair_corrects(pair, tiny_pair, monkeypatch):
+    assert [pair.corrections(None, 0.7), pair.corrections(5, 0.0), pair.corrections(0, 0.7)] == [CORRECTIONS, 5, 0]
+    assert pair.corrections(None, 0.0) == 0  # the LLM alone
+    assert tiny_pair.corrections(None, 0.7) == 0
+    monkeypatch.setattr(pair, "decoder", object())  # another engine writes
+    assert pair.corrections(None, 0.7) == 0
+    assert AugmentConfig().correct == IntrusionConfig().correct == 0
 
 
 def test_invert_corrects_with_the_word_head_alone(taught, capsys):

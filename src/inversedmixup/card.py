@@ -56,6 +56,7 @@ much longer ones come back as their gist at best. Facts in its sentences are inv
 def record_report(folder: Path, name: str, result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Add what ``invert --evaluate`` measured on the file ``name`` to the record of a pair, and write its card."""
     config = read_config(folder)
+    config.training.pop("failures", None)  # as earlier versions kept them
     worst = sorted(rows, key=lambda row: row["cosine"])[:WORST]
     config.training.setdefault("reports", {})[name] = {
         **{key: result[key] for key in (*WAYS, "reference") if key in result},

@@ -36,9 +36,11 @@ class InvertConfig(PairOptions, DecodeConfig):
     """Settings of ``invert``."""
 
     rows: int | None = option(None, "only the first so many sentences")
-    evaluate: bool = option(False, "mean scores, greedy and reranked over --candidates, by length and by source")
+    evaluate: bool = option(False, "mean scores, greedy, best of --candidates and corrected, by length and by source")
     reference: str | None = option(None, "labelled file: also label retention, by a labeller fitted to it")
-    record: bool = option(False, "with --evaluate and --pair: add the scores to the pair's record and its model card")
+    record: bool = option(
+        False, "with --evaluate and --pair: add the scores to the pair's record and model card, by FOLDER/FILE"
+    )
     output: str | None = option(None, "write every reconstruction to this .jsonl")
     text_column: str = option("text", "column of the text")
 
@@ -71,7 +73,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         check_classes(labelled, config.reference)
     config.check_corrects(config.correct)
     pair = config.load_pair()
-    config = dataclasses.replace(config, correct=pair.corrections(config.correct))
+    config = dataclasses.replace(config, correct=pair.corrections(config.correct, config.word_weight))
     ways = {"greedy": dataclasses.replace(config, temperature=0.0, correct=0)}
     if config.evaluate and config.candidates > 1 and config.temperature > 0:
         ways["reranked"] = dataclasses.replace(config, correct=0)
@@ -108,7 +110,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
             write_jsonl(rows, output)
             write_json(output.with_name(output.name + ".config.json"), dataclasses.asdict(config))
     if config.record:
-        name = "/".join(Path(path).expanduser().resolve().parts[-2:])  # trec/test.jsonl: many files are called test
+        name = "/".join(Path(path).expanduser().absolute().parts[-2:])  # trec/test.jsonl: many files are called test
         record_report(Path(str(config.pair)), name, result, rows)
     if not config.evaluate:
         for name in ways:
@@ -124,7 +126,7 @@ def _decodes(how: InvertConfig) -> int:
 def _by_block(
     pair: Pair, wanted: Tensor, config: InvertConfig, greedy: tuple[list[str], Tensor] | None
 ) -> tuple[list[str], Tensor]:
-    """Texts and their re-read embeddings at embeddings [n, d]; ``greedy`` ones are corrected if given."""
+    """Texts and their embeddings for embeddings [n, d], a block at a time: ``greedy`` ones corrected, or new ones."""
     texts, found = [], []
     with progress("inversion" if greedy is None else "correction", len(wanted)) as advance:
         for at in range(0, len(wanted), BLOCK):

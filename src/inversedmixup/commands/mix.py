@@ -52,9 +52,9 @@ class MixConfig(PairOptions, DecodeConfig):
         at_least(self, 2, "steps")
         at_least(self, 2, "pairs")
         at_least(self, 1, "shots")
-        names = ("train", "shots") if self.evaluate else ("pairs", "plot", "output")
+        names = ("train", "shots") if self.evaluate else ("pairs", "plot", "output", "overwrite")
         for name in names:
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, False):
                 raise InputError(f"mix: --{name} {'does not go with' if self.evaluate else 'needs'} --evaluate")
 
 
@@ -97,20 +97,20 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         texts = list(iter_texts([path], config.text_column))
     if config.plot:
         check_plot(config.plot)
+    pairs = config.pairs or PAIRS
     if config.output is None:
-        report = lam_control(config.load_pair(), texts, labels, config, config.pairs or PAIRS)
+        report = lam_control(config.load_pair(), texts, labels, config, pairs)
     else:
         folder = Path(config.output).expanduser()
-        read = [
-            Example(str(at), text, label)
-            for at, (text, label) in enumerate(zip(texts, labels or [""] * len(texts), strict=True))
-        ]
+        read = [Example("", text, label) for text, label in zip(texts, labels or [""] * len(texts), strict=True)]
+        # what changes no text: where things lie, the strip's points, which interpolation makes the headline
+        same = dataclasses.replace(
+            config, evaluate=None, plot=None, output=None, overwrite=False, pairs=None, steps=2, interpolation="linear"
+        )
         with clear_write_errors(folder):
-            run = RunFolder(
-                folder / "run", run_settings(dataclasses.replace(config, plot=None, output=None), None, read),
-                overwrite=config.overwrite,
-            )  # fmt: skip
-            report = lam_control(config.load_pair(), texts, labels, config, config.pairs or PAIRS, run)
+            settings = {**run_settings(same, None, read), "pairs": pairs}
+            run = RunFolder(folder / "run", settings, overwrite=config.overwrite)
+            report = lam_control(config.load_pair(), texts, labels, config, pairs, run)
             write_json(folder / "control.json", report)
     if config.plot:
         with clear_write_errors(Path(config.plot)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import compress
 from typing import TYPE_CHECKING
 
@@ -81,44 +82,40 @@ def rewrite(
     """:meth:`Pair.correct <inversedmixup.models.pair.Pair.correct>` for rows that fit into memory at once.
 
     With ℓ(h) what the word head adds to the odds of every token at h, text t + 1 is decoded with
-    ℓ(wanted) · ``word_weight`` + :data:`RATE` · Σ_{s ≤ t} (ℓ(wanted) − ℓ(found_s)): what texts keep lacking is raised
-    further and further, what they have too much of lowered. Each row for itself, so that it does not depend on others.
+    ℓ(wanted) · ``word_weight`` + :data:`RATE` · Σ_{s ≤ t} (ℓ(wanted) − ℓ(found_s)), cut at the same nats as ℓ: what
+    texts keep lacking is raised further and further, what they have too much of lowered. What becomes of a row does
+    not depend on the others.
     """
     best, reread, last = list(texts), found.clone(), found.clone()
     device, near = pair.llm.device, nearness(wanted)
-    aim = lift = None
+    soft, aim, lift = pair.adaptor(wanted.to(device)), None, None
     if pair.word_head is not None:
         aim = pair.word_head.lift(wanted.to(device))
         lift = word_weight * aim
+    most = LIMIT * max(1.0, word_weight)
     going = torch.arange(len(best))
     for _ in range(steps):
         going = going[near(reread[going], going) < ARRIVED]
         if not len(going):
             break
-        raised = None
         if pair.word_head is not None and aim is not None and lift is not None:
-            lacking = aim[going] - pair.word_head.lift(last[going].to(device))
-            raised = lift[going] = (lift[going] + RATE * lacking).clamp(-LIMIT, LIMIT)
-        before = [best[row] for row in going.tolist()]
-        new = _again(pair, wanted[going], before, reread[going], raised, max_tokens, batch_size)
+            # of all rows, also those that are finished: products of another number of rows round otherwise
+            lift = (lift + RATE * (aim - pair.word_head.lift(last.to(device)))).clamp_(-most, most)
+        rows = going.tolist()
+        again = soft[going]
+        if pair.corrector is not None:
+            again = pair.correction(again, wanted[going], reread[going], [best[row] for row in rows])
+        with pair.llm.correcting() if pair.corrector is not None else nullcontext():
+            new = pair.llm.decode(
+                again, Sampling(temperature=0.0, max_tokens=max_tokens), batch_size=batch_size,
+                lift=None if lift is None else lift[going],
+            )  # fmt: skip
         last[going] = pair.task_model.encode(new)
         better = merit(last[going], going) > merit(reread[going], going)
+        better |= torch.tensor([not best[row] for row in rows])  # anything is better than nothing
         better &= torch.tensor([bool(text) for text in new])
         for row, text in zip(going[better].tolist(), compress(new, better.tolist()), strict=True):
             best[row], reread[row] = text, last[row]
         if lift is None:  # what was in vain would only be written again
             going = going[better]
     return best, reread
-
-
-def _again(
-    pair: Pair, wanted: Tensor, texts: Sequence[str], found: Tensor, lift: Tensor | None, max_tokens: int,
-    batch_size: int | None,
-) -> list[str]:  # fmt: skip
-    """The next texts, greedily: from the corrector's soft tokens if the pair has one, else from the adaptor's."""
-    sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-    if pair.corrector is None:
-        return pair.llm.decode(pair.adaptor(wanted.to(pair.llm.device)), sampling, batch_size=batch_size, lift=lift)
-    with pair.llm.correcting():
-        soft = pair.correction(wanted, found, texts)
-        return pair.llm.decode(soft, sampling, batch_size=batch_size, lift=lift)

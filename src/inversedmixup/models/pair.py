@@ -43,7 +43,7 @@ PAIR_FILES = (
 TASK_MODEL_FILES = ("head.safetensors", "encoder_lora", "encoder")
 ENGINES = ("transformers", "vllm")
 NOTHING_TO_CORRECT_WITH = (
-    "correct: the pair in {} has neither a word head nor a corrector; teach it with `align --teach words --start PAIR`"
+    "correct: {} has neither a word head nor a corrector; teach it with `align --teach words --start PAIR`"
 )
 # Embeddings of these say whether the encoder at hand is the one that the adaptor was trained on.
 FINGERPRINT_TEXTS = (
@@ -53,6 +53,7 @@ FINGERPRINT_TEXTS = (
     "Seven times eight is fifty-six.",
 )
 LIFTED_ROWS = 1024  # rows that the word head judges at a time: V floats each
+CORRECTED_ROWS = 256  # the same for correction, which holds several such tables
 FINGERPRINT_COSINE = 0.999  # other hardware and precisions stay above 0.9999, another checkpoint falls far below
 
 
@@ -109,7 +110,7 @@ class PairOptions:
         """Refuse correction ``steps`` with a pair that has nothing to correct with, before anything is loaded."""
         where, config = _open(self.pair)
         if steps and config.words is None and config.corrector is None:
-            raise InputError(NOTHING_TO_CORRECT_WITH.format(where))
+            raise InputError(NOTHING_TO_CORRECT_WITH.format(f"the pair in {where}"))
 
     def load_pair(self, folder: str | Path | None = None) -> Pair:
         """The pair that these options name, or the one in ``folder``, whose encoder is its own."""
@@ -309,29 +310,32 @@ class Pair:
         self.config.corrector = shape
         return self.corrector
 
-    def correction(self, wanted: Tensor, found: Tensor, texts: Sequence[str]) -> Tensor:
+    def correction(self, soft: Tensor, wanted: Tensor, found: Tensor, texts: Sequence[str]) -> Tensor:
         """What the LLM is given to write texts anew: themselves, the adaptor's soft tokens and the corrector's.
 
         Args:
+            soft: the adaptor's soft tokens [n, k, D] for ``wanted``.
             wanted: embeddings [n, d] that were asked for.
             found: embeddings [n, d] of ``texts``.
             texts: what was written for ``wanted``.
 
         Raises:
-            InputError: if the pair has not learnt to correct.
+            InputError: if the pair has not been taught to correct.
         """
         if self.corrector is None:
-            raise InputError(NOTHING_TO_CORRECT_WITH.format("here"))
-        wanted, found = wanted.to(self.llm.device), found.to(self.llm.device)
+            raise InputError("this pair has no corrector; teach it with `align --teach correct --start PAIR`")
         read = self.llm.read(texts, self.corrector.config.text_tokens)
-        soft = [self.adaptor(wanted), self.corrector(wanted, found)]
-        return torch.cat([read, *(part.to(read.dtype) for part in soft)], dim=1)
+        mend = self.corrector(wanted.to(self.llm.device), found.to(self.llm.device))
+        return torch.cat([read, soft.to(read.dtype), mend.to(read.dtype)], dim=1)
 
-    def corrections(self, asked: int | None) -> int:
-        """How many correction steps: ``asked``, or what suits this pair; 0 for texts of another engine."""
+    def corrections(self, asked: int | None, word_weight: float) -> int:
+        """How many correction steps: ``asked``, or what suits this pair.
+
+        None without a word head, with word weight 0 (the LLM alone), and where another engine than the LLM writes.
+        """
         if asked is not None:
             return asked
-        return CORRECTIONS if (self.word_head or self.corrector) and self.decoder is self.llm else 0
+        return CORRECTIONS if self.word_head is not None and word_weight and self.decoder is self.llm else 0
 
     @torch.no_grad()
     def correct(
@@ -358,14 +362,14 @@ class Pair:
         if not steps:
             return list(texts), found
         if self.word_head is None and self.corrector is None:
-            raise InputError(NOTHING_TO_CORRECT_WITH.format("here"))
+            raise InputError(NOTHING_TO_CORRECT_WITH.format("this pair"))
         best, reread, judge = list(texts), found.clone(), merit or nearness(wanted)
-        for at in range(0, len(best), LIFTED_ROWS):
+        for at in range(0, len(best), CORRECTED_ROWS):
 
             def judge_part(found: Tensor, rows: Tensor, at: int = at) -> Tensor:
                 return judge(found, rows + at)
 
-            part = slice(at, at + LIFTED_ROWS)
+            part = slice(at, at + CORRECTED_ROWS)
             best[part], reread[part] = rewrite(
                 self, wanted[part], best[part], reread[part], merit=judge_part, steps=steps, max_tokens=max_tokens,
                 batch_size=batch_size, word_weight=word_weight,
@@ -428,7 +432,7 @@ class Pair:
             drawn = None if uniforms is None else uniforms[at * candidates : (at + LIFTED_ROWS) * candidates]
             lift = None
             if self.word_head is not None and sampling.word_weight:
-                lift = sampling.word_weight * self.word_head.lift(wanted)
+                lift = self.word_head.lift(wanted).mul_(sampling.word_weight)
             texts += self.decoder.decode(
                 self.adaptor(wanted), sampling, drawn, candidates=candidates, batch_size=batch_size, lift=lift
             )

@@ -378,7 +378,7 @@ class _Run:
                 "steps": known.get("steps", 0) + state.step, "metrics": scores,
             }  # fmt: skip
             # what was measured before is not what this pair writes
-            return {**{key: said for key, said in before.items() if key != "reports"}, name: seen}
+            return {**{key: said for key, said in before.items() if key not in ("reports", "failures")}, name: seen}
         return {
             "corpus": sorted({*before.get("corpus", []), *(Path(path).name for path in self.corpus)}),
             "sentences": before.get("sentences", 0) + state.sentences,

@@ -39,7 +39,7 @@ class Lesson(Protocol):
     Attributes:
         pair: the pair at hand.
         weights: what is trained, by the name that checkpoints know it by.
-        taught: where the pair's record tells what a lesson after the first has seen.
+        taught: key of the pair's training record that tells of this lesson; empty for the first, inverting.
     """
 
     taught: str
@@ -161,7 +161,11 @@ class Correcting:
         """See :class:`Lesson`."""
         at = torch.from_numpy(rows)
         with self.pair.llm.correcting(learning=True):
-            soft = self.pair.correction(prepared.wanted[at], prepared.found[at], [prepared.texts[row] for row in rows])
+            wanted = prepared.wanted[at]
+            soft = self.pair.correction(
+                self.pair.adaptor(wanted.to(self.config.device)), wanted, prepared.found[at],
+                [prepared.texts[row] for row in rows],
+            )  # fmt: skip
             generation = self.pair.llm.nll(soft, [chunk.targets[row] for row in rows]).sum() / tokens
             generation.backward()  # type: ignore[no-untyped-call]
         return torch.stack([generation, torch.zeros_like(generation)]).detach().float()
@@ -171,7 +175,11 @@ class Correcting:
         wanted = self.pair.task_model.encode(texts)
         before = self.pair.invert(wanted, dataclasses.replace(GREEDY, max_tokens=self.config.max_tokens))
         found = self.pair.task_model.encode(before)
-        after, reread = self.pair.correct(wanted, before, found, steps=1, max_tokens=self.config.max_tokens)
+        head, self.pair.word_head = self.pair.word_head, None  # it corrects too, and would hide what was learnt
+        try:
+            after, reread = self.pair.correct(wanted, before, found, steps=1, max_tokens=self.config.max_tokens)
+        finally:
+            self.pair.word_head = head
         cosine = nn.functional.cosine_similarity(found, wanted, dim=-1).mean().item()
         return {"cosine_before": cosine, **reconstruction.score(after, texts, reread, wanted)}
 

@@ -29,7 +29,8 @@ class DecodeConfig:
     interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
     candidates: int = option(4, "texts written per pair; the one that keeps best to the mix is taken")
     correct: int | None = option(
-        None, f"correction steps on the best candidate (default: {CORRECTIONS} where the pair has a word head, else 0)"
+        None,
+        f"correction steps on the best candidate (default: {CORRECTIONS} where a word head weighs the words, else 0)",
     )
     temperature: float = option(0.7, "sampling temperature; 0 is greedy")
     top_p: float = option(0.95, "share of probability that sampling keeps")
@@ -55,7 +56,7 @@ class DecodeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """One text per mixed embedding, and how well it keeps to it.
+    """One text per mixed embedding, the best of those that were written, and how well it keeps to it.
 
     Attributes:
         texts: n texts.
@@ -116,6 +117,6 @@ def write_texts(
     best = merits.view(n, many).argmax(1) + torch.arange(n) * many
     chosen, found = [texts[at] for at in best.tolist()], reread[best]
     return pair.correct(
-        wanted, chosen, found, steps=pair.corrections(config.correct), max_tokens=config.max_tokens,
+        wanted, chosen, found, steps=pair.corrections(config.correct, config.word_weight), max_tokens=config.max_tokens,
         batch_size=config.batch_size, word_weight=config.word_weight, merit=merit,
     )  # fmt: skip
