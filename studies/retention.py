@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from inversedmixup.data import Example, read_examples, take_shots
 from inversedmixup.errors import write_whole
 from inversedmixup.mixing import PairSampler, interpolate, parse_lambda, row_stream
-from inversedmixup.models.corrector import CORRECTIONS
+from inversedmixup.models.correction import CORRECTIONS
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.reconstruction import token_f1

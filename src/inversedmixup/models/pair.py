@@ -24,7 +24,7 @@ from torch import Tensor
 from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
-from inversedmixup.models.corrector import CORRECTIONS, Corrector, CorrectorConfig, Merit, nearness, rewrite
+from inversedmixup.models.correction import CORRECTIONS, Corrector, CorrectorConfig, Merit, nearness, rewrite
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
@@ -344,7 +344,7 @@ class Pair:
     ) -> tuple[list[str], Tensor]:  # fmt: skip
         """Texts written anew, greedily, up to ``steps`` times, and their embeddings [n, d].
 
-        A text is replaced only by a better one; see :func:`~inversedmixup.models.corrector.rewrite`.
+        A text is replaced only by a better one; see :func:`~inversedmixup.models.correction.rewrite`.
 
         Args:
             wanted: embeddings [n, d] that were asked for.

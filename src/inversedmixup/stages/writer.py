@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import INTERPOLATIONS, interpolate, realised_ratio
-from inversedmixup.models.corrector import CORRECTIONS, Merit, nearness
+from inversedmixup.models.correction import CORRECTIONS, Merit, nearness
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import WORD_WEIGHT, Sampling
 from inversedmixup.options import at_least, option
