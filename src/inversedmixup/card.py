@@ -106,20 +106,22 @@ def _models(config: PairConfig) -> str:
 
 
 def _figures(training: dict[str, Any]) -> str:
-    """A table of every report, or what the last validation measured if there is none."""
+    """A table of every report, the first one by length too, or what the last validation measured if there is none."""
     lines = [f"| text | way | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
     notes = []
-    for name, report in training.get("reports", {}).items():
+    for number, (name, report) in enumerate(training.get("reports", {}).items()):
         if "reference" in report:
             seen = report["reference"]
-            notes.append(f"\nReference labeller of {name}: {seen['n']} rows, accuracy {seen['accuracy']}.")
+            known = "unknown" if seen["accuracy"] is None else f"{seen['accuracy']:.3f}"
+            notes.append(f"- Reference labeller of {name}: {seen['n']} rows, accuracy {known}.")
         for way in WAYS:
             if way in report:
                 lines.append(_line(name, way, report[way]))
-                lines += [_line("", f"{way}, {key} words", part) for key, part in report[way]["by_length"].items()]
+                parts = report[way]["by_length"] if number == 0 else {}
+                lines += [_line("", f"{way}, {key} words", part) for key, part in parts.items()]
     if len(lines) == 2:
         lines.append(_line("validation", "greedy", training.get("metrics", {})))
-    return "\n".join(lines + notes)
+    return "\n".join([*lines, *(["", *notes] if notes else [])])
 
 
 def _line(name: str, way: str, scores: dict[str, Any]) -> str:
