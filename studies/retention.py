@@ -5,8 +5,8 @@ pair whose task model was fitted to the shots with the adaptor left behind, and 
 is how often a reference labeller (a classifier fitted to up to 5,000 rows on the encoder that ships) gives the text
 that came back the class of the text that went in. The same candidates are chosen from in three ways: the first
 (greedy), by cycle similarity, and by cycle similarity plus how far the task model's class probabilities agree between
-the embedding and the text; and the greedy text is corrected, by the cosine alone. So are the texts of cross-class
-mixes, counted against the larger parent's class.
+the embedding and the text; and, where the pair has a word head, the greedy text is corrected, by the cosine alone. So are
+the texts of cross-class mixes, counted against the larger parent's class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from inversedmixup.data import Example, read_examples, take_shots
 from inversedmixup.errors import write_whole
 from inversedmixup.mixing import PairSampler, interpolate, parse_lambda, row_stream
-from inversedmixup.models.correction import CORRECTIONS
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.reconstruction import token_f1
@@ -96,10 +95,11 @@ def _by_choice(
     ours, theirs = (pair.task_model.predict_proba(points) for points in (wanted, reread))
     agreement = 1 - np.abs(ours.repeat(candidates, axis=0) - theirs).sum(1) / 2  # 1 − total variation distance
     greedy = pair.invert(wanted, dataclasses.replace(GREEDY, max_tokens=SAMPLING.max_tokens))
-    corrected, _ = pair.correct(
-        wanted, greedy, pair.task_model.encode(greedy), steps=CORRECTIONS, max_tokens=SAMPLING.max_tokens
-    )
-    chosen = {"greedy": greedy, f"corrected {CORRECTIONS} times": corrected}
+    chosen = {"greedy": greedy}
+    if steps := pair.corrections(None, SAMPLING.word_weight):
+        chosen[f"corrected {steps} times"], _ = pair.correct(
+            wanted, greedy, pair.task_model.encode(greedy), steps=steps, max_tokens=SAMPLING.max_tokens
+        )
     for weight in AGREEMENT:
         score = (cosine.numpy() + weight * agreement).reshape(n, candidates)
         chosen[f"best of {candidates}, class agreement × {weight:g}"] = [

@@ -95,6 +95,27 @@ def test_a_run_can_start_from_a_trained_pair(corpus_file, tmp_path, config, extr
         run_align([corpus_file], tmp_path / "third", config(start=str(tmp_path / "first"), hidden=8, **extra))
 
 
+def test_one_command_teaches_the_adaptor_and_then_the_words_and_goes_on_after_a_stop(
+    corpus_file, tmp_path, config, monkeypatch
+):
+    options = config(sentences=64, words=512, lora=2, encoder_lora=2, anchor=0.3)
+    run_align([corpus_file], tmp_path / "whole", options)
+    for steps in (3, 8, 1):  # in the adaptor's eight steps, right after them, and and in those of the word head
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, steps)
+            with pytest.raises(KeyboardInterrupt):
+                run_align([corpus_file], tmp_path / "cut", options)
+    run_align([corpus_file], tmp_path / "cut", options)
+    for name in ("adaptor.safetensors", "lora/adapter_model.safetensors", "words.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
+    pair = Pair.load(tmp_path / "cut")
+    assert pair.word_head is not None
+    assert pair.config.training["sentences"] == 64
+    assert 512 <= pair.config.training["words"]["sentences"] < 512 + 32  # whole batches; a chunk here holds 32
+    with pytest.raises(InputError, match="words does not go with teach correct"):
+        config(words=8, teach="correct")
+
+
 def test_budgets_stop_the_run(corpus_file, tmp_path, config):
     record = run_align([corpus_file], tmp_path / "tokens", config(tokens=100))
     assert 100 <= record["tokens"] < 200

@@ -12,6 +12,7 @@ import torch
 from conftest import write_jsonl
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
+from inversedmixup.models.word_head import WordHead
 from inversedmixup.stages.align import AlignConfig
 from studies import architectures, common, labels, misalignment, retention
 from studies.families import Size
@@ -91,16 +92,32 @@ def test_every_condition_is_measured(data, shipped, tiny_pair_folder, condition,
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
-def test_label_retention_by_stage_and_choice(data, shipped, monkeypatch):
+@pytest.fixture(params=[False, True], ids=["llm alone", "word head"])
+def with_or_without_words(request, tiny_pair, tmp_path, monkeypatch):
+    """A tiny pair, as it is and with a word head, in the place of the one that ships."""
+    if request.param:
+        llm = tiny_pair.llm
+        ids = [set(row) - llm.wordless() for row in llm.targets(SENTENCES, 64)]
+        tiny_pair.word_head = WordHead.for_texts(
+            ids, embedding_dim=tiny_pair.task_model.dim, vocabulary=llm.vocabulary, seed=0
+        )
+    tiny_pair.save(tmp_path / "pair", encoder=False)
+    monkeypatch.setattr("inversedmixup.models.pair.default_pair_folder", lambda: tmp_path / "pair")
+    return Pair.load()
+
+
+def test_label_retention_by_stage_and_choice(data, with_or_without_words, monkeypatch):
     quick = {
         stage: dataclasses.replace(config, task_steps=2, follow_steps=min(config.follow_steps, 1), refine_steps=0)
         for stage, config in retention.STAGES.items()
     }
     monkeypatch.setattr(retention, "STAGES", quick)
-    record = retention.cell(shipped, data, "toy", 4, 0, 5, 2)
+    record = retention.cell(with_or_without_words, data, "toy", 4, 0, 5, 2)
     assert list(record["stages"]) == list(quick)
     rows = retention.summarise([record, {**record, "seed": 1}])
-    assert len(rows) == len(quick) * 2 * (1 + len(retention.AGREEMENT))
+    corrected = [row for row in rows if row["choice"].startswith("corrected")]
+    assert bool(corrected) == (with_or_without_words.word_head is not None)  # nothing else tells what a text lacks
+    assert len(rows) == len(quick) * 2 * (1 + bool(corrected) + len(retention.AGREEMENT))
     for row in rows:
         assert row["seeds"] == 2
         assert 0 <= row["retention"] <= 1

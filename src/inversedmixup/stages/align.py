@@ -36,7 +36,7 @@ from inversedmixup.models.llm import DTYPES, SOFT
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
-from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, Lesson, pair_folder
+from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, SHAPE_OPTIONS, Lesson, pair_folder
 from inversedmixup.stages.stream import Chunk, ahead, chunks
 from inversedmixup.stages.team import Team
 from inversedmixup.terminal import interrupts_held, progress
@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 BUDGET_OPTIONS = ("sentences", "minutes", "tokens")
 SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device")
 TAUGHT = ("invert", "words", "correct")
+ADAPTOR = "adaptor"  # folder of the first run where --words asks for two
+# the word head's steps cost next to nothing beside the encoder's pass, so they may be large; chosen in docs/log.md
+WORD_STEPS = {"batch_size": 256, "learning_rate": 2e-3}
 COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, once a machine) pays for itself
 
 
@@ -61,6 +64,7 @@ class AlignConfig:
     validation_rows: int = option(200, "how many held-out texts to score")
     teach: str = option("invert", "what to train: the adaptor; then the word head, and the correction", choices=TAUGHT)
     start: str | None = option(None, f"train on from this pair folder, or from the one that ships: {DEFAULT_PAIR!r}")
+    words: int = option(0, "then teach the pair a word head on this many sentences, all passes counted; 0: none")
     soft_tokens: int = option(8, "k, soft tokens per embedding")
     hidden: int = option(2048, "width of the adaptor's hidden layers")
     layers: int = option(2, "hidden layers of the adaptor")
@@ -93,7 +97,9 @@ class AlignConfig:
         )  # fmt: skip
         at_least(self, 1, "sentences", "tokens")
         at_least(self, 0.001, "minutes")
-        at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed")
+        at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed", "words")
+        if self.words and self.teach != "invert":
+            raise InputError(f"words does not go with teach {self.teach}; say with --sentences how many")
         if self.train_llm and (self.lora or self.dtype == "bfloat16"):
             given = "lora" if self.lora else "dtype bfloat16"
             raise InputError(
@@ -115,7 +121,9 @@ class AlignState:
 
 
 def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -> dict[str, Any]:
-    """Train an adaptor and write it as a pair folder; taken up again from its checkpoint if there is one.
+    """Train an adaptor, or what comes after it, and write the pair's folder; taken up again from its checkpoint.
+
+    With ``config.words`` the adaptor's run lies in :data:`ADAPTOR` of ``output``, and that of the word head around it.
 
     Returns:
         The last validation record; empty in a process that another one of the same run reports for.
@@ -123,6 +131,21 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
     Raises:
         InputError: for unreadable input, or an output folder that holds a run with other settings.
     """
+    if not config.words:
+        return _run_lesson(corpus, output, config)
+    first = output / ADAPTOR
+    _run_lesson(corpus, first, dataclasses.replace(config, words=0))
+    Team(config.device).wait()  # for the one that writes the pair
+    shape = {name: getattr(AlignConfig, name) for name in SHAPE_OPTIONS}
+    words = dataclasses.replace(
+        config, words=0, teach="words", start=str(first), sentences=config.words, minutes=None, tokens=None,
+        **WORD_STEPS, **shape,
+    )  # fmt: skip
+    return _run_lesson(corpus, output, words)
+
+
+def _run_lesson(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -> dict[str, Any]:
+    """One run with one thing to teach."""
     team = Team(config.device)
     held_out = _held_out(corpus, config)
     with clear_write_errors(output):

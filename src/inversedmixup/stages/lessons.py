@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_PAIR = "default"  # the word for the pair that ships, where a folder is expected
 COUNTED = 100_000  # texts that say which tokens a word head knows, and how common they are
 BATCH = 64  # texts written at a time when a pair is scored
+# what a pair looks like; of no use to what is taught to a trained one
+SHAPE_OPTIONS = ("soft_tokens", "hidden", "layers", "prompt", "lora", "train_llm", "encoder_lora")
 
 
 class Lesson(Protocol):
@@ -253,7 +255,7 @@ def _pair_to_teach(config: AlignConfig, folder: Path) -> tuple[Path, Pair]:
     """The pair to teach and its folder, once options that say what another pair looks like are refused."""
     if not config.start:
         raise InputError(f"--teach {config.teach} needs a trained pair: give its folder with --start")
-    for name in ("soft_tokens", "hidden", "layers", "prompt", "lora", "train_llm", "encoder_lora"):
+    for name in SHAPE_OPTIONS:
         if _is_given(config, name):
             raise InputError(f"--teach {config.teach}: {name} is that of the pair in --start; leave the option out")
     source = pair_folder(config.start)

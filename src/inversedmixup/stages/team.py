@@ -34,6 +34,13 @@ class Team:
         """Whether this process reports, validates and writes."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            from accelerate import PartialState
+
+            PartialState().wait_for_everyone()
+
     def add_up(self, weights: Sequence[Tensor], numbers: list[float]) -> list[float]:
         """Sum the gradients of ``weights``, in place, and some numbers over the processes."""
         if self.size == 1:
