@@ -5,8 +5,8 @@ pair whose task model was fitted to the shots with the adaptor left behind, and 
 is how often a reference labeller (a classifier fitted to up to 5,000 rows on the encoder that ships) gives the text
 that came back the class of the text that went in. The same candidates are chosen from in three ways: the first
 (greedy), by cycle similarity, and by cycle similarity plus how far the task model's class probabilities agree between
-the embedding and the text; and, where the pair has a word head, the greedy text is corrected, by the cosine alone. So are
-the texts of cross-class mixes, counted against the larger parent's class.
+the embedding and the text; and, where the pair has a word head, the greedy text is corrected, by the cosine alone. So
+are the texts of cross-class mixes, counted against the larger parent's class.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from inversedmixup.options import build
 from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.lessons import Wording
+from inversedmixup.stages.stream import Chunk
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 from tiny import SENTENCES, make_pair
 
@@ -283,6 +284,57 @@ def test_an_interrupted_lesson_resumes_to_the_same_head(taught, tmp_path, monkey
     run_align([corpus], tmp_path, config)
     whole, resumed = (load_file(where / "words.safetensors") for where in (folder / "words", tmp_path))
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.fixture
+def lesson(taught, tmp_path):
+    """The word head's lesson on the first chunk of its corpus, with a given share of mixes."""
+    _, corpus, config = taught
+
+    def make(mixed):
+        wording = Wording(dataclasses.replace(config, mixed=mixed), tmp_path, [corpus], writes=False)
+        texts = SENTENCES * 2
+        return wording, Chunk(texts, np.arange(len(texts)), wording.pair.llm.targets(texts, 8))
+
+    return make
+
+
+def test_mixes_are_taught_as_holding_the_words_of_each_with_its_share(lesson, monkeypatch):
+    wording, chunk = lesson(1.0)
+    prepared = wording.prepare(0, chunk)
+    assert prepared.lam.max() < 1
+    seen = []
+    monkeypatch.setattr(WordHead, "loss", lambda self, h, present: seen.append((h, present)) or self(h).sum(1))
+    rows = np.array([3, 8])
+    wording.backward(chunk, prepared, rows, 0, 2)
+    (embeddings, present), lam = seen[0], prepared.lam[rows]
+    first, second = (
+        wording.head.present([chunk.targets[row] for row in these]) for these in (rows, prepared.other[rows])
+    )
+    assert torch.allclose(present, lam * first + (1 - lam) * second)
+    assert torch.allclose(
+        embeddings, interpolate(prepared.embeddings[rows], prepared.embeddings[prepared.other[rows]], lam[:, 0])
+    )
+
+
+def test_each_pass_mixes_anew_and_no_share_leaves_sentences_alone(lesson):
+    wording, chunk = lesson(0.5)
+    one, again, two = (wording.prepare(number, chunk) for number in (0, 0, 1))
+    assert torch.equal(one.lam, again.lam)
+    assert np.array_equal(one.other, again.other)
+    assert not np.array_equal(one.other, two.other)
+    assert 0 < (one.lam < 1).sum() < len(one.lam)
+    assert torch.equal(one.embeddings, two.embeddings)
+    assert (lesson(0.0)[0].prepare(0, chunk).lam == 1).all()
+
+
+def test_presence_counts_known_tokens_once_and_others_not_at_all(pair):
+    known = pair.word_head.tokens.tolist()
+    unknown = next(token for token in range(pair.llm.vocabulary) if token not in known)
+    found = pair.word_head.present([[known[2], unknown, known[2], known[0]], [], [unknown]])
+    wanted = torch.zeros(3, len(known))
+    wanted[0, [0, 2]] = 1
+    assert torch.equal(found, wanted)
 
 
 def test_stage_two_lets_it_follow_the_encoder_and_saves_it(taught, pair, examples, tmp_path):

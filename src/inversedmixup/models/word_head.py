@@ -98,10 +98,13 @@ class WordHead(nn.Module):
 
     def present(self, texts: Sequence[Sequence[int]]) -> Tensor:
         """Which known tokens each text, token ids, holds: zeros and ones [n, W]."""
-        mark = torch.zeros(len(texts), self.config.vocabulary)
-        for row, ids in enumerate(texts):
-            mark[row, list(ids)] = 1.0
-        return mark[:, self.tokens.cpu()].to(self.prior.device)
+        place = torch.full((self.config.vocabulary,), -1)
+        place[self.tokens.cpu()] = torch.arange(self.config.words)
+        columns = place[torch.tensor([token for ids in texts for token in ids], dtype=torch.long)]
+        rows = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(ids) for ids in texts]))
+        mark = torch.zeros(len(texts), self.config.words)
+        mark[rows[columns >= 0], columns[columns >= 0]] = 1.0
+        return mark.to(self.prior.device)
 
     def loss(self, embeddings: Tensor, present: Tensor) -> Tensor:
         """Cross-entropy of presence in nats, summed over the known tokens: [n] for embeddings [n, d]."""

@@ -49,7 +49,7 @@ SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device")
 TAUGHT = ("invert", "words", "correct")
 ADAPTOR = "adaptor"  # folder of the first run where --words asks for two
 # the word head's steps cost next to nothing beside the encoder's pass, so they may be large; chosen in docs/log.md
-WORD_STEPS = {"batch_size": 256, "learning_rate": 2e-3}
+WORD_STEPS = {"batch_size": 256, "learning_rate": 2e-3, "max_tokens": 64}
 COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, once a machine) pays for itself
 
 
@@ -82,6 +82,7 @@ class AlignConfig:
     tokens: int | None = option(None, "stop after this many target tokens")
     max_tokens: int = option(64, "longest target; a longer sentence is cut there")
     lower: float = option(0.3, "share of sentences lower-cased and stripped of their final full stop")
+    mixed: float = option(0.5, "with --teach words: share of the embeddings that are mixes of two sentences'")
     chunk: int = option(4096, "sentences read, shuffled and encoded at a time")
     validate_every: int = option(20_000, "sentences between validations")
     checkpoint_every: float = option(5.0, "minutes between checkpoints")
@@ -97,7 +98,9 @@ class AlignConfig:
         )  # fmt: skip
         at_least(self, 1, "sentences", "tokens")
         at_least(self, 0.001, "minutes")
-        at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed", "words")
+        at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed", "words", "mixed")
+        if not self.mixed <= 1:
+            raise InputError(f"mixed {self.mixed}: a share lies between 0 and 1")
         if self.words and self.teach != "invert":
             raise InputError(f"words does not go with teach {self.teach}; say with --sentences how many")
         if self.train_llm and (self.lora or self.dtype == "bfloat16"):

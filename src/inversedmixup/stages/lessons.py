@@ -191,8 +191,21 @@ class Correcting:
         self.pair.save_corrector(folder)
 
 
+@dataclasses.dataclass(frozen=True)
+class Mixes:
+    """Embeddings [n, d] of a chunk, the row that each is mixed with, and its own share λ [n, 1]; 1 leaves it alone."""
+
+    embeddings: Tensor
+    other: np.ndarray
+    lam: Tensor
+
+
 class Wording:
-    """Cross-entropy of which tokens a sentence holds, by the word head; the pair itself stays as it is."""
+    """Cross-entropy of which tokens a sentence holds, by the word head; the pair itself stays as it is.
+
+    Mixes are taught too, as the head will be asked about them, and as nothing else keeps it from learning a small
+    corpus by heart in several passes.
+    """
 
     taught = "words"
 
@@ -214,14 +227,24 @@ class Wording:
         self.head = self.pair.word_head.to(config.device)
         self.weights = _weights("words", self.head)
 
-    def prepare(self, number: int, chunk: Chunk) -> Tensor:
-        """Embeddings [n, d]; kept on disk, as they are the same in every pass."""
-        return kept_embeddings(self.pair.task_model, chunk.texts, self.folder, writes=self.writes)
+    def prepare(self, number: int, chunk: Chunk) -> Mixes:
+        """Embeddings, kept on disk as they are the same in every pass, and with what this pass mixes each of them."""
+        embeddings = kept_embeddings(self.pair.task_model, chunk.texts, self.folder, writes=self.writes)
+        rng = np.random.default_rng([self.config.seed, number, 4])
+        other, lam = rng.permutation(len(embeddings)), rng.random((len(embeddings), 1))
+        lam[rng.random(len(lam)) >= self.config.mixed] = 1.0
+        return Mixes(embeddings, other, torch.from_numpy(lam.astype(np.float32)))
 
-    def backward(self, chunk: Chunk, prepared: Tensor, rows: np.ndarray, tokens: int, batch: int) -> Tensor:
-        """See :class:`Lesson`."""
-        embeddings = prepared[torch.from_numpy(rows)].to(self.config.device)
-        present = self.head.present([chunk.targets[row] for row in rows])
+    def backward(self, chunk: Chunk, prepared: Mixes, rows: np.ndarray, tokens: int, batch: int) -> Tensor:
+        """See :class:`Lesson`. A mix of two sentences holds the words of each with its share of probability."""
+        others, lam = prepared.other[rows], prepared.lam[torch.from_numpy(rows)].to(self.config.device)
+        embeddings, present = (
+            lam * mine + (1 - lam) * theirs
+            for mine, theirs in (
+                [prepared.embeddings[torch.from_numpy(these)].to(self.config.device) for these in (rows, others)],
+                [self.head.present([chunk.targets[row] for row in these]) for these in (rows, others)],
+            )
+        )
         loss = self.head.loss(embeddings, present).sum() / batch
         loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack([loss, torch.zeros_like(loss)]).detach().float()
