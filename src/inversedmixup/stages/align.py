@@ -49,7 +49,7 @@ SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device")
 TAUGHT = ("invert", "words", "correct")
 ADAPTOR = "adaptor"  # folder of the first run where --words asks for two
 # the word head's steps cost next to nothing beside the encoder's pass, so they may be large; chosen in docs/log.md
-WORD_STEPS = {"batch_size": 256, "learning_rate": 2e-3, "max_tokens": 64}
+WORD_STEPS: dict[str, Any] = {"batch_size": 256, "learning_rate": 2e-3, "max_tokens": 64}
 COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, once a machine) pays for itself
 
 
@@ -139,7 +139,7 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
     first = output / ADAPTOR
     _run_lesson(corpus, first, dataclasses.replace(config, words=0))
     Team(config.device).wait()  # for the one that writes the pair
-    shape = {name: getattr(AlignConfig, name) for name in SHAPE_OPTIONS}
+    shape: dict[str, Any] = {name: getattr(AlignConfig, name) for name in SHAPE_OPTIONS}
     words = dataclasses.replace(
         config, words=0, teach="words", start=str(first), sentences=config.words, minutes=None, tokens=None,
         **WORD_STEPS, **shape,
