@@ -43,8 +43,13 @@ AGREEMENT = (0.0, 0.2, 0.5, 1.0)  # weights of class agreement beside cycle simi
 SAMPLING = Sampling(max_tokens=40)
 
 
-def cell(plain: Pair, data: Path, name: str, shots: int, seed: int, n: int, candidates: int) -> dict[str, Any]:
-    """One set, number of shots and seed: token F1, cosine and label retention by stage and choice."""
+def cell(
+    plain: Pair, data: Path, name: str, shots: int, seed: int, *, n: int, candidates: int, mixes: bool = True
+) -> dict[str, Any]:
+    """One set, number of shots and seed: token F1, cosine and label retention by stage and choice.
+
+    ``mixes`` says whether cross-class mixes are written as well, which doubles the time.
+    """
     train, test = (read_examples(data / name / f"{part}.jsonl") for part in ("train", "test"))
     examples = take_shots(train, shots, seed=seed)
     classes = sorted({example.label for example in examples})
@@ -59,14 +64,15 @@ def cell(plain: Pair, data: Path, name: str, shots: int, seed: int, n: int, cand
         pair = Pair.load()
         run_warmup(pair, examples, classes, config)
         embeddings = pair.task_model.encode([row.text for row in held])
-        mixed, leading = _mixes(pair, examples, n, seed)
         texts = [row.text for row in held]
-        record["stages"][stage] = {
+        found = record["stages"][stage] = {
             "reconstruction": _by_choice(
                 pair, embeddings, plain, reference, reference.label(encode(plain, held)), seed, candidates, texts
-            ),
-            "cross-class": _by_choice(pair, mixed, plain, reference, leading, seed, candidates, None),
-        }  # fmt: skip
+            )
+        }
+        if mixes:
+            mixed, leading = _mixes(pair, examples, n, seed)
+            found["cross-class"] = _by_choice(pair, mixed, plain, reference, leading, seed, candidates, None)
     return record
 
 
@@ -126,12 +132,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n", type=int, default=64, help="texts, and mixes, of a cell")
     parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--mixes", action=argparse.BooleanOptionalAction, default=True, help="cross-class mixes too")
     options = parser.parse_args()
-    run = study_run(options.output, {"n": options.n, "candidates": options.candidates}, [None])
+    settings = {"n": options.n, "candidates": options.candidates, "mixes": options.mixes}
+    run = study_run(options.output, settings, [None])
     pair = Pair.load()
 
     def make(name: str, shots: int, seed: int) -> dict[str, Any]:
-        return cell(pair, options.data, name, shots, seed, options.n, options.candidates)
+        return cell(pair, options.data, name, shots, seed, **settings)
 
     grid = ((name, shots, seed) for shots in options.shots for seed in range(options.seeds) for name in options.sets)
     records = run_grid(grid, make, run)

@@ -112,7 +112,7 @@ def test_label_retention_by_stage_and_choice(data, with_or_without_words, monkey
         for stage, config in retention.STAGES.items()
     }
     monkeypatch.setattr(retention, "STAGES", quick)
-    record = retention.cell(with_or_without_words, data, "toy", 4, 0, 5, 2)
+    record = retention.cell(with_or_without_words, data, "toy", 4, 0, n=5, candidates=2)
     assert list(record["stages"]) == list(quick)
     rows = retention.summarise([record, {**record, "seed": 1}])
     corrected = [row for row in rows if row["choice"].startswith("corrected")]
