@@ -1,9 +1,9 @@
 """Does it help, on whose data, against what? ``python -m studies.evidence DATA -o DIR``.
 
 Every method of the benchmark on every evaluation set, with the same splits, steps and weights. Splits are the outer
-loop: whenever the study is stopped, every set has had about as many. Finished runs are not done again; ``--splits``,
-``--sets`` and ``--methods`` can grow. ``DIR/runs.jsonl`` holds every run, ``summary.json`` and ``tables.md`` what
-follows from them.
+loop: whenever the study is stopped, every set has had about as many. Finished runs are not done again, nor those of
+``--finished results/runs.jsonl``; ``--splits``, ``--sets`` and ``--methods`` can grow. ``DIR/runs.jsonl`` holds every
+run, ``summary.json`` and ``tables.md`` what follows from them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from inversedmixup.benchmark import BenchmarkConfig, run_all
-from inversedmixup.benchmark.cells import RUN, Bench
+from inversedmixup.benchmark.cells import RUN, Bench, run_name
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.errors import write_whole
 from inversedmixup.options import build, read_settings
@@ -47,6 +47,16 @@ def gathered(root: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda record: [record[key] for key in keys])
 
 
+def take_over(bench: Bench, protocol: str, finished: list[dict[str, Any]]) -> None:
+    """Count runs of an earlier study as finished here: those of this benchmark's set, draw, protocol and splits."""
+    own = {"set": bench.folder.name, "shots": bench.draw, "protocol": protocol}.items()
+    for record in finished:
+        if own <= record.items() and record["split"] < bench.config.splits:
+            name = run_name(record["split"], record["method"])
+            if bench.run.read(name) is None:
+                bench.run.write(name, record)
+
+
 def main() -> None:
     """Run the grid and write what follows from it."""
     parser = argparse.ArgumentParser(prog="python -m studies.evidence", description="Every method on every set.")
@@ -58,8 +68,11 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="+", default=["frozen"], choices=PROTOCOLS)
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--methods", help="default: those of the config file")
+    parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
     options = parser.parse_args()
     show_logs()
+    lines = options.finished.read_text(encoding="utf-8").splitlines() if options.finished else []
+    finished = [json.loads(line) for line in lines]
     settings = read_settings(options.config) if options.config else {}
     if options.methods:
         settings["methods"] = options.methods
@@ -74,6 +87,7 @@ def main() -> None:
                         str(options.output / protocol / draw.replace(":", "-") / name),
                         build(BenchmarkConfig, settings, own), known,
                     )  # fmt: skip
+                    take_over(bench, protocol, finished)
                     run_all(bench)
     records = gathered(options.output)
     write_whole(options.output / "runs.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())

@@ -14,7 +14,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.stages.align import AlignConfig
-from studies import architectures, common, labels, misalignment, retention
+from studies import architectures, common, evidence, labels, misalignment, retention
 from studies.families import Size
 from tiny import LABELS, SENTENCES
 
@@ -125,6 +125,26 @@ def test_label_retention_by_stage_and_choice(data, with_or_without_words, monkey
     by_cosine = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 0"]
     by_class = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 1"]
     assert all(one >= two - 1e-4 for one, two in zip(by_cosine, by_class, strict=True))
+
+
+def test_a_study_goes_on_from_the_runs_of_an_earlier_one(data, shipped, tmp_path, monkeypatch):
+    def study(folder, *more):
+        command = ["evidence", str(data), "-o", str(tmp_path / folder), "--sets", "toy", "--draws", "3", *more]
+        monkeypatch.setattr("sys.argv", [*command, "--methods", "duplicate"])
+        evidence.main()
+        return [json.loads(line) for line in (tmp_path / folder / "runs.jsonl").read_text().splitlines()]
+
+    # the toy's test rows are its training rows, of which none may be measured on
+    lines = (data / "toy" / "test.jsonl").read_text().splitlines()
+    (data / "toy" / "test.jsonl").write_text(
+        "".join(line.replace('"text": "', '"text": "so ') + "\n" for line in lines)
+    )
+    first = study("first", "--splits", "1")
+    told = [{**record, "accuracy": 0.125} for record in first]
+    (tmp_path / "told.jsonl").write_text("".join(json.dumps(record) + "\n" for record in told))
+    second = study("second", "--splits", "2", "--finished", str(tmp_path / "told.jsonl"))
+    assert [record for record in second if record["split"] == 0] == told
+    assert len(second) == 2 * len(first)
 
 
 def test_a_kind_of_llm_learns_from_scratch_and_is_measured(data, tiny_encoder, monkeypatch, tmp_path):

@@ -106,7 +106,7 @@ class Bench:
 
     def _record(self, number: int, method: Method) -> dict[str, Any] | None:
         """What a finished run measured; one of a method that had other means then is not finished."""
-        record: dict[str, Any] | None = self.run.read(_name(number, method))
+        record: dict[str, Any] | None = self.run.read(run_name(number, method.name))
         facts = method.facts() if method.facts else {}
         return record if record is None or facts.items() <= record.items() else None
 
@@ -151,7 +151,7 @@ class Bench:
                 "seconds": round(time.monotonic() - started, 2),
             }  # fmt: skip
             with clear_write_errors(self.folder):
-                self.run.write(_name(number, method), record)
+                self.run.write(run_name(number, method.name), record)
             advance(1)
 
     # ---- one run -------------------------------------------------------------------------------------------------
@@ -207,8 +207,9 @@ class Bench:
         return torch.stack([self._known[text] for text in texts])
 
 
-def _name(number: int, method: Method) -> str:
-    return f"runs/{number:03d}-{method.name}"
+def run_name(number: int, method: str) -> str:
+    """Name of the record of a method's run on a split."""
+    return f"runs/{number:03d}-{method}"
 
 
 def _some(test: list[Example], count: int | None) -> list[Example]:
