@@ -82,7 +82,7 @@ class AlignConfig:
     tokens: int | None = option(None, "stop after this many target tokens")
     max_tokens: int = option(64, "longest target; a longer sentence is cut there")
     lower: float = option(0.3, "share of sentences lower-cased and stripped of their final full stop")
-    mixed: float = option(0.5, "with --teach words: share of the embeddings that are mixes of two sentences'")
+    mixed: float = option(0.0, "with --teach words: share of the embeddings that are mixes of two sentences'")
     chunk: int = option(4096, "sentences read, shuffled and encoded at a time")
     validate_every: int = option(20_000, "sentences between validations")
     checkpoint_every: float = option(5.0, "minutes between checkpoints")

@@ -203,8 +203,7 @@ class Mixes:
 class Wording:
     """Cross-entropy of which tokens a sentence holds, by the word head; the pair itself stays as it is.
 
-    Mixes are taught too, as the head will be asked about them, and as nothing else keeps it from learning a small
-    corpus by heart in several passes.
+    Mixes can be taught too (``--mixed``): the head will be asked about them. What that is worth is in docs/log.md.
     """
 
     taught = "words"
