@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from inversedmixup.errors import InputError
-from inversedmixup.models.pair import Pair
-from inversedmixup.options import build
+from inversedmixup.models.pair import Pair, default_pair_folder, read_config
+from inversedmixup.options import build, read_settings
 from inversedmixup.stages import align
 from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import evaluate_pair
@@ -114,6 +114,25 @@ def test_one_command_teaches_the_adaptor_and_then_the_words_and_goes_on_after_a_
     assert 512 <= pair.config.training["words"]["sentences"] < 512 + 32  # whole batches; a chunk here holds 32
     with pytest.raises(InputError, match="words does not go with teach correct"):
         config(words=8, teach="correct")
+
+
+def test_the_recipe_of_the_default_pair_makes_a_pair_of_its_shape(corpus_file, tmp_path, config):
+    recipe = read_settings(default_pair_folder() / "align.yaml")
+    shipped = read_config(default_pair_folder())
+    built = build(AlignConfig, recipe)
+    assert (built.soft_tokens, built.hidden, built.layers) == (
+        shipped.adaptor.soft_tokens, shipped.adaptor.hidden, shipped.adaptor.layers
+    )  # fmt: skip
+    assert (built.lora, built.encoder_lora, built.prompt) == (
+        shipped.lora_rank, shipped.encoder_lora_rank, shipped.prompt
+    )  # fmt: skip
+    assert (built.encoder, built.llm) == (shipped.encoder, shipped.llm)
+    assert built.sentences == shipped.training["sentences"]
+    small = {"sentences": 32, "words": 64, "hidden": 16, "chunk": 32, "validation_rows": 6}
+    run_align([corpus_file], tmp_path, build(AlignConfig, dataclasses.asdict(config()), recipe, small))
+    made = Pair.load(tmp_path)
+    assert made.word_head is not None
+    assert made.config.adaptor.soft_tokens == shipped.adaptor.soft_tokens
 
 
 def test_budgets_stop_the_run(corpus_file, tmp_path, config):
