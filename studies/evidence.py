@@ -9,20 +9,29 @@ run, ``summary.json`` and ``tables.md`` what follows from them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from inversedmixup.baselines import Added, Method, Split
+from inversedmixup.baselines.inversed import kept_rows
 from inversedmixup.benchmark import BenchmarkConfig, run_all
 from inversedmixup.benchmark.cells import RUN, Bench, run_name
 from inversedmixup.benchmark.report import write_report
+from inversedmixup.data import Example
 from inversedmixup.errors import write_whole
+from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build, read_settings
+from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.terminal import show_logs
-from studies.common import SETS
+from studies.common import SETS, sample
+
+REFERENCE = "inversed-reference"
 
 # with an encoder that stays as it ships, stage 2 would only polish the adaptor on the shots: left out for its cost
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -47,6 +56,30 @@ def gathered(root: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda record: [record[key] for key in keys])
 
 
+class Reference:
+    """Labels that nobody with few rows has: those of a classifier of all training rows, on the encoder as it ships.
+
+    Args:
+        rows: the training rows; at most :data:`~studies.common.REFERENCE_ROWS` of them are used.
+    """
+
+    def __init__(self, rows: Sequence[Example]) -> None:
+        self.rows = sample(rows)
+        self._fitted: tuple[TaskModel, ReferenceLabeller] | None = None
+
+    def added(self, split: Split) -> Added:
+        """Mixes across classes with these labels: what right labels would be worth."""
+        config = dataclasses.replace(split.config, pairs="cross-class", labels="soft", accept_labels="any")
+        texts = [row.text for row in kept_rows(split, config)]
+        if self._fitted is None:
+            encoder = split.config.load_task_model()
+            points = encoder.encode([row.text for row in self.rows])
+            self._fitted = encoder, ReferenceLabeller(points, [row.label for row in self.rows])
+        encoder, labeller = self._fitted
+        said = labeller.label(encoder.encode(texts))
+        return Added(texts, (said[:, None] == np.array(split.classes)).astype(float))
+
+
 def take_over(bench: Bench, protocol: str, finished: list[dict[str, Any]]) -> None:
     """Count runs of an earlier study as finished here: those of this benchmark's set, draw, protocol and splits."""
     own = {"set": bench.folder.name, "shots": bench.draw, "protocol": protocol}.items()
@@ -68,6 +101,7 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="+", default=["frozen"], choices=PROTOCOLS)
     parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--methods", help="default: those of the config file")
+    parser.add_argument("--reference", action="store_true", help=f"also {REFERENCE}: labels of all training rows")
     parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
     options = parser.parse_args()
     show_logs()
@@ -77,6 +111,7 @@ def main() -> None:
     if options.methods:
         settings["methods"] = options.methods
     known: dict[str, Tensor] = {}
+    references: dict[str, Reference] = {}
     for split in range(options.splits):
         for protocol in options.protocols:
             for draw in options.draws:
@@ -87,6 +122,10 @@ def main() -> None:
                         str(options.output / protocol / draw.replace(":", "-") / name),
                         build(BenchmarkConfig, settings, own), known,
                     )  # fmt: skip
+                    if options.reference:
+                        reference = references.setdefault(name, Reference(bench.rows))
+                        about = "mixes across classes, labelled by a classifier of all training rows"
+                        bench.methods.append(Method(REFERENCE, about, added=reference.added, writes=True))
                     take_over(bench, protocol, finished)
                     run_all(bench)
     records = gathered(options.output)

@@ -142,9 +142,11 @@ def test_a_study_goes_on_from_the_runs_of_an_earlier_one(data, shipped, tmp_path
     first = study("first", "--splits", "1")
     told = [{**record, "accuracy": 0.125} for record in first]
     (tmp_path / "told.jsonl").write_text("".join(json.dumps(record) + "\n" for record in told))
-    second = study("second", "--splits", "2", "--finished", str(tmp_path / "told.jsonl"))
-    assert [record for record in second if record["split"] == 0] == told
-    assert len(second) == 2 * len(first)
+    second = study("second", "--splits", "2", "--finished", str(tmp_path / "told.jsonl"), "--reference")
+    again = [record for record in second if record["split"] == 0]
+    assert [record for record in again if record["method"] != evidence.REFERENCE] == told
+    methods = ["duplicate", "equal-steps", evidence.REFERENCE]
+    assert [record["method"] for record in second] == methods * 2
 
 
 def test_a_kind_of_llm_learns_from_scratch_and_is_measured(data, tiny_encoder, monkeypatch, tmp_path):

@@ -22,7 +22,7 @@ from inversedmixup.stages.writer import Written
 
 def augmented(split: Split) -> Added:
     """What ``augment`` makes of these rows under the same settings; its judge is not measured before it is used."""
-    return _added(_kept(split, split.config), split)
+    return _added(kept_rows(split, split.config), split)
 
 
 def variant(pairs: str, labels: str, lam: str | None = None, *, accept: str = "auto") -> Callable[[Split], Added]:
@@ -39,7 +39,7 @@ def variant(pairs: str, labels: str, lam: str | None = None, *, accept: str = "a
         config = dataclasses.replace(
             split.config, pairs=pairs, labels=labels, lam=lam or split.config.lam, accept_labels=accept
         )
-        return _added(_kept(split, config), split)
+        return _added(kept_rows(split, config), split)
 
     return added
 
@@ -48,7 +48,7 @@ def _added(rows: list[Row], split: Split) -> Added:
     return Added([row.text for row in rows], row_targets(rows, split.classes))
 
 
-def _kept(split: Split, config: AugmentConfig) -> list[Row]:
+def kept_rows(split: Split, config: AugmentConfig) -> list[Row]:
     """The first ``n`` rows that pass the gate, of at most ``tries · n`` (rounded up to whole shards)."""
     writer = RowWriter(
         split.pair, split.examples, split.classes, config, embeddings=split.embeddings, panel=split.panel(config.labels)
