@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= demo/augmented.jsonl
+# two workers of one thread each, a file of tests at a time: idle threads of one would spin on the cores of the other
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 WORDNET := $(VENV)/nltk_data/corpora/wordnet
 .DEFAULT_GOAL := help
 
@@ -26,10 +28,10 @@ test: setup  ## lint, types and all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: setup  ## the tests on tiny random models only
-	$(BIN)/python -m pytest -m "not real"
+	$(PYTEST) -m "not real"
 
 lint: setup  ## lint and types
 	$(BIN)/ruff check .

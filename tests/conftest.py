@@ -12,6 +12,11 @@ from inversedmixup.models.pair import Pair
 from tiny import LABELS, SENTENCES, make_encoder, make_llm, make_pair
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, so that no worker waits for another at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("real") is None)
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory) -> str:
     return make_encoder(tmp_path_factory.mktemp("models"))

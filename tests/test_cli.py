@@ -172,6 +172,8 @@ def test_ctrl_c_stops_soon_exits_130_and_says_how_to_resume(train_file, tmp_path
     process = subprocess.Popen(
         [sys.executable, "-m", "inversedmixup", "augment", str(train_file), "-o", str(out), "--pair", tiny_pair_folder,
          *settings], stderr=subprocess.PIPE, text=True,
+        # a shell's background jobs ignore Ctrl-C, and so would what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     shard = tmp_path / "o.jsonl.run" / "shards" / "000000.json"
     deadline = time.monotonic() + 120
