@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from inversedmixup import cluster, remote
@@ -117,16 +118,34 @@ def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_
 
 
 @needs_ray
+def test_workers_of_a_machine_share_the_embeddings(tiny_pair, examples, config, two_nodes):
+    import ray
+
+    tiny_pair.task_model.set_classes(sorted({example.label for example in examples}), seed=0)
+    task = cluster.Task.of(RowWriter(tiny_pair, examples, tiny_pair.task_model.classes, config(pairs="any")))
+    ray.init(two_nodes.address, ignore_reinit_error=True, log_to_driver=False)
+    many = dataclasses.replace(task, embeddings=np.tile(task.embeddings, (1000, 1)))  # small ones travel with the task
+    received = ray.get(ray.put(many)).embeddings
+    assert np.array_equal(received, many.embeddings)
+    assert not received.flags.writeable  # Ray's own memory, not a copy
+    ray.shutdown()
+
+
+@needs_ray
 def test_a_node_that_dies_in_the_middle_costs_time_and_nothing_else(train_file, tmp_path, config, two_nodes):
     options = {"n": 400, "tries": 2.0}
     run_job(str(train_file), str(tmp_path / "one.jsonl"), config(**options))
-    node = two_nodes.add_node(num_cpus=1)
+    two_nodes.add_node(num_cpus=1)
     shards = tmp_path / "many.jsonl.run" / "shards"
 
     def kill():
+        import ray
+
         while not shards.exists() or len(list(shards.iterdir())) < 2:
             time.sleep(0.01)
-        two_nodes.remove_node(node, allow_graceful=False)
+        # all nodes have this machine's address, and a driver dies with the node that it happened to connect to
+        own = ray.get_runtime_context().get_node_id()
+        two_nodes.remove_node(next(n for n in two_nodes.worker_nodes if n.node_id != own), allow_graceful=False)
 
     thread = threading.Thread(target=kill)
     thread.start()

@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,16 @@ def unpacked(files: Mapping[str, bytes]) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What the shards are made from; ``files`` are those that the judges need: made once, or given, for all workers."""
+    """What the shards are made from; ``files`` are those that the judges need: made once, or given, for all workers.
+
+    Embeddings [n, d] travel as a numpy array, which the workers of a machine share in Ray's memory; a tensor would be
+    copied into each.
+    """
 
     examples: list[Example]
     classes: list[str]
     config: AugmentConfig
-    embeddings: Tensor
+    embeddings: np.ndarray
     files: dict[str, bytes]
 
     @classmethod
@@ -137,14 +142,17 @@ class Task:
         files = packed(writer.folder, JUDGE_FILES) if writer.folder else {}
         if writer.config.descriptions:
             files[DESCRIPTIONS] = Path(writer.config.descriptions).read_bytes()
-        return cls(writer.examples, writer.classes, writer.config, writer.embeddings, files)
+        return cls(writer.examples, writer.classes, writer.config, writer.embeddings.numpy(), files)
 
     def writer(self, pair: Pair) -> RowWriter:
         """A writer of the same rows."""
         with unpacked(self.files) as folder:
             given = str(folder / DESCRIPTIONS) if DESCRIPTIONS in self.files else None
             config = dataclasses.replace(self.config, descriptions=given)
-            writer = RowWriter(pair, self.examples, self.classes, config, embeddings=self.embeddings, folder=folder)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # shared memory cannot be written to, and nobody does
+                embeddings = torch.from_numpy(self.embeddings)
+            writer = RowWriter(pair, self.examples, self.classes, config, embeddings=embeddings, folder=folder)
             writer.prepare_judges()
         return writer
 
