@@ -1,5 +1,6 @@
 """Stage 3 on a local Ray cluster, and files at URLs: the rows of one process, whatever dies."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -129,6 +130,32 @@ def test_workers_of_a_machine_share_the_embeddings(tiny_pair, examples, config, 
     assert np.array_equal(received, many.embeddings)
     assert not received.flags.writeable  # Ray's own memory, not a copy
     ray.shutdown()
+
+
+@needs_ray
+@pytest.mark.parametrize("how", ["enough rows", "an error"])
+def test_a_pipeline_does_not_outlive_its_cluster(tiny_pair, examples, config, two_nodes, tmp_path, monkeypatch, how):
+    """Ray ends the whole process, exit code 1, when a thread asks it for something after its shutdown."""
+    import ray
+
+    tiny_pair.task_model.set_classes(sorted({example.label for example in examples}), seed=0)
+    tiny_pair.save(tmp_path, encoder=True)
+    writer = RowWriter(tiny_pair, examples, tiny_pair.task_model.classes, config(pairs="any"))
+    models = cluster.Models.read(tmp_path, llm=None, device="cpu", dtype="float32")
+    shutdown, alive = ray.shutdown, []
+
+    def watched():
+        alive.append([t for t in threading.enumerate() if type(t).__module__.startswith("ray.data")])
+        shutdown()
+
+    monkeypatch.setattr(ray, "shutdown", watched)
+    expected = contextlib.nullcontext() if how == "enough rows" else pytest.raises(KeyboardInterrupt)
+    with expected, cluster.Cluster(two_nodes.address, cluster.ClusterConfig(), models) as workers:
+        shards = workers.shards(writer, range(400))
+        next(shards)
+        if how == "an error":
+            raise KeyboardInterrupt
+    assert alive == [[]]
 
 
 @needs_ray

@@ -15,8 +15,10 @@ import logging
 import os
 import socket
 import tempfile
+import threading
+import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ DESCRIPTIONS = "descriptions.yaml"
 SHARDS_A_TASK = 4  # a task costs Ray about ten milliseconds; what is lost with a worker is at most two tasks
 TEXTS_A_TASK = 1024  # a multiple of the encoder's batch, so that a text has the same neighbours as in one process
 HERE = 4 * TEXTS_A_TASK  # fewer texts than this are encoded before a worker has loaded its models
+PIPELINE_END = 60.0  # seconds that a pipeline gets to notice that nobody wants its rows any more
 FAILURES_IN_A_ROW = 3  # deaths without a shard in between, after which the fault is not a machine's
 
 
@@ -203,6 +206,7 @@ class Cluster:
 
     def __init__(self, address: str, config: ClusterConfig, models: Models) -> None:
         self.address, self.config = address, config
+        self._rows: Generator[Any] | None = None
         self.models = dataclasses.replace(models, device="cuda") if config.worker_gpus else models
 
     def __enter__(self) -> Cluster:
@@ -226,7 +230,17 @@ class Cluster:
 
         self._settings.close()
         if self._own:
+            self._end_pipeline()
             ray.shutdown()
+
+    def _end_pipeline(self) -> None:
+        """Let what Ray Data still does in the background end: Ray stops a process that asks it after its shutdown."""
+        if self._rows is not None:
+            self._rows.close()
+        deadline = time.monotonic() + PIPELINE_END
+        for thread in threading.enumerate():
+            if type(thread).__module__.startswith("ray.data"):
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def encode(self, texts: Sequence[str]) -> Tensor | None:
         """Embeddings [n, d] of many texts, bit for bit those of one process; ``None`` for few: they are no work."""
@@ -255,8 +269,12 @@ class Cluster:
         done = failures = 0
         while done < len(items):
             try:
-                for row in self._dataset(worker, items[done:], per_task, arguments).iter_rows():
-                    yield row["made"]
+                # held here too: a caller that fails leaves the pipeline as it is, and it must not outlive the cluster
+                self._rows = (
+                    row["made"] for row in self._dataset(worker, items[done:], per_task, arguments).iter_rows()
+                )
+                for made in self._rows:
+                    yield made
                     done, failures = done + 1, 0
             except ray.exceptions.RayTaskError as error:  # the worker's own error: another one would fail as well
                 raise InputError(f"--engine ray: a worker failed: {first_line(_root(error))}") from error
