@@ -121,6 +121,7 @@ def test_label_retention_by_stage_and_choice(data, with_or_without_words, monkey
     for row in rows:
         assert row["seeds"] == 2
         assert 0 <= row["retention"] <= 1
+        assert 0 <= row["own_retention"] <= 1
         assert (row["token_f1"] is None) == (row["what"] == "cross-class")
     by_cosine = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 0"]
     by_class = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 1"]
