@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from inversedmixup.judges.panel import named, pool
 from inversedmixup.labels import LabelPolicy, choose_label
 from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller
-from inversedmixup.stages.warmup import WarmupConfig, cross_validated, fit_task_model
+from inversedmixup.stages.warmup import CrossValidation, WarmupConfig, fit_task_model
 from studies.common import (
     SETS,
     WEIGHT,
@@ -62,7 +61,7 @@ def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> di
     reread = written.reread
     known = sample(train)
     reference = ReferenceLabeller(encode(pair, known), [row.label for row in known])
-    fit = cache(lambda: cross_validated(Pair.load_task_model, examples, classes, config))
+    fit = CrossValidation(Pair.load_task_model, examples, classes, config)
     panel = make_panel(JUDGES, Case(pair, examples, classes, JudgeConfig(), seed, fit))
     said = panel.hear(written.texts, reread)
     true = reference.label(reread)

@@ -129,7 +129,7 @@ def test_with_many_classes_a_text_is_asked_about_those_that_the_task_model_finds
         assert set(np.flatnonzero(said)) == set(np.argsort(-wanted)[:3])
     # every row taught the task model, so it may not choose the shortlists that the judge is measured on
     assert LLMJudge(many).unseen == []
-    unlikely = dataclasses.replace(many, cross_validated=lambda: -likely)
+    unlikely = dataclasses.replace(many, cross_validated=lambda rows: -likely[list(rows)])
     held_out = LLMJudge(unlikely).held_out([0, 1])
     assert set(np.flatnonzero(held_out[0])) == set(np.argsort(likely[0])[:3])
 
@@ -302,7 +302,7 @@ def test_the_majoritys_class_is_named_by_more_than_half_of_the_judges(judges, n,
 
 def test_a_judge_is_measured_on_rows_that_it_has_not_learnt_from(tiny_pair, examples):
     perfect = np.array([[float(name == example.label) for name in CLASSES] for example in examples])
-    made = case(tiny_pair, examples, cross_validated=lambda: perfect, judge_shots=2)
+    made = case(tiny_pair, examples, cross_validated=lambda rows: perfect[list(rows)], judge_shots=2)
     assert len(LLMJudge(made).unseen) == len(examples) - 6
     record = judge_record(make_panel("task+llm", made), examples, CLASSES, seed=0)
     assert record["n"] == len(examples) - 6

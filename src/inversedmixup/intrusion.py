@@ -18,7 +18,6 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
-from inversedmixup.stages.warmup import WarmedConfig, cross_validated, warmed_up
+from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, warmed_up
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 from inversedmixup.terminal import progress
 
@@ -165,7 +164,7 @@ class _Study:
         # a row's own text among the known ones, so that it is not its own neighbour
         place = {row.text: at for at, row in enumerate(known)}
         self.own = np.array([place.get(example.text, -1) for example in examples])
-        fit = cache(lambda: cross_validated(config.load_task_model, examples, classes, config))
+        fit = CrossValidation(config.load_task_model, self.examples, classes, config)
         case = Case(pair, self.examples, self.classes, config, config.seed, fit, run.folder)
         self.panel = make_panel(config.judges, case)
 

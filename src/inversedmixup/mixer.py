@@ -26,7 +26,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
 from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
-from inversedmixup.stages.warmup import WarmupConfig, cross_validated, run_warmup
+from inversedmixup.stages.warmup import CrossValidation, WarmupConfig, run_warmup
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ class InversedMixup:
         except BaseException:
             self._pair = None  # half-trained: the next use loads the models anew
             raise
-        self._examples, self.classes_, self._warmup = examples, classes, config
-        self._held_out: np.ndarray | None = None
+        self._examples, self.classes_ = examples, classes
+        self._cross_validated = CrossValidation(self._fresh, examples, classes, config)
         return self
 
     def augment(self, n: int = 200, **options: Any) -> Dataset:
@@ -164,15 +164,9 @@ class InversedMixup:
         )  # fmt: skip
         return AugmentResult(kept, rejected, summary)
 
-    def _cross_validated(self) -> np.ndarray:
-        """See :class:`~inversedmixup.judges.Case`; made once a fit."""
-
-        def fresh() -> TaskModel:
-            return Pair.load_task_model(self.pair, encoder=self.encoder, device=self.device)
-
-        if self._held_out is None:
-            self._held_out = cross_validated(fresh, self._examples, self.classes_, self._warmup)
-        return self._held_out
+    def _fresh(self) -> TaskModel:
+        """An untrained task model."""
+        return Pair.load_task_model(self.pair, encoder=self.encoder, device=self.device)
 
     def mix(
         self, first: str, second: str, *, steps: int = 7, lams: Sequence[float] | None = None, **options: Any

@@ -7,11 +7,8 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
-
-import numpy as np
 
 from inversedmixup import __version__
 from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
@@ -43,7 +40,7 @@ from inversedmixup.runs import RunFolder, inputs_digest
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.downstream import DownstreamConfig, run_downstream
-from inversedmixup.stages.warmup import WarmedConfig, cross_validated, fit_settings, warmed_up
+from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, fit_settings, warmed_up
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -177,7 +174,9 @@ class _Job:
             with self._workers() as workers:
                 return run_augment(
                     pair, self.examples, self.classes, self.config, take, self.run_folder,
-                    cross_validated=self._cross_validated, workers=workers,
+                    cross_validated=CrossValidation(
+                        self.config.load_task_model, self.examples, self.classes, self.config
+                    ), workers=workers,
                 )  # fmt: skip
 
     def _workers(self) -> contextlib.AbstractContextManager[Cluster | None]:
@@ -187,10 +186,6 @@ class _Job:
         config, model = self.config, self.run_folder.folder / "model"
         models = Models.read(model, llm=config.llm, device=config.device, dtype=config.dtype)
         return Cluster(self.cluster, config, models)
-
-    @cache  # noqa: B019 (a job is made once)
-    def _cross_validated(self) -> np.ndarray:
-        return cross_validated(self.config.load_task_model, self.examples, self.classes, self.config)
 
     def _timed(self, name: str, work: Callable[[], T]) -> T:
         started = time.monotonic()

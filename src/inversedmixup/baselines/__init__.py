@@ -23,7 +23,7 @@ from inversedmixup.judges.panel import Panel
 from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.labels import parse_labels
 from inversedmixup.models.task_model import Mixer, TaskModel
-from inversedmixup.stages.warmup import cross_validated, run_warmup
+from inversedmixup.stages.warmup import CrossValidation, run_warmup
 
 if TYPE_CHECKING:
     from inversedmixup.benchmark import BenchmarkConfig
@@ -115,9 +115,10 @@ class Split:
         judges = [self.tuned if name == "tuned" else make_judge(name, case) for name in names]
         return Panel(judges, pooled=policy.kind == "pool")
 
-    def cross_validated(self) -> np.ndarray:
+    @cached_property
+    def cross_validated(self) -> CrossValidation:
         """See :class:`~inversedmixup.judges.Case`."""
-        return cross_validated(self.fresh, self.examples, self.classes, self.config)
+        return CrossValidation(self.fresh, self.examples, self.classes, self.config)
 
 
 class Remembering:

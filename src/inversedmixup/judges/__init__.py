@@ -104,8 +104,8 @@ class Case:
         classes: class names, the columns of every judge's answers.
         config: settings.
         seed: decides which rows are shown in prompts.
-        cross_validated: makes the class probabilities [n, classes] of each row of the user by task models that were
-            fitted without it; asked for only when the task model judges. Without it that judge is not measured.
+        cross_validated: class probabilities [m, classes] of some of the user's rows, by number, from task models that
+            were fitted without them; asked for only when the task model judges. Without it that judge is not measured.
         folder: where judges keep what cost them time or money; ``None`` if nowhere.
     """
 
@@ -114,7 +114,7 @@ class Case:
     classes: Sequence[str]
     config: JudgeConfig
     seed: int
-    cross_validated: Callable[[], np.ndarray] | None = None
+    cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None
     folder: Path | None = None
 
     def shown(self) -> dict[str, list[int]]:

@@ -49,7 +49,7 @@ class LLMJudge:
 
         def likely() -> np.ndarray:
             assert self.case.cross_validated is not None
-            return self.case.cross_validated()[list(rows)]
+            return self.case.cross_validated(rows)
 
         return self._choose(texts, self._shortlists(len(rows), likely))
 

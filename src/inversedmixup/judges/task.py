@@ -32,4 +32,4 @@ class TaskJudge:
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
         assert self._cross_validated is not None
-        return self._cross_validated()[list(rows)]
+        return self._cross_validated(rows)

@@ -182,17 +182,29 @@ class TaskModel(nn.Module):
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": settings.head_learning_rate}]
         if settings.encoder:
             groups.append({"params": list(self.encoder.parameters()), "lr": settings.encoder_learning_rate})
-        frozen = None if settings.encoder else self.encode(texts) if known is None else known
+        batches = list(
+            islice(
+                shuffled_batches(len(texts), settings.batch_size, np.random.default_rng([settings.seed, 2])),
+                settings.steps,
+            )
+        )
+        drawn = np.unique(np.concatenate(batches)) if batches else np.empty(0, dtype=np.int64)
+        frozen = None
+        if not settings.encoder:  # of very many rows, few are drawn
+            frozen = (
+                self.encode([texts[i] for i in drawn.tolist()]) if known is None else known[torch.from_numpy(drawn)]
+            )
         optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
         ramp = max(1, settings.steps // 10)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda s: min((s + 1) / ramp, max(0.0, (settings.steps - s) / max(1, settings.steps - ramp)))
         )
-        batches = shuffled_batches(len(texts), settings.batch_size, np.random.default_rng([settings.seed, 2]))
         mixing = np.random.default_rng([settings.seed, 13])
-        for rows in islice(batches, settings.steps):
+        for rows in batches:
             at, batch = torch.from_numpy(rows), [texts[i] for i in rows]
-            here = None if frozen is None else frozen[at].to(self.device)
+            here = None
+            if frozen is not None:
+                here = frozen[torch.from_numpy(np.searchsorted(drawn, rows))].to(self.device)
             wanted, weight = targets[at].to(self.device), weights[at].to(self.device)
             if mixer is None:
                 embeddings = self(batch) if here is None else here

@@ -93,7 +93,7 @@ class AugmentResult:
 def run_augment(
     pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig,
     take: Callable[[Row], None], run: RunFolder | None = None, *,
-    cross_validated: Callable[[], np.ndarray] | None = None, workers: Workers | None = None,
+    cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None, workers: Workers | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make rows until ``n`` passed the gate or ``tries · n`` pairs were tried.
 
@@ -284,7 +284,7 @@ class RowWriter:
 
     def __init__(
         self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig, *,
-        cross_validated: Callable[[], np.ndarray] | None = None, folder: Path | None = None,
+        cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None, folder: Path | None = None,
         embeddings: torch.Tensor | None = None, panel: Panel | None = None,
     ) -> None:  # fmt: skip
         self.pair, self.examples, self.classes, self.config = pair, list(examples), list(classes), config

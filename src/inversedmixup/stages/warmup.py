@@ -15,6 +15,7 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import compress, islice
 from typing import Any
 
@@ -36,6 +37,7 @@ from inversedmixup.terminal import Advance, progress
 logger = logging.getLogger(__name__)
 
 _Heads = tuple[Adaptor, WordHead | None]  # what reads embeddings on the LLM's behalf
+TAUGHT_ROWS = 8192  # labelled rows that the adaptor follows and is refined on, at most
 MEASURED_ROWS = 32  # texts on which reconstruction is measured before and after
 
 
@@ -92,7 +94,9 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     Raises:
         InputError: if reconstruction drops by more than the tolerance.
     """
-    texts = [example.text for example in examples]
+    # of very many rows, stage 2 would not draw more than a few thousand: there is no need to encode the others
+    taught = _some(examples, config.seed)
+    texts = [example.text for example in taught]
     replayed = _replayed(config)
     probe = _probe(texts, replayed, config.seed)
     # by the LLM alone: a word head that follows well would hide an adaptor that does not
@@ -100,7 +104,7 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     old_embeddings, old = pair.task_model.encode(texts + replayed), copy.deepcopy(_heads(pair))
     with progress("warm-up", config.task_steps + config.steps_of_following + config.refine_steps) as advance:
         fit_task_model(pair.task_model, examples, classes, config, advance)
-        accuracy = _training_accuracy(pair.task_model, examples)
+        accuracy = _training_accuracy(pair.task_model, taught)
         _refine(pair, old, old_embeddings, texts, replayed, config, advance)
     moved = config.train_encoder == "full" or config.refine_steps
     after = evaluate_pair(pair, probe, 40, word_weight=0.0) if moved else before
@@ -145,10 +149,8 @@ def fit_task_model(
     )  # fmt: skip
 
 
-def cross_validated(
-    fresh: Callable[[], TaskModel], examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig
-) -> np.ndarray:
-    """Class probabilities [n, classes] of each example by a task model that was fitted, as in stage 2, without it.
+class CrossValidation:
+    """What task models that were fitted, as in stage 2, without a row say about it.
 
     Args:
         fresh: makes an untrained task model, the same each time.
@@ -156,15 +158,38 @@ def cross_validated(
         classes: class names.
         config: settings of the fit.
     """
-    out = np.empty((len(examples), len(classes)))
-    fold_of = folds_of(examples, seed=config.seed)
-    with progress("cross-validation of the task model", FOLDS * config.task_steps) as advance:
-        for fold in range(FOLDS):
-            held = fold_of == fold
-            model = fresh()
-            fit_task_model(model, list(compress(examples, ~held)), classes, config, advance)
-            out[held] = model.predict_proba(model.encode([example.text for example in compress(examples, held)]))
-    return out
+
+    def __init__(
+        self, fresh: Callable[[], TaskModel], examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig
+    ) -> None:
+        self.fresh, self.examples, self.classes, self.config = fresh, examples, classes, config
+
+    def __call__(self, rows: Sequence[int]) -> np.ndarray:
+        """Class probabilities [m, classes] of rows, by number; the models are fitted when the first is asked about."""
+        out = np.empty((len(rows), len(self.classes)))
+        fold_of, models = self._folds
+        for fold, model in enumerate(models):
+            asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
+            out[asked] = model.predict_proba(model.encode([self.examples[rows[at]].text for at in asked]))
+        return out
+
+    @cached_property
+    def _folds(self) -> tuple[np.ndarray, list[TaskModel]]:
+        """The fold [n] of each row, and each fold's model, fitted to the others."""
+        fold_of, models = folds_of(self.examples, seed=self.config.seed), []
+        with progress("cross-validation of the task model", FOLDS * self.config.task_steps) as advance:
+            for fold in range(FOLDS):
+                model = self.fresh()
+                rest = list(compress(self.examples, fold_of != fold))
+                fit_task_model(model, rest, self.classes, self.config, advance)
+                models.append(model)
+        return fold_of, models
+
+
+def _some(examples: Sequence[Example], seed: int) -> list[Example]:
+    """The rows, or so many of them, in their order."""
+    rows = np.random.default_rng([seed, 14]).permutation(len(examples))[:TAUGHT_ROWS]
+    return [examples[at] for at in sorted(rows.tolist())]
 
 
 def _training_accuracy(model: TaskModel, examples: Sequence[Example]) -> float:

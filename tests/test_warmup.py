@@ -1,0 +1,47 @@
+"""Stage 2 where there are very many rows: what is encoded, and what is not."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from inversedmixup.data import Example
+from inversedmixup.models.task_model import FitSettings, TaskModel
+from inversedmixup.stages import warmup
+from inversedmixup.stages.warmup import WarmupConfig
+from tiny import LABELS, SENTENCES
+
+
+@pytest.mark.parametrize("train_encoder", ["full", "head"])
+def test_of_very_many_rows_stage_two_encodes_only_those_that_it_draws(tiny_pair, monkeypatch, train_encoder):
+    many = [Example(str(at), f"{SENTENCES[at % 18]} {at}", LABELS[at % 18]) for at in range(400)]
+    monkeypatch.setattr(warmup, "TAUGHT_ROWS", 24)
+    encoded, encode = [], TaskModel.encode
+
+    def counted(self, texts, **options):
+        encoded.append(len(texts))
+        return encode(self, texts, **options)
+
+    monkeypatch.setattr(TaskModel, "encode", counted)
+    config = WarmupConfig(train_encoder=train_encoder, task_steps=4, follow_steps=2, refine_steps=1, tolerance=1.0)
+    warmup.run_warmup(tiny_pair, many, sorted(set(LABELS)), config)
+    assert max(encoded) <= 4 * 16  # a head's steps draw 64 rows
+    encoded.clear()
+    held_out = warmup.CrossValidation(lambda: copy.deepcopy(tiny_pair.task_model), many, sorted(set(LABELS)), config)
+    asked = held_out([7, 399, 0])
+    assert np.allclose(asked.sum(1), 1)
+    assert max(encoded) <= 4 * 16
+    encoded.clear()
+    assert np.allclose(held_out([399]), asked[[1]], atol=1e-6)  # by the same models
+    assert sum(encoded) == 1
+
+
+def test_a_head_that_draws_few_of_its_rows_learns_what_it_would_with_all_of_them_encoded(tiny_pair):
+    model, targets = tiny_pair.task_model, torch.eye(2)[torch.arange(400) % 2]
+    texts, heads = [f"{SENTENCES[at % 18]} {at}" for at in range(400)], []
+    for known in (None, model.encode(texts)):
+        model.set_classes(["a", "b"], seed=0)
+        model.fit(texts, targets, torch.ones(400), FitSettings(steps=5, encoder=False), known=known)
+        heads.append(model.head.weight.detach().clone())
+    assert torch.allclose(*heads, atol=1e-5)
