@@ -125,6 +125,15 @@ def test_near_copies_are_found_with_the_text_that_they_copy():
     assert (copy.row.id, copy.original, copy.shared) == ("aug-0", "where is my parcel", 1.0)
 
 
+def test_near_copies_are_found_among_many_texts_a_few_at_a_time(monkeypatch):
+    originals = [f"my parcel number {at} is late again today" for at in range(50)]
+    rows = [make_row(at, text=text) for at, text in enumerate([originals[41], "nothing alike", originals[3]])]
+    whole = near_copies(rows, originals)
+    monkeypatch.setattr("inversedmixup.report.evidence.COMPARED", 4)
+    assert near_copies(rows, originals) == whole
+    assert [(copy.original, copy.shared) for copy in whole] == [(originals[41], 1.0), (originals[3], 1.0)]
+
+
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))
 @settings(deadline=None)
 def test_best_and_worst_are_the_extremes_of_cycle_similarity(scores):

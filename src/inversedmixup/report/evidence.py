@@ -16,6 +16,7 @@ SHOWN = 6  # best rows, worst rows
 PER_REASON = 2  # rejected rows shown of each reason
 NEAR_COPY = 0.8  # share of common words from which a text counts as a near-copy
 SEARCHED = 5000  # kept rows that are compared with every training text
+COMPARED = 512  # training texts at a time
 
 
 @dataclasses.dataclass
@@ -151,14 +152,16 @@ def near_copies(rows: Sequence[Row], originals: Sequence[str]) -> list[NearCopy]
     words = CountVectorizer(binary=True, tokenizer=str.split, token_pattern=None, lowercase=False).fit_transform(texts)
     theirs, ours = words[: len(originals)], words[len(originals) :]
     their_sizes, our_sizes = (np.asarray(part.sum(axis=1)).ravel() for part in (theirs, ours))
-    found = []
-    for at in range(0, len(rows), 256):
-        common = (ours[at : at + 256] @ theirs.T).toarray()
-        sizes = our_sizes[at : at + 256, None] + their_sizes[None, :]
-        shared = 2 * common / np.maximum(sizes, 1)
-        nearest = shared.argmax(axis=1)
-        for offset, original in enumerate(nearest):
-            dice = float(shared[offset, original])
-            if dice >= NEAR_COPY:
-                found.append(NearCopy(rows[at + offset], originals[int(original)], dice))
+    best, nearest = np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
+    for start in range(0, len(originals), COMPARED):  # rows × originals would be gigabytes for a million of these
+        block = slice(start, start + COMPARED)
+        common = (ours @ theirs[block].T).toarray()
+        shared = 2 * common / np.maximum(our_sizes[:, None] + their_sizes[None, block], 1)
+        nearer = shared.max(axis=1) > best
+        nearest[nearer], best[nearer] = start + shared[nearer].argmax(axis=1), shared[nearer].max(axis=1)
+    found = [
+        NearCopy(row, originals[original], float(dice))
+        for row, original, dice in zip(rows, nearest.tolist(), best, strict=True)
+        if dice >= NEAR_COPY
+    ]
     return sorted(found, key=lambda copy: -copy.shared)
