@@ -56,9 +56,9 @@ def encode(pair: Pair, rows: Sequence[Example]) -> Tensor:
     return _encoded(pair, tuple(row.text for row in rows))
 
 
-def sample(rows: Sequence[Example]) -> list[Example]:
-    """At most :data:`REFERENCE_ROWS` rows, the same ones each time."""
-    order = np.random.default_rng(0).permutation(len(rows))[:REFERENCE_ROWS]
+def sample(rows: Sequence[Example], count: int = REFERENCE_ROWS) -> list[Example]:
+    """At most so many rows, the same ones each time, in their order."""
+    order = np.random.default_rng(0).permutation(len(rows))[:count]
     return [rows[at] for at in sorted(order)]
 
 

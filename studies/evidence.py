@@ -24,7 +24,7 @@ from inversedmixup.benchmark import BenchmarkConfig, run_all
 from inversedmixup.benchmark.cells import RUN, Bench, run_name
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.data import Example
-from inversedmixup.errors import write_whole
+from inversedmixup.errors import InputError, write_whole
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build, read_settings
 from inversedmixup.reference import ReferenceLabeller
@@ -76,16 +76,27 @@ class Reference:
             points = encoder.encode([row.text for row in self.rows])
             self._fitted = encoder, ReferenceLabeller(points, [row.label for row in self.rows])
         encoder, labeller = self._fitted
+        if not texts:
+            return Added([], np.empty((0, len(split.classes))))
         said = labeller.label(encoder.encode(texts))
-        return Added(texts, (said[:, None] == np.array(split.classes)).astype(float))
+        known = [(text, name) for text, name in zip(texts, said, strict=True) if name in split.classes]
+        targets = np.array([[float(name == own) for own in split.classes] for _, name in known])
+        return Added([text for text, _ in known], targets.reshape(len(known), len(split.classes)))
 
 
 def take_over(bench: Bench, protocol: str, finished: list[dict[str, Any]]) -> None:
-    """Count runs of an earlier study as finished here: those of this benchmark's set, draw, protocol and splits."""
+    """Count runs of an earlier study as finished here: those of this benchmark's set, draw, protocol and splits.
+
+    Raises:
+        InputError: for one with another seed or other test rows. That the other settings are the same is for the
+            caller to know.
+    """
     own = {"set": bench.folder.name, "shots": bench.draw, "protocol": protocol}.items()
     for record in finished:
         if own <= record.items() and record["split"] < bench.config.splits:
             name = run_name(record["split"], record["method"])
+            if (record["seed"], record["test"]) != (bench.config.seed + record["split"], len(bench.test)):
+                raise InputError(f"--finished: {bench.folder.name} {name} has another seed, or other test rows")
             if bench.run.read(name) is None:
                 bench.run.write(name, record)
 

@@ -67,9 +67,8 @@ def cell(
         run_warmup(pair, examples, classes, config)
         embeddings = pair.task_model.encode([row.text for row in held])
         texts = [row.text for row in held]
-        own = ReferenceLabeller(
-            pair.task_model.encode([row.text for row in known[:OWN_ROWS]]), [row.label for row in known[:OWN_ROWS]]
-        )
+        few = sample(known, OWN_ROWS)
+        own = ReferenceLabeller(pair.task_model.encode([row.text for row in few]), [row.label for row in few])
         labellers = Labellers(plain, reference, own)
         kept = reference.label(encode(plain, held))
         found = record["stages"][stage] = {

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,12 +101,15 @@ def test_one_command_teaches_the_adaptor_and_then_the_words_and_goes_on_after_a_
 ):
     options = config(sentences=64, words=512, lora=2, encoder_lora=2, anchor=0.3)
     run_align([corpus_file], tmp_path / "whole", options)
-    for steps in (3, 8, 1):  # in the adaptor's eight steps, right after them, and and in those of the word head
+    for steps in (3, 8):  # the first stops among the adaptor's eight, the second three steps into the word head's
         with monkeypatch.context() as patch:
             interrupt_after(patch, steps)
             with pytest.raises(KeyboardInterrupt):
                 run_align([corpus_file], tmp_path / "cut", options)
-    run_align([corpus_file], tmp_path / "cut", options)
+    finished = (tmp_path / "cut" / "adaptor" / "metrics.jsonl").read_bytes()
+    monkeypatch.chdir(tmp_path)  # the folder by another name, and a larger budget for what is finished already
+    run_align([corpus_file], Path("cut"), dataclasses.replace(options, sentences=128))
+    assert (tmp_path / "cut" / "adaptor" / "metrics.jsonl").read_bytes() == finished
     for name in ("adaptor.safetensors", "lora/adapter_model.safetensors", "words.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     pair = Pair.load(tmp_path / "cut")
@@ -114,6 +118,13 @@ def test_one_command_teaches_the_adaptor_and_then_the_words_and_goes_on_after_a_
     assert 512 <= pair.config.training["words"]["sentences"] < 512 + 32  # whole batches; a chunk here holds 32
     with pytest.raises(InputError, match="words does not go with teach correct"):
         config(words=8, teach="correct")
+
+
+def test_words_for_a_finished_adaptor_are_refused_before_another_one_is_trained(corpus_file, tmp_path, config):
+    run_align([corpus_file], tmp_path, config(sentences=16))
+    with pytest.raises(InputError, match=r"other settings .*teach"):
+        run_align([corpus_file], tmp_path, config(sentences=16, words=64))
+    assert not (tmp_path / "adaptor").exists()
 
 
 def test_the_recipe_of_the_default_pair_makes_a_pair_of_its_shape(corpus_file, tmp_path, config):

@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from inversedmixup import cluster, remote
 from inversedmixup.cli import main
@@ -124,12 +125,17 @@ def test_workers_of_a_machine_share_the_embeddings(tiny_pair, examples, config, 
 
     tiny_pair.task_model.set_classes(sorted({example.label for example in examples}), seed=0)
     task = cluster.Task.of(RowWriter(tiny_pair, examples, tiny_pair.task_model.classes, config(pairs="any")))
-    ray.init(two_nodes.address, ignore_reinit_error=True, log_to_driver=False)
     many = dataclasses.replace(task, embeddings=np.tile(task.embeddings, (1000, 1)))  # small ones travel with the task
-    received = ray.get(ray.put(many)).embeddings
-    assert np.array_equal(received, many.embeddings)
-    assert not received.flags.writeable  # Ray's own memory, not a copy
-    ray.shutdown()
+    ray.init(two_nodes.address, ignore_reinit_error=True, log_to_driver=False)
+    try:
+        received = ray.get(ray.put(many))
+        there = received.writer(tiny_pair)
+        assert torch.equal(there.embeddings, torch.from_numpy(many.embeddings))
+        # Ray's own memory, not a copy
+        assert there.embeddings.data_ptr() == received.embeddings.__array_interface__["data"][0]
+        assert not received.embeddings.flags.writeable
+    finally:
+        ray.shutdown()
 
 
 @needs_ray
@@ -142,20 +148,21 @@ def test_a_pipeline_does_not_outlive_its_cluster(tiny_pair, examples, config, tw
     tiny_pair.save(tmp_path, encoder=True)
     writer = RowWriter(tiny_pair, examples, tiny_pair.task_model.classes, config(pairs="any"))
     models = cluster.Models.read(tmp_path, llm=None, device="cpu", dtype="float32")
-    shutdown, alive = ray.shutdown, []
+    shutdown, alive, before = ray.shutdown, [], set()
 
     def watched():
-        alive.append([t for t in threading.enumerate() if type(t).__module__.startswith("ray.data")])
+        alive.append({thread.name for thread in set(threading.enumerate()) - before} - {"Prefetcher"})  # left parked
         shutdown()
 
     monkeypatch.setattr(ray, "shutdown", watched)
     expected = contextlib.nullcontext() if how == "enough rows" else pytest.raises(KeyboardInterrupt)
     with expected, cluster.Cluster(two_nodes.address, cluster.ClusterConfig(), models) as workers:
+        before |= set(threading.enumerate())
         shards = workers.shards(writer, range(400))
         next(shards)
         if how == "an error":
             raise KeyboardInterrupt
-    assert alive == [[]]
+    assert alive == [set()]
 
 
 @needs_ray
@@ -183,8 +190,6 @@ def test_a_node_that_dies_in_the_middle_costs_time_and_nothing_else(train_file, 
 
 @needs_ray
 def test_the_embeddings_of_a_cluster_are_those_of_one_process(tmp_path, tiny_pair, two_nodes, monkeypatch):
-    import torch
-
     monkeypatch.setattr(cluster, "HERE", 1)
     monkeypatch.setattr(cluster, "TEXTS_A_TASK", 64)
     tiny_pair.save(tmp_path, encoder=True)

@@ -16,7 +16,6 @@ import os
 import socket
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +41,8 @@ DESCRIPTIONS = "descriptions.yaml"
 SHARDS_A_TASK = 4  # a task costs Ray about ten milliseconds; what is lost with a worker is at most two tasks
 TEXTS_A_TASK = 1024  # a multiple of the encoder's batch, so that a text has the same neighbours as in one process
 HERE = 4 * TEXTS_A_TASK  # fewer texts than this are encoded before a worker has loaded its models
-PIPELINE_END = 60.0  # seconds that a pipeline gets to notice that nobody wants its rows any more
+# seconds that the threads of a pipeline get to notice that nobody wants its rows any more
+EXECUTOR_END, HELPER_END = 60.0, 1.0
 FAILURES_IN_A_ROW = 3  # deaths without a shard in between, after which the fault is not a machine's
 
 
@@ -223,24 +223,28 @@ class Cluster:
         self._models = ray.put(self.models)
         self._settings = contextlib.ExitStack()
         self._settings.enter_context(_ordered())
+        self._before = set(threading.enumerate())
         return self
 
     def __exit__(self, *_: object) -> None:
         import ray
 
-        self._settings.close()
-        if self._own:
+        try:
             self._end_pipeline()
-            ray.shutdown()
+        finally:
+            self._settings.close()
+            if self._own:
+                ray.shutdown()
 
     def _end_pipeline(self) -> None:
         """Let what Ray Data still does in the background end: Ray stops a process that asks it after its shutdown."""
         if self._rows is not None:
             self._rows.close()
-        deadline = time.monotonic() + PIPELINE_END
-        for thread in threading.enumerate():
-            if type(thread).__module__.startswith("ray.data"):
-                thread.join(max(0.0, deadline - time.monotonic()))
+            self._rows = None
+        for thread in set(threading.enumerate()) - self._before:
+            # the executor notices in a while; helpers are done at once, but for a prefetcher that Ray Data lets wait
+            executes = type(thread).__module__.startswith("ray.data")
+            thread.join(EXECUTOR_END if executes else HELPER_END)
 
     def encode(self, texts: Sequence[str]) -> Tensor | None:
         """Embeddings [n, d] of many texts, bit for bit those of one process; ``None`` for few: they are no work."""

@@ -64,7 +64,10 @@ class AlignConfig:
     validation_rows: int = option(200, "how many held-out texts to score")
     teach: str = option("invert", "what to train: the adaptor; then the word head, and the correction", choices=TAUGHT)
     start: str | None = option(None, f"train on from this pair folder, or from the one that ships: {DEFAULT_PAIR!r}")
-    words: int = option(0, "then teach the pair a word head on this many sentences, all passes counted; 0: none")
+    words: int = option(
+        0, "then teach the pair a word head on this many sentences, all passes counted; the other budgets, "
+        "--batch-size, --learning-rate and --max-tokens are the adaptor's"
+    )  # fmt: skip
     soft_tokens: int = option(8, "k, soft tokens per embedding")
     hidden: int = option(2048, "width of the adaptor's hidden layers")
     layers: int = option(2, "hidden layers of the adaptor")
@@ -82,7 +85,7 @@ class AlignConfig:
     tokens: int | None = option(None, "stop after this many target tokens")
     max_tokens: int = option(64, "longest target; a longer sentence is cut there")
     lower: float = option(0.3, "share of sentences lower-cased and stripped of their final full stop")
-    mixed: float = option(0.0, "with --teach words: share of the embeddings that are mixes of two sentences'")
+    mixed: float = option(0.0, "for the word head: share of the embeddings that are mixes of two sentences'")
     chunk: int = option(4096, "sentences read, shuffled and encoded at a time")
     validate_every: int = option(20_000, "sentences between validations")
     checkpoint_every: float = option(5.0, "minutes between checkpoints")
@@ -137,13 +140,19 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
     if not config.words:
         return _run_lesson(corpus, output, config)
     first = output / ADAPTOR
-    _run_lesson(corpus, first, dataclasses.replace(config, words=0))
-    Team(config.device).wait()  # for the one that writes the pair
     shape: dict[str, Any] = {name: getattr(AlignConfig, name) for name in SHAPE_OPTIONS}
     words = dataclasses.replace(
         config, words=0, teach="words", start=str(first), sentences=config.words, minutes=None, tokens=None,
         **WORD_STEPS, **shape,
     )  # fmt: skip
+    begun = (output / "config.json").exists()
+    if begun:  # refused now rather than after hours of the adaptor's run
+        _check_same_run(output, corpus, words, write=False)
+    if begun and (first / "pair.json").exists():
+        logger.info("the adaptor in %s is finished; more of its training needs another folder", first)
+    else:
+        _run_lesson(corpus, first, dataclasses.replace(config, words=0))
+        Team(config.device).wait()  # for the one that writes the pair
     return _run_lesson(corpus, output, words)
 
 
@@ -183,6 +192,8 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
             raise InputError(f"{path}: damaged; delete it, and the run goes on with the settings given now") from None
         before = {**dataclasses.asdict(AlignConfig()), **before}  # an option younger than the run had its default
         for name, value in resolved.items():
+            if name == "start" and "start_sha256" in resolved:  # wherever that pair lies now
+                continue
             if name not in BUDGET_OPTIONS + SPEED_OPTIONS and before.get(name, value) != value:
                 raise InputError(
                     f"{output} holds a run with other settings ({name}: {before.get(name)!r} there, {value!r} now); "

@@ -236,17 +236,21 @@ class Wording:
 
     def backward(self, chunk: Chunk, prepared: Mixes, rows: np.ndarray, tokens: int, batch: int) -> Tensor:
         """See :class:`Lesson`. A mix of two sentences holds the words of each with its share of probability."""
-        others, lam = prepared.other[rows], prepared.lam[torch.from_numpy(rows)].to(self.config.device)
-        embeddings, present = (
-            lam * mine + (1 - lam) * theirs
-            for mine, theirs in (
-                [prepared.embeddings[torch.from_numpy(these)].to(self.config.device) for these in (rows, others)],
-                [self.head.present([chunk.targets[row] for row in these]) for these in (rows, others)],
+        embeddings, present = self._shown(chunk, prepared, rows)
+        if self.config.mixed:
+            lam = prepared.lam[torch.from_numpy(rows)].to(self.config.device)
+            others = self._shown(chunk, prepared, prepared.other[rows])
+            embeddings, present = (
+                lam * mine + (1 - lam) * theirs for mine, theirs in zip((embeddings, present), others, strict=True)
             )
-        )
         loss = self.head.loss(embeddings, present).sum() / batch
         loss.backward()  # type: ignore[no-untyped-call]
         return torch.stack([loss, torch.zeros_like(loss)]).detach().float()
+
+    def _shown(self, chunk: Chunk, prepared: Mixes, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Embeddings [n, d] of rows, and which words they hold [n, W]."""
+        embeddings = prepared.embeddings[torch.from_numpy(rows)].to(self.config.device)
+        return embeddings, self.head.present([chunk.targets[row] for row in rows])
 
     @torch.no_grad()
     def validate(self, texts: Sequence[str]) -> dict[str, float]:

@@ -15,7 +15,6 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import compress, islice
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import FOLDS, Example, folds_of, iter_texts
+from inversedmixup.data import Example, folds_of, iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
@@ -94,7 +93,7 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     Raises:
         InputError: if reconstruction drops by more than the tolerance.
     """
-    # of very many rows, stage 2 would not draw more than a few thousand: there is no need to encode the others
+    # a few thousand texts teach the adaptor as well as a million: the others need not be encoded for it
     taught = _some(examples, config.seed)
     texts = [example.text for example in taught]
     replayed = _replayed(config)
@@ -163,27 +162,23 @@ class CrossValidation:
         self, fresh: Callable[[], TaskModel], examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig
     ) -> None:
         self.fresh, self.examples, self.classes, self.config = fresh, examples, classes, config
+        self._said: dict[int, np.ndarray] = {}
 
     def __call__(self, rows: Sequence[int]) -> np.ndarray:
-        """Class probabilities [m, classes] of rows, by number; the models are fitted when the first is asked about."""
-        out = np.empty((len(rows), len(self.classes)))
-        fold_of, models = self._folds
-        for fold, model in enumerate(models):
-            asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
-            out[asked] = model.predict_proba(model.encode([self.examples[rows[at]].text for at in asked]))
-        return out
-
-    @cached_property
-    def _folds(self) -> tuple[np.ndarray, list[TaskModel]]:
-        """The fold [n] of each row, and each fold's model, fitted to the others."""
-        fold_of, models = folds_of(self.examples, seed=self.config.seed), []
-        with progress("cross-validation of the task model", FOLDS * self.config.task_steps) as advance:
-            for fold in range(FOLDS):
-                model = self.fresh()
-                rest = list(compress(self.examples, fold_of != fold))
-                fit_task_model(model, rest, self.classes, self.config, advance)
-                models.append(model)
-        return fold_of, models
+        """Class probabilities [m, classes] of rows, by number. A model is fitted for each fold that holds a new one."""
+        new = [row for row in dict.fromkeys(rows) if row not in self._said]
+        if new:
+            fold_of = folds_of(self.examples, seed=self.config.seed)
+            folds = sorted({int(fold_of[row]) for row in new})
+            with progress("cross-validation of the task model", len(folds) * self.config.task_steps) as advance:
+                for fold in folds:
+                    model = self.fresh()
+                    rest = list(compress(self.examples, fold_of != fold))
+                    fit_task_model(model, rest, self.classes, self.config, advance)
+                    asked = [row for row in new if fold_of[row] == fold]
+                    probs = model.predict_proba(model.encode([self.examples[row].text for row in asked]))
+                    self._said |= zip(asked, probs, strict=True)
+        return np.array([self._said[row] for row in rows]).reshape(len(rows), len(self.classes))
 
 
 def _some(examples: Sequence[Example], seed: int) -> list[Example]:
