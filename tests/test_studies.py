@@ -14,7 +14,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.stages.align import AlignConfig
-from studies import architectures, common, evidence, labels, misalignment, retention
+from studies import architectures, common, evidence, labels, misalignment, probes, retention
 from studies.families import Size
 from tiny import LABELS, SENTENCES
 
@@ -126,6 +126,16 @@ def test_label_retention_by_stage_and_choice(data, with_or_without_words, monkey
     by_cosine = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 0"]
     by_class = [row["cosine"] for row in rows if row["choice"] == "best of 2, class agreement × 1"]
     assert all(one >= two - 1e-4 for one, two in zip(by_cosine, by_class, strict=True))
+
+
+def test_an_encoder_that_stands_still_is_worth_what_it_was(data, tiny_pair):
+    model = tiny_pair.task_model
+    record = probes.cell(model, model, data, "toy", 12, 18)
+    assert (record["train"], record["test"]) == (12, 18)
+    assert record["original"] == record["moved"]
+    assert record["agreement"] == pytest.approx(1)
+    whole = probes.cell(model, model, data, "toy", 18, 18)  # the test rows are the training rows
+    assert whole["original"]["retrieval"] == 1
 
 
 def test_a_study_goes_on_from_the_runs_of_an_earlier_one(data, shipped, tmp_path, monkeypatch):
