@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from inversedmixup import reconstruction
 from inversedmixup.card import WAYS, record_report
 from inversedmixup.commands import add_config, resolve
-from inversedmixup.data import check_classes, check_output, iter_sourced, read_examples, write_jsonl
+from inversedmixup.data import Example, check_classes, check_output, iter_sourced, read_examples, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, PairOptions
@@ -59,52 +60,17 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """Reconstruct every sentence; with ``--evaluate``, mean scores by way of decoding."""
     path = options.pop("file")
     config = resolve(InvertConfig, options)
-    output = check_output(config.output) if config.output else None
-    if output and (output.suffix != ".jsonl" or output.resolve() == Path(path).expanduser().resolve()):
-        raise InputError(f"--output {output}: end it in .jsonl, and let it be another file than the input")
-    if config.record and not (config.evaluate and config.pair):
-        raise InputError("--record needs --evaluate, and --pair for the folder whose card to write")
+    output = _check_writes(config, path)
     sourced = list(islice(iter_sourced(path, config.text_column), config.rows))
     if not sourced:
         raise InputError(f"{path}: no sentence in it")
-    texts, sources = [text for text, _ in sourced], [source for _, source in sourced]
     labelled = read_examples(config.reference, text_column=config.text_column) if config.reference else []
     if config.reference:
         check_classes(labelled, config.reference)
     config.check_corrects(config.correct)
     pair = config.load_pair()
     config = dataclasses.replace(config, correct=pair.corrections(config.correct, config.word_weight))
-    ways = {"greedy": dataclasses.replace(config, temperature=0.0, correct=0)}
-    if config.evaluate and config.candidates > 1 and config.temperature > 0:
-        ways["reranked"] = dataclasses.replace(config, correct=0)
-    if config.correct:
-        ways["corrected"] = dataclasses.replace(config, temperature=0.0)
-    wanted = pair.task_model.encode(texts)
-    result: dict[str, Any] = {}
-    labeller = None
-    if labelled:
-        labeller = ReferenceLabeller(pair.task_model.encode([e.text for e in labelled]), [e.label for e in labelled])
-        result["reference"] = {"accuracy": labeller.accuracy, "n": labeller.n}
-    texts_of: dict[str, tuple[list[str], Tensor]] = {}
-    for name, how in ways.items():
-        written, found = texts_of[name] = _by_block(pair, wanted, how, texts_of["greedy"] if how.correct else None)
-        cosine = nn.functional.cosine_similarity(found, wanted, dim=1)
-        fluency = pair.llm.log_likelihood(written)
-        result[name] = {
-            "decodes": _decodes(how), **reconstruction.report(written, texts, found, wanted, fluency, sources)
-        }  # fmt: skip
-        if labeller:
-            result[name]["label_retention"] = labeller.retention(wanted, found)
-        if name in ("greedy", "corrected"):  # the better of the two comes last
-            rows = [
-                {
-                    "text": t,
-                    "reconstruction": w,
-                    "token_f1": reconstruction.token_f1(w, t),
-                    "cosine": round(float(c), 4),
-                }
-                for t, w, c in zip(texts, written, cosine, strict=True)
-            ]
+    result, rows = _measured(pair, sourced, labelled, config)
     if output:
         with clear_write_errors(output):
             write_jsonl(rows, output)
@@ -113,9 +79,61 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         name = "/".join(Path(path).expanduser().absolute().parts[-2:])  # trec/test.jsonl: many files are called test
         record_report(Path(str(config.pair)), name, result, rows)
     if not config.evaluate:
-        for name in ways:
-            result[name] = {key: value for key, value in result[name].items() if not isinstance(value, dict)}
+        for way in WAYS:
+            if way in result:
+                result[way] = {key: value for key, value in result[way].items() if not isinstance(value, dict)}
     return {**result, "sample": rows[:10]}
+
+
+def _check_writes(config: InvertConfig, path: str) -> Path | None:
+    """Where the reconstructions go, if anywhere; what could not be written is refused before any work."""
+    output = check_output(config.output) if config.output else None
+    if output and (output.suffix != ".jsonl" or output.resolve() == Path(path).expanduser().resolve()):
+        raise InputError(f"--output {output}: end it in .jsonl, and let it be another file than the input")
+    if config.record and not (config.evaluate and config.pair):
+        raise InputError("--record needs --evaluate, and --pair for the folder whose card to write")
+    return output
+
+
+def _ways(config: InvertConfig) -> dict[str, InvertConfig]:
+    """The ways of decoding that are asked for, and the settings of each."""
+    ways = {"greedy": dataclasses.replace(config, temperature=0.0, correct=0)}
+    if config.evaluate and config.candidates > 1 and config.temperature > 0:
+        ways["reranked"] = dataclasses.replace(config, correct=0)
+    if config.correct:
+        ways["corrected"] = dataclasses.replace(config, temperature=0.0)
+    return ways
+
+
+def _measured(
+    pair: Pair, sourced: Sequence[tuple[str, str | None]], labelled: Sequence[Example], config: InvertConfig
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Scores by way of decoding, and every sentence with what it came back as: corrected, where the pair can."""
+    texts, sources = [text for text, _ in sourced], [source for _, source in sourced]
+    wanted = pair.task_model.encode(texts)
+    result: dict[str, Any] = {}
+    labeller = None
+    if labelled:
+        labeller = ReferenceLabeller(pair.task_model.encode([e.text for e in labelled]), [e.label for e in labelled])
+        result["reference"] = {"accuracy": labeller.accuracy, "n": labeller.n}
+    texts_of: dict[str, tuple[list[str], Tensor]] = {}
+    for name, how in _ways(config).items():
+        written, found = texts_of[name] = _by_block(pair, wanted, how, texts_of["greedy"] if how.correct else None)
+        fluency = pair.llm.log_likelihood(written)
+        result[name] = {
+            "decodes": _decodes(how), **reconstruction.report(written, texts, found, wanted, fluency, sources)
+        }  # fmt: skip
+        if labeller:
+            result[name]["label_retention"] = labeller.retention(wanted, found)
+    best, found = texts_of["corrected" if "corrected" in texts_of else "greedy"]
+    cosine = nn.functional.cosine_similarity(found, wanted, dim=1).tolist()
+    return result, [
+        {
+            "text": text, "reconstruction": written, "token_f1": reconstruction.token_f1(written, text),
+            "cosine": round(near, 4),
+        }
+        for text, written, near in zip(texts, best, cosine, strict=True)
+    ]  # fmt: skip
 
 
 def _decodes(how: InvertConfig) -> int:
