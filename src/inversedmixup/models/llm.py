@@ -101,7 +101,7 @@ class SoftTokenLLM:
     @property
     def lm(self) -> Any:  # noqa: ANN401 (a PreTrainedModel)
         """The LLM itself; peft hides it one level down."""
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        return self.model.get_base_model() if self.has_lora else self.model
 
     @property
     def vocabulary(self) -> int:
@@ -210,7 +210,7 @@ class SoftTokenLLM:
     @property
     def has_lora(self) -> bool:
         """Whether LoRA weights sit on the LLM."""
-        return hasattr(self.model, "peft_config")
+        return hasattr(self.model, "get_base_model")  # older peft leaves its config on a model that it has let go
 
     @contextlib.contextmanager
     def plain(self) -> Iterator[None]:
