@@ -48,7 +48,7 @@ BUDGET_OPTIONS = ("sentences", "minutes", "tokens")
 SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device")
 TAUGHT = ("invert", "words", "correct")
 ADAPTOR = "adaptor"  # folder of the first run where --words asks for two
-# the word head's steps cost next to nothing beside the encoder's pass, so they may be large; chosen in docs/log.md
+# those of the head that ships; its steps cost next to nothing beside the encoder's pass, so they may be large
 WORD_STEPS: dict[str, Any] = {"batch_size": 256, "learning_rate": 2e-3, "max_tokens": 64}
 COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, once a machine) pays for itself
 
