@@ -1,4 +1,7 @@
-"""Does the cost per row stay flat? Stage 3 on tiny random models, so that what is ours is what is measured."""
+"""Does the cost per row stay flat, and the memory? Whole jobs on tiny random models, so that what is ours is measured.
+
+``python -m benchmarks.scaling LABELLED TRIED`` is one job: so many labelled rows, so many pairs tried.
+"""
 
 from __future__ import annotations
 
@@ -15,44 +18,42 @@ TESTS = Path(__file__).parents[1] / "tests"
 
 
 def run(sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Milliseconds a row and peak memory of jobs of several sizes, each in a process of its own."""
+    """Milliseconds a row and peak memory of jobs with as many labelled rows as pairs, each in a process of its own."""
     out: dict[str, Any] = {}
     for rows in sizes:
-        command = [sys.executable, "-m", "benchmarks.scaling", str(rows)]
+        command = [sys.executable, "-m", "benchmarks.scaling", str(rows), str(rows)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         out[str(rows)] = json.loads(done.stdout.splitlines()[-1])
     return out
 
 
-def _job(rows: int) -> dict[str, float]:
-    """As many input rows as pairs tried; every finished shard and both output files are written."""
+def _job(labelled: int, tried: int) -> dict[str, float]:
+    """Stage 2, stage 3 and the report; every finished shard and both output files are written."""
     sys.path.insert(0, str(TESTS))
-    from inversedmixup.data import Example, RowFile
     from inversedmixup.options import build
-    from inversedmixup.runs import RunFolder
-    from inversedmixup.stages.augment import AugmentConfig, run_augment
+    from inversedmixup.pipeline import JobConfig, run_job
     from tiny import SENTENCES, make_encoder, make_llm, make_pair  # type: ignore[import-not-found]  # the tests' own
 
-    with tempfile.TemporaryDirectory() as folder:
-        pair = make_pair(make_encoder(Path(folder)), make_llm(Path(folder)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_pair(make_encoder(folder), make_llm(folder)).save(folder / "pair", encoder=False)
         words = sorted({word for sentence in SENTENCES for word in sentence.split()})
-        classes = ["a", "b", "c"]
-        pair.task_model.set_classes(classes, seed=0)
-        examples = [
-            Example(str(at), f"{words[at % len(words)]} {words[at // 7 % len(words)]} {at}", classes[at % 3])
-            for at in range(rows)
-        ]
-        config = build(
-            AugmentConfig, {"n": rows, "tries": 1.0, "max_tokens": 8, "accept_labels": "any", "labels": "soft"}
-        )
+        with (folder / "train.jsonl").open("w") as file:
+            for at in range(labelled):
+                text = " ".join(words[at // 7**place % len(words)] for place in range(12))
+                file.write(json.dumps({"text": f"{text} {at}", "label": "abc"[at % 3]}) + "\n")
+        size = (folder / "train.jsonl").stat().st_size / 2**20
+        options = {
+            "n": tried, "tries": 1.0, "max_tokens": 8, "accept_labels": "any", "labels": "soft", "min_cycle": -1.0,
+            "fluency_margin": 99.0, "tolerance": 1.0, "task_steps": 3, "follow_steps": 2, "refine_steps": 1,
+        }  # fmt: skip
+        config = build(JobConfig, {"pair": str(folder / "pair"), **options})
         before, started = _peak(), time.perf_counter()
-        with RowFile(Path(folder) / "out.jsonl", classes) as file:
-            summary = run_augment(
-                pair, examples, classes, config, lambda row: file.write(vars(row)), RunFolder(Path(folder) / "run", {})
-            )
+        summary = run_job(str(folder / "train.jsonl"), str(folder / "out.jsonl"), config).summary
         spent = time.perf_counter() - started
         return {
-            "tried": summary["tried"], "ms_per_row": 1000 * spent / summary["tried"],
+            "tried": summary["tried"], "seconds": spent, "ms_per_row": 1000 * spent / summary["tried"],
+            "stage_3_seconds": summary["seconds_by_stage"]["augmentation"], "train_mb": size,
             "peak_mb_before": before, "peak_mb": _peak(),
         }  # fmt: skip
 
@@ -62,4 +63,4 @@ def _peak() -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_job(int(sys.argv[1]))) + "\n")
+    sys.stdout.write(json.dumps(_job(*map(int, sys.argv[1:]))) + "\n")

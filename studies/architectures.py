@@ -22,8 +22,9 @@ from typing import Any
 from rich.table import Table
 
 from inversedmixup.control import lam_control
-from inversedmixup.data import iter_texts, read_examples, take_shots
+from inversedmixup.data import iter_texts, read_examples
 from inversedmixup.errors import InputError, write_whole
+from inversedmixup.labelled import take_shots
 from inversedmixup.models.pair import Pair
 from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import evaluate_pair

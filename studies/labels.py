@@ -19,10 +19,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from inversedmixup.data import read_examples, take_shots
+from inversedmixup.data import read_examples
 from inversedmixup.errors import write_whole
 from inversedmixup.judges import Case, JudgeConfig, make_panel
 from inversedmixup.judges.panel import named, pool
+from inversedmixup.labelled import take_shots
 from inversedmixup.labels import LabelPolicy, choose_label
 from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller

@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, read_examples, take_shots
+from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import write_whole
+from inversedmixup.labelled import take_shots
 from inversedmixup.labels import is_intruded
 from inversedmixup.models.pair import Pair
 from inversedmixup.reference import ReferenceLabeller

@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, read_examples, take_shots
+from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import write_whole
+from inversedmixup.labelled import take_shots
 from inversedmixup.mixing import PairSampler, interpolate, parse_lambda, row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY, Sampling

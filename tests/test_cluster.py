@@ -10,13 +10,13 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from inversedmixup import cluster, remote
 from inversedmixup.cli import main
 from inversedmixup.data import iter_records
 from inversedmixup.errors import InputError
 from inversedmixup.judges.tuned import TunedJudge
+from inversedmixup.labelled import class_numbers
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
@@ -109,31 +109,41 @@ def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_
     options = {"labels": "pool:llm+tuned", "judge_steps": 2, "force_judge": True, "descriptions": str(described)}
     tiny_pair.task_model.set_classes(classes, seed=0)
     here = RowWriter(tiny_pair, examples, classes, config(**options), folder=tmp_path / "here")
-    task = cluster.Task.of(here)
+    task = cluster.Task.of(here, lambda block: block)
     assert {"tuned/seal.json", "tuned/adapter_model.safetensors", "descriptions.yaml"} <= set(task.files)
     shutil.rmtree(tmp_path / "here")
     described.unlink()
     tiny_pair.save(tmp_path / "pair", encoder=True)
     monkeypatch.setattr(TunedJudge, "_tuned", None)  # nobody tunes it again
+    monkeypatch.setattr(cluster, "_block", lambda block: block)
     there = task.writer(Pair.load(tmp_path / "pair"))
     assert there.shard(0) == here.shard(0)
 
 
+def test_rows_travel_in_blocks_of_which_a_worker_holds_a_few(examples, monkeypatch):
+    monkeypatch.setattr(cluster, "BLOCK_BYTES", 150)
+    monkeypatch.setattr(cluster, "_block", lambda block: block)
+    kept = []
+    rows = cluster.SharedRows(examples, lambda block: kept.append(block) or block)
+    assert len(kept) > 3
+    assert list(rows) == examples
+    assert np.array_equal(class_numbers(rows, rows.classes), class_numbers(examples, rows.classes))
+
+
 @needs_ray
-def test_workers_of_a_machine_share_the_embeddings(tiny_pair, examples, config, two_nodes):
+def test_workers_of_a_machine_share_what_rows_are_drawn_from(tiny_pair, examples, config, two_nodes):
     import ray
 
+    many = [dataclasses.replace(row, id=f"{row.id}-{copy}") for copy in range(1000) for row in examples]
     tiny_pair.task_model.set_classes(sorted({example.label for example in examples}), seed=0)
-    task = cluster.Task.of(RowWriter(tiny_pair, examples, tiny_pair.task_model.classes, config(pairs="any")))
-    many = dataclasses.replace(task, embeddings=np.tile(task.embeddings, (1000, 1)))  # small ones travel with the task
+    writer = RowWriter(tiny_pair, many, tiny_pair.task_model.classes, config(pairs="any"))
     ray.init(two_nodes.address, ignore_reinit_error=True, log_to_driver=False)
     try:
-        received = ray.get(ray.put(many))
+        received = ray.get(ray.put(cluster.Task.of(writer, ray.put)))
         there = received.writer(tiny_pair)
-        assert torch.equal(there.embeddings, torch.from_numpy(many.embeddings))
-        # Ray's own memory, not a copy
-        assert there.embeddings.data_ptr() == received.embeddings.__array_interface__["data"][0]
-        assert not received.embeddings.flags.writeable
+        assert there.shard(3) == writer.shard(3)
+        for numbers in (there.sampler._ordered, there.sampler._place, there.examples.ends, there.examples.numbers):
+            assert not numbers.flags.writeable  # Ray's own memory, not a copy
     finally:
         ray.shutdown()
 
@@ -186,17 +196,6 @@ def test_a_node_that_dies_in_the_middle_costs_time_and_nothing_else(train_file, 
     run_job(str(train_file), str(tmp_path / "many.jsonl"), config(engine=f"ray:{two_nodes.address}", **options))
     thread.join()
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "many.jsonl").read_bytes()
-
-
-@needs_ray
-def test_the_embeddings_of_a_cluster_are_those_of_one_process(tmp_path, tiny_pair, two_nodes, monkeypatch):
-    monkeypatch.setattr(cluster, "HERE", 1)
-    monkeypatch.setattr(cluster, "TEXTS_A_TASK", 64)
-    tiny_pair.save(tmp_path, encoder=True)
-    texts = ["where is my parcel" + " late" * (at % 23) for at in range(300)]
-    models = cluster.Models.read(tmp_path, llm=None, device="cpu", dtype="float32")
-    with cluster.Cluster(two_nodes.address, cluster.ClusterConfig(), models) as workers:
-        assert torch.equal(workers.encode(texts), tiny_pair.task_model.encode(texts))
 
 
 @needs_ray

@@ -128,7 +128,7 @@ def test_with_many_classes_a_text_is_asked_about_those_that_the_task_model_finds
     for said, wanted in zip(probs, likely, strict=True):
         assert set(np.flatnonzero(said)) == set(np.argsort(-wanted)[:3])
     # every row taught the task model, so it may not choose the shortlists that the judge is measured on
-    assert LLMJudge(many).unseen == []
+    assert len(LLMJudge(many).unseen) == 0
     unlikely = dataclasses.replace(many, cross_validated=lambda rows: -likely[list(rows)])
     held_out = LLMJudge(unlikely).held_out([0, 1])
     assert set(np.flatnonzero(held_out[0])) == set(np.argsort(likely[0])[:3])
@@ -255,7 +255,7 @@ def test_a_tuned_judge_is_measured_on_enough_rows_and_no_more_copies(tiny_pair, 
     judge._tuned = lambda rows, advance: copies.append(set(rows)) or tuned(rows, advance)
     judge.held_out(judge.unseen[:5])
     assert len(copies) == 1
-    assert not copies[0] & set(judge.unseen)
+    assert not copies[0] & set(judge.unseen.tolist())
 
 
 def test_a_tuned_judge_is_measured_by_copies_that_have_not_seen_the_rows(tiny_pair, examples):
@@ -314,7 +314,7 @@ def test_a_judge_is_measured_on_rows_that_it_has_not_learnt_from(tiny_pair, exam
 
 def test_without_a_row_to_measure_on_there_is_no_accuracy(tiny_pair, examples):
     panel = make_panel("task", case(tiny_pair, examples))
-    assert TaskJudge(case(tiny_pair, examples)).unseen == range(0)
+    assert len(TaskJudge(case(tiny_pair, examples)).unseen) == 0
     assert judge_record(panel, examples, CLASSES, seed=0)["accuracy"] is None
 
 

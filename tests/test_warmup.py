@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from inversedmixup.data import Example, folds_of
+from inversedmixup.data import Example
+from inversedmixup.labelled import folds_of
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.stages import warmup
 from inversedmixup.stages.warmup import WarmupConfig

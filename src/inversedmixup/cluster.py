@@ -7,8 +7,10 @@ worker or a node dies, the shards that were under way are made again by those th
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import logging
@@ -16,20 +18,19 @@ import os
 import socket
 import tempfile
 import threading
-import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.judges import JUDGE_FILES
+from inversedmixup.labelled import Labelled, as_line, class_names, class_numbers
 from inversedmixup.labels import parse_labels
 from inversedmixup.loading import first_line
+from inversedmixup.mixing import PairSampler
 from inversedmixup.models.pair import PAIR_FILES, Pair
 from inversedmixup.options import at_least, option
 from inversedmixup.stages.augment import AugmentConfig, RowWriter
@@ -39,8 +40,8 @@ logger = logging.getLogger(__name__)
 ENGINE = "ray"
 DESCRIPTIONS = "descriptions.yaml"
 SHARDS_A_TASK = 4  # a task costs Ray about ten milliseconds; what is lost with a worker is at most two tasks
-TEXTS_A_TASK = 1024  # a multiple of the encoder's batch, so that a text has the same neighbours as in one process
-HERE = 4 * TEXTS_A_TASK  # fewer texts than this are encoded before a worker has loaded its models
+BLOCK_BYTES = 2**20  # of labelled rows, that travel together
+BLOCKS_HELD = 64  # by each worker
 # seconds that the threads of a pipeline get to notice that nobody wants its rows any more
 EXECUTOR_END, HELPER_END = 60.0, 1.0
 FAILURES_IN_A_ROW = 3  # deaths without a shard in between, after which the fault is not a machine's
@@ -124,38 +125,71 @@ def unpacked(files: Mapping[str, bytes]) -> Iterator[Path]:
         yield Path(folder)
 
 
+class SharedRows(Labelled):
+    """Labelled rows in Ray's object store, block by block; a machine's workers share them, and disks take the rest.
+
+    Args:
+        rows: the rows.
+        keep: where a block goes: ``ray.put``.
+    """
+
+    def __init__(self, rows: Sequence[Example], keep: Callable[[bytes], Any]) -> None:
+        self.classes = class_names(rows)
+        self.numbers = class_numbers(rows, self.classes).astype(np.int32)
+        self.ends, self.firsts, self.blocks = np.empty(len(rows), dtype=np.int64), list[int](), list[Any]()
+        block, length = list[bytes](), 0
+        for number, row in enumerate(rows):
+            block.append(as_line(row))
+            length += len(block[-1])
+            self.ends[number] = length  # in its block
+            if length >= BLOCK_BYTES or number == len(rows) - 1:
+                self.firsts.append(number + 1 - len(block))
+                self.blocks.append(keep(b"".join(block)))
+                block, length = [], 0
+
+    def row(self, number: int) -> Example:
+        """See :class:`~inversedmixup.labelled.Labelled`."""
+        at = bisect.bisect_right(self.firsts, number) - 1
+        begin = 0 if number == self.firsts[at] else int(self.ends[number - 1])
+        return Example(**json.loads(_block(self.blocks[at])[begin : int(self.ends[number])]))
+
+
+@functools.lru_cache(maxsize=BLOCKS_HELD)
+def _block(reference: Any) -> bytes:  # noqa: ANN401 (a reference to an object of the cluster)
+    import ray
+
+    found: bytes = ray.get(reference)
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What the shards are made from; ``files`` are those that the judges need: made once, or given, for all workers.
 
-    Embeddings [n, d] travel as a numpy array, which the workers of a machine share in Ray's memory; a tensor would be
-    copied into each.
+    What the sampler draws from travels as numpy arrays, which the workers of a machine share in Ray's memory.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     classes: list[str]
     config: AugmentConfig
-    embeddings: np.ndarray
+    sampler: PairSampler
     files: dict[str, bytes]
 
     @classmethod
-    def of(cls, writer: RowWriter) -> Task:
-        """What this writer makes shards from."""
+    def of(cls, writer: RowWriter, keep: Callable[[bytes], Any]) -> Task:
+        """What this writer makes shards from; the rows go where ``keep`` puts them."""
         writer.prepare_judges()
         files = packed(writer.folder, JUDGE_FILES) if writer.folder else {}
         if writer.config.descriptions:
             files[DESCRIPTIONS] = Path(writer.config.descriptions).read_bytes()
-        return cls(writer.examples, writer.classes, writer.config, writer.embeddings.numpy(), files)
+        return cls(SharedRows(writer.examples, keep), writer.classes, writer.config, writer.sampler, files)
 
     def writer(self, pair: Pair) -> RowWriter:
         """A writer of the same rows."""
         with unpacked(self.files) as folder:
             given = str(folder / DESCRIPTIONS) if DESCRIPTIONS in self.files else None
             config = dataclasses.replace(self.config, descriptions=given)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # shared memory cannot be written to, and nobody does
-                embeddings = torch.from_numpy(self.embeddings)
-            writer = RowWriter(pair, self.examples, self.classes, config, embeddings=embeddings, folder=folder)
+            writer = RowWriter(pair, self.examples, self.classes, config, folder=folder, sampler=self.sampler)
             writer.prepare_judges()
         return writer
 
@@ -175,21 +209,6 @@ class ShardWorker:
         """Each shard's rows, as JSON."""
         shards = [self.writer.shard(int(number)) for number in batch["item"]]
         return {"made": [json.dumps([dataclasses.asdict(row) for row in rows]) for rows in shards]}
-
-
-class EncodingWorker:
-    """Holds a task model and encodes texts."""
-
-    def __init__(self, models: Any) -> None:  # noqa: ANN401
-        import ray
-
-        where = ray.get(models)
-        with unpacked(where.files) as folder:
-            self.task_model = Pair.load_task_model(folder, device=where.device)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        """The embeddings of each list of texts, as the bytes of float32 numbers."""
-        return {"made": [self.task_model.encode(json.loads(texts)).numpy().tobytes() for texts in batch["item"]]}
 
 
 class Cluster:
@@ -246,23 +265,11 @@ class Cluster:
             executes = type(thread).__module__.startswith("ray.data")
             thread.join(EXECUTOR_END if executes else HELPER_END)
 
-    def encode(self, texts: Sequence[str]) -> Tensor | None:
-        """Embeddings [n, d] of many texts, bit for bit those of one process; ``None`` for few: they are no work."""
-        if len(texts) < HERE:
-            return None
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        parts = [order[at : at + TEXTS_A_TASK] for at in range(0, len(order), TEXTS_A_TASK)]
-        lists = [json.dumps([texts[at] for at in part]) for part in parts]
-        made = b"".join(self._stream(EncodingWorker, lists, 1, [self._models]))
-        out = np.empty((len(texts), len(made) // 4 // len(texts)), dtype=np.float32)
-        out[order] = np.frombuffer(made, dtype=np.float32).reshape(out.shape)
-        return torch.from_numpy(out)
-
     def shards(self, writer: RowWriter, numbers: Sequence[int]) -> Iterator[list[Row]]:
         """The rows of these shards, in this order."""
         import ray
 
-        task = ray.put(Task.of(writer))
+        task = ray.put(Task.of(writer, ray.put))
         for made in self._stream(ShardWorker, numbers, SHARDS_A_TASK, [self._models, task]):
             yield [Row(**fields) for fields in json.loads(made)]
 

@@ -45,7 +45,6 @@ class Example:
     label: str
 
 
-FOLDS = 3  # of the cross-validation of a judge that learns from the rows
 SOURCES = ("soft", "task", "llm", "tuned", "api", "agreement", "pool")  # of labels
 
 
@@ -266,7 +265,12 @@ def label_name(value: Any) -> str | None:  # noqa: ANN401
 
 
 def read_examples(path: str | Path, *, text_column: str = "text", label_column: str = "label") -> list[Example]:
-    """Labelled rows of a file. Empty, overlong or unlabelled rows are left out, counted and logged.
+    """Labelled rows of a file; see :func:`iter_examples`."""
+    return list(iter_examples(path, text_column=text_column, label_column=label_column))
+
+
+def iter_examples(path: str | Path, *, text_column: str = "text", label_column: str = "label") -> Iterator[Example]:
+    """Labelled rows of a file, one by one. Empty, overlong or unlabelled rows are left out, counted and logged.
 
     Raises:
         InputError: for a file, column or row that cannot be read, or if nothing is left.
@@ -279,30 +283,44 @@ def read_examples(path: str | Path, *, text_column: str = "text", label_column: 
             identity = record.get("id")
             yield number, str(index if identity is None else identity), text, label
 
-    return collect_examples(triples(), str(path))
+    return checked_examples(triples(), str(path))
 
 
-def collect_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> list[Example]:
-    """Checked examples from ``(row number, id, text, label)``; see :func:`read_examples`."""
-    examples: list[Example] = []
-    left_out: dict[str, list[int]] = {}
+def checked_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> Iterator[Example]:
+    """Examples from ``(row number, id, text, label)``; see :func:`iter_examples`."""
+    usable, left_out = False, dict[str, _LeftOut]()
     for number, identity, text, label in rows:
         name = _checked_label(label, f"{origin}: row {number}")
         if text is None or (isinstance(text, float) and math.isnan(text)) or not str(text).strip():
-            left_out.setdefault("empty text", []).append(number)
+            left_out.setdefault("empty text", _LeftOut()).add(number)
         elif not isinstance(text, str):
             raise InputError(f"{origin}: row {number}: the text is a {type(text).__name__}, not a string")
         elif reason := unusable(text) or (_LONE_SURROGATE.search(f"{identity}{name}") and _HALF):
-            left_out.setdefault(reason, []).append(number)
+            left_out.setdefault(reason, _LeftOut()).add(number)
         elif name is None:
-            left_out.setdefault("no label", []).append(number)
+            left_out.setdefault("no label", _LeftOut()).add(number)
         else:
-            examples.append(Example(identity, " ".join(text.split()), name))
+            usable = True
+            yield Example(identity, " ".join(text.split()), name)
     for reason, which in left_out.items():
-        logger.warning("%s: %d row(s) left out, %s: row %s", origin, len(which), reason, _short(which))
-    if not examples:
+        logger.warning("%s: %d row(s) left out, %s: row %s", origin, which.count, reason, which)
+    if not usable:
         raise InputError(f"{origin}: no usable row; every row needs a text and a label")
-    return examples
+
+
+class _LeftOut:
+    """How many rows were left out, and the first few of them."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, list[int]()
+
+    def add(self, row: int) -> None:
+        self.count += 1
+        if len(self.first) < 5:
+            self.first.append(row)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
 
 
 def _checked_label(label: Any, where: str) -> str | None:  # noqa: ANN401
@@ -317,55 +335,6 @@ def _checked_label(label: Any, where: str) -> str | None:  # noqa: ANN401
     if name is not None and len(name) > MAX_LABEL_CHARACTERS:
         raise InputError(f"{where}: the label has {len(name)} characters; is --label-column the right one?")
     return name
-
-
-def _short(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
-
-
-def check_classes(examples: Sequence[Example], origin: str) -> list[str]:
-    """The sorted class names of a training set.
-
-    Raises:
-        InputError: if there are fewer than two.
-    """
-    classes = sorted({example.label for example in examples})
-    if not classes:
-        raise InputError(f"{origin}: no row is left to learn from")
-    if len(classes) < 2:
-        raise InputError(f"{origin}: every row has the label {classes[0]!r}; mixing needs at least two classes")
-    return classes
-
-
-def check_known_labels(examples: Sequence[Example], classes: Sequence[str], origin: str) -> None:
-    """Refuse a label that the training set does not have.
-
-    Raises:
-        InputError: naming the label.
-    """
-    for number, example in enumerate(examples, start=1):
-        if example.label not in classes:
-            raise InputError(
-                f"{origin}: row {number}: label {example.label!r} does not occur in the training set "
-                f"({', '.join(list(classes)[:8])}{', …' if len(classes) > 8 else ''}); correct it or remove the row"
-            )
-
-
-def take_shots(examples: Sequence[Example], shots: int, *, seed: int) -> list[Example]:
-    """``shots`` examples of each class, drawn by ``seed`` alone, in their original order."""
-    if shots < 1:
-        raise InputError(f"shots {shots}: must be at least 1")
-    by_class: dict[str, list[int]] = {}
-    for index, example in enumerate(examples):
-        by_class.setdefault(example.label, []).append(index)
-    rng = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for label in sorted(by_class):
-        rows = by_class[label]
-        if len(rows) < shots:
-            logger.warning("class %r has %d rows, fewer than the %d shots asked for", label, len(rows), shots)
-        chosen += rng.permutation(rows)[:shots].tolist()
-    return [examples[index] for index in sorted(chosen)]
 
 
 def iter_rows(path: str | Path) -> Iterator[Row]:
@@ -505,19 +474,3 @@ def _schema(classes: Sequence[str]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
         "labels": pa.struct([(source, text) for source in SOURCES]),
         "intruded": flag, "seed": pa.int64(), "kept": flag, "reject_reason": text,
     })  # fmt: skip
-
-
-def folds_of(examples: Sequence[Example], *, seed: int, folds: int = FOLDS) -> np.ndarray:
-    """The fold [n] that each row is held out in; each fold has about as many rows of every class."""
-    rng, place, begin = np.random.default_rng([seed, 9]), np.empty(len(examples), dtype=int), 0
-    for name in sorted({example.label for example in examples}):
-        rows = rng.permutation([at for at, example in enumerate(examples) if example.label == name])
-        place[rows] = begin + np.arange(len(rows))
-        begin += len(rows)
-    fold: np.ndarray = place % folds
-    return fold
-
-
-def class_counts(examples: Sequence[Example]) -> dict[str, int]:
-    """Rows per class, largest first."""
-    return dict(Counter(example.label for example in examples).most_common())

@@ -49,9 +49,29 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def fingerprint(words: str) -> bytes:
-    """16 bytes that stand for a text, so that remembering a million texts stays cheap."""
-    return hashlib.blake2b(words.encode(), digest_size=16).digest()
+class Seen:
+    """Remembers texts by fingerprints of 8 bytes each: of a million, a new one is taken for an old one once in 10¹³."""
+
+    BATCH = 65536
+
+    def __init__(self) -> None:
+        self._sorted, self._new = np.empty(0, dtype=np.uint64), set[int]()
+
+    def add(self, words: str) -> None:
+        """Remember a text."""
+        self._new.add(_fingerprint(words))
+        if len(self._new) >= max(self.BATCH, len(self._sorted) // 8):  # a set takes ten times the memory
+            self._sorted = np.union1d(self._sorted, np.fromiter(self._new, dtype=np.uint64, count=len(self._new)))
+            self._new.clear()
+
+    def __contains__(self, words: str) -> bool:
+        number = _fingerprint(words)
+        at = int(np.searchsorted(self._sorted, np.uint64(number)))
+        return number in self._new or (at < len(self._sorted) and int(self._sorted[at]) == number)
+
+
+def _fingerprint(words: str) -> int:
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big")
 
 
 class Gate:
@@ -66,13 +86,15 @@ class Gate:
     def __init__(self, config: GateConfig, originals: Iterable[str], fluencies: Sequence[float]) -> None:
         self.config = config
         self.fluency_floor = float(np.quantile(fluencies, 0.05)) - config.fluency_margin
-        self._seen = {fingerprint(normalised(text)) for text in originals}
+        self._seen = Seen()
+        for text in originals:
+            self._seen.add(normalised(text))
 
     def judge(self, row: Row, parents: tuple[str, str], parent_labels: tuple[str, str]) -> Row:
         """The row with ``kept`` and ``reject_reason`` set; one that the label policy refused comes with its reason."""
         reason = self._reason(row, parents, parent_labels)
         if reason is None:
-            self._seen.add(fingerprint(normalised(row.text)))
+            self._seen.add(normalised(row.text))
         return dataclasses.replace(row, kept=reason is None, reject_reason=reason)
 
     def _reason(self, row: Row, parents: tuple[str, str], parent_labels: tuple[str, str]) -> str | None:
@@ -83,7 +105,7 @@ class Gate:
             ("empty", not words),
             ("too_short", len(words.split()) < config.min_words),
             ("copy_of_parent", overlap > config.max_parent_overlap),
-            ("duplicate", fingerprint(words) in self._seen),
+            ("duplicate", words in self._seen),
             ("low_cycle_similarity", row.cycle_similarity < config.min_cycle),
             ("low_fluency", row.fluency < self.fluency_floor),
             (str(row.reject_reason), row.reject_reason is not None),

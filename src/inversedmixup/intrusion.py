@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, check_classes, check_known_labels, read_examples, take_shots
+from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.api import endpoint
+from inversedmixup.labelled import check_classes, check_known_labels, take_shots
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option

@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from inversedmixup.data import (
-    MAX_CHARACTERS,
-    Example,
-    Row,
-    check_classes,
-    class_counts,
-    collect_examples,
-    label_name,
-    unusable,
-)
+from inversedmixup.data import MAX_CHARACTERS, Example, Row, checked_examples, label_name, unusable
 from inversedmixup.errors import InputError
+from inversedmixup.labelled import check_classes, class_counts
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.task_model import TaskModel
@@ -303,6 +295,5 @@ def as_examples(texts: Any, labels: Any = None) -> list[Example]:  # noqa: ANN40
     rows, tags = flatten(texts), list(labels)
     if len(rows) != len(tags):
         raise InputError(f"{len(rows)} texts but {len(tags)} labels")
-    return collect_examples(
-        ((at, str(at), text, tag) for at, (text, tag) in enumerate(zip(rows, tags, strict=True))), "texts"
-    )
+    numbered = ((at, str(at), text, tag) for at, (text, tag) in enumerate(zip(rows, tags, strict=True)))
+    return list(checked_examples(numbered, "texts"))

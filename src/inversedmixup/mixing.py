@@ -92,31 +92,40 @@ class PairSampler:
     second parent is of another class, and λ ≥ ½ keeps the rare class in the lead; where classes have as many rows as
     each other this is ``cross-class``.
 
+    Args:
+        labels: the class of each row: names, or numbers in the order of the names.
+        policy: one of :data:`PAIR_POLICIES`.
+        lam: where λ comes from.
+
     Raises:
         InputError: if the labels cannot serve the policy.
     """
 
-    def __init__(self, labels: Sequence[str], policy: str, lam: LambdaPolicy) -> None:
+    def __init__(self, labels: Sequence[str] | np.ndarray, policy: str, lam: LambdaPolicy) -> None:
         if policy not in PAIR_POLICIES:
             raise InputError(f"pairs {policy!r} is not one of {', '.join(PAIR_POLICIES)}")
         self.policy, self.lam = policy, lam
-        self.labels = np.asarray(labels, dtype=object)
-        self.rows_of = {label: np.flatnonzero(self.labels == label) for label in sorted(set(labels))}
+        if not isinstance(labels, np.ndarray):
+            number = {name: at for at, name in enumerate(sorted(set(labels)))}
+            labels = np.array([number[name] for name in labels], dtype=np.int32)
+        # a class without rows gets no number
+        _, self._class_of = np.unique(labels, return_inverse=True)
+        self._sizes = np.bincount(self._class_of)
         self._across = policy in ("cross-class", "balanced")
-        if self._across and len(self.rows_of) < 2:
+        if self._across and len(self._sizes) < 2:
             raise InputError(f"pairs {policy}: the rows have one class only; use --pairs same-class or any")
-        if policy == "same-class" and max(map(len, self.rows_of.values())) < 2:
+        if policy == "same-class" and self._sizes.max() < 2:
             raise InputError("pairs same-class: no class has two rows; use --pairs cross-class or any")
-        if len(self.labels) < 2:
+        if len(self._class_of) < 2:
             raise InputError("mixing needs at least two rows")
         # rows class by class, where each class begins there, and each row's place: a draw costs the same for any n
-        sizes = np.array([len(rows) for rows in self.rows_of.values()])
-        self._ordered = np.concatenate(list(self.rows_of.values()))
-        self._begins = dict(zip(self.rows_of, np.cumsum(sizes) - sizes, strict=True))
-        self._place = np.empty(len(self.labels), dtype=np.int64)
-        self._place[self._ordered] = np.arange(len(self.labels))
-        self._mixable = np.concatenate([rows for rows in self.rows_of.values() if len(rows) > 1] or [self._ordered])
-        lacking = sizes.max() - sizes + 1.0
+        self._ordered = np.argsort(self._class_of, kind="stable")
+        self._begins = np.cumsum(self._sizes) - self._sizes
+        self._place = np.empty_like(self._ordered)
+        self._place[self._ordered] = np.arange(len(self._ordered))
+        if policy == "same-class":
+            self._mixable = self._ordered[(self._sizes > 1)[self._class_of[self._ordered]]]
+        lacking = self._sizes.max() - self._sizes + 1.0
         self._lacking = lacking / lacking.sum()
 
     def draw(self, row: int, rng: np.random.Generator) -> Draw:
@@ -128,20 +137,21 @@ class PairSampler:
 
     def _first(self, rng: np.random.Generator) -> int:
         if self.policy == "balanced":
-            label = list(self.rows_of)[int(rng.choice(len(self._lacking), p=self._lacking))]
-            return int(rng.choice(self.rows_of[label]))
+            number = int(rng.choice(len(self._lacking), p=self._lacking))
+            begin = self._begins[number]
+            return int(rng.choice(self._ordered[begin : begin + self._sizes[number]]))
         if self.policy == "same-class":
             return int(rng.choice(self._mixable))
-        return int(rng.integers(len(self.labels)))
+        return int(rng.integers(len(self._ordered)))
 
     def _second(self, first: int, rng: np.random.Generator) -> int:
         """A partner: a row that lies outside, or inside, the first row's class; or any but itself."""
-        label, place = self.labels[first], int(self._place[first])
-        begin, size = int(self._begins[label]), len(self.rows_of[label])
+        number, place = int(self._class_of[first]), int(self._place[first])
+        begin, size = int(self._begins[number]), int(self._sizes[number])
         if self._across:
-            drawn = int(rng.integers(len(self.labels) - size))
+            drawn = int(rng.integers(len(self._ordered) - size))
             return int(self._ordered[drawn if drawn < begin else drawn + size])
-        low, high = (begin, begin + size) if self.policy == "same-class" else (0, len(self.labels))
+        low, high = (begin, begin + size) if self.policy == "same-class" else (0, len(self._ordered))
         drawn = int(rng.integers(low, high - 1))
         return int(self._ordered[drawn if drawn < place else drawn + 1])
 

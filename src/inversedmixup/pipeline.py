@@ -6,28 +6,25 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from inversedmixup import __version__
 from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
-from inversedmixup.data import (
-    SOURCES,
-    Example,
-    Row,
-    RowFile,
-    check_classes,
-    check_known_labels,
-    check_output,
-    class_counts,
-    read_examples,
-    take_shots,
-    write_jsonl,
-)
+from inversedmixup.data import SOURCES, Example, Row, RowFile, check_output, iter_examples, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges import JUDGE_MANNERS
 from inversedmixup.judges.api import endpoint
+from inversedmixup.labelled import (
+    ExampleFile,
+    check_classes,
+    check_known_labels,
+    class_counts,
+    inputs_digest,
+    take_shots,
+)
 from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
@@ -36,9 +33,9 @@ from inversedmixup.remote import fetched, is_url, local_name, put, sibling
 from inversedmixup.report.dataset_card import write_dataset_card
 from inversedmixup.report.page import write_report
 from inversedmixup.report.results import EXAMPLES_FILE, read_run
-from inversedmixup.runs import RunFolder, inputs_digest
+from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
-from inversedmixup.stages.augment import AugmentConfig, check_rows, run_augment
+from inversedmixup.stages.augment import AugmentConfig, MadeRows, check_rows, number_of, run_augment
 from inversedmixup.stages.downstream import DownstreamConfig, run_downstream
 from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, fit_settings, warmed_up
 
@@ -83,7 +80,7 @@ class JobResult:
 
     summary: dict[str, Any]
     sample: list[Row]
-    examples: list[Example]
+    examples: ExampleFile
 
 
 def run_job(train: str, output: str, config: JobConfig) -> JobResult:
@@ -116,26 +113,36 @@ class _Job:
             # each worker, and this process, has the one engine of its own
             config = dataclasses.replace(config, engine=ENGINES[0])
         self.config, self.output, self.seconds = config, output, dict[str, float]()
-        self.kept: list[Row] = []
-        columns = {"text_column": config.text_column, "label_column": config.label_column}
-        self.examples = read_examples(train, **columns)
-        if config.shots is not None:
-            self.examples = take_shots(self.examples, config.shots, seed=config.data_seed)
-        self.classes = check_classes(self.examples, train)
-        self.test = read_examples(config.test, **columns) if config.test else []
-        check_known_labels(self.test, self.classes, config.test or "")
-        # everything that can be refused is refused here, before minutes of warm-up and before the run is recorded
-        check_rows(self.examples, config)
-        config.check_corrects(config.correct)
+        self.examples: ExampleFile
+        self.sample, self.kept = list[Row](), array("q")
         self.rejected = self._beside(f"rejected{output.suffix}")
         for given in (train, config.test, config.unlabelled):
             if given and Path(given).expanduser().resolve() in (output.resolve(), self.rejected.resolve()):
                 raise InputError(f"output {output}: would replace the input {given}; choose another name")
+        # the rows stay on disk: beside the output until it is known that the run folder is this run's
+        waiting = output.with_name(output.name + ".rows")
+        try:
+            self._open(train, waiting)
+        finally:
+            waiting.unlink(missing_ok=True)
+
+    def _open(self, train: str, waiting: Path) -> None:
+        """Everything that can be refused is refused here, before minutes of warm-up and before the run is recorded."""
+        config, output = self.config, self.output
+        columns = {"text_column": config.text_column, "label_column": config.label_column}
+        self.examples = ExampleFile.write(waiting, iter_examples(train, **columns))
+        if config.shots is not None:
+            self.examples = ExampleFile.write(waiting, take_shots(self.examples, config.shots, seed=config.data_seed))
+        self.classes = check_classes(self.examples, train)
+        self.test = read_examples(config.test, **columns) if config.test else []
+        check_known_labels(self.test, self.classes, config.test or "")
+        check_rows(self.examples, config)
+        config.check_corrects(config.correct)
         folder = output.with_name(output.name + ".run")
         settings = run_settings(config, endpoint(config), self.examples, self.test)
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", provenance(train, str(output), config))
-        write_jsonl(map(vars, self.examples), folder / EXAMPLES_FILE)
+        self.examples.move(folder / EXAMPLES_FILE)
 
     def _beside(self, ending: str) -> Path:
         """A sibling of the output."""
@@ -158,18 +165,20 @@ class _Job:
         results = read_run(run.folder)
         evidence = write_report(results, self._beside("report.html"))
         write_dataset_card(results, evidence.labels["kept"])
-        return JobResult(summary, self.kept[:SAMPLE_ROWS], self.examples)
+        return JobResult(summary, self.sample, self.examples)
 
     def _augment(self, pair: Pair) -> dict[str, Any]:
-        """Stage 3, into the output files. Kept rows are held only where the downstream models need them."""
+        """Stage 3, into the output files. Of kept rows only the numbers are held."""
         with RowFile(self.output, self.classes) as kept, RowFile(self.rejected, self.classes) as rejected:
             for original in self._originals():
                 kept.write(original)
 
             def take(row: Row) -> None:
                 (kept if row.kept else rejected).write(dataclasses.asdict(row))
-                if row.kept and (self.test or len(self.kept) < SAMPLE_ROWS):
-                    self.kept.append(row)
+                if row.kept:
+                    self.kept.append(number_of(row))
+                    if len(self.sample) < SAMPLE_ROWS:
+                        self.sample.append(row)
 
             with self._workers() as workers:
                 return run_augment(
@@ -198,17 +207,16 @@ class _Job:
         stored = run.read("downstream")
         if stored is None:
             stored = run_downstream(
-                config.load_task_model, self.examples, self.kept, self.test, self.classes,
+                config.load_task_model, self.examples, MadeRows(run, self.kept), self.test, self.classes,
                 fit_settings(config, config.downstream_steps), weight=config.augmented_weight,
             )  # fmt: skip
             run.write("downstream", stored)
         return dict(stored)
 
-    def _originals(self) -> list[dict[str, Any]]:
+    def _originals(self) -> Iterator[dict[str, Any]]:
         """Originals as rows of the schema, if they were asked for: λ = 1, their own parents."""
-        if not self.config.include_original:
-            return []
-        return [_original_row(example, self.classes, self.config.seed) for example in self.examples]
+        examples = self.examples if self.config.include_original else ()
+        return (_original_row(example, self.classes, self.config.seed) for example in examples)
 
 
 def run_settings(config: PairOptions, api_url: str | None, *inputs: Sequence[Example]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,3 @@ def recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any: 
 def shard_name(number: int) -> str:
     """Name of a shard's record."""
     return f"shards/{number:06d}"
-
-
-def inputs_digest(*parts: Sequence[Any]) -> str:
-    """sha256 of the input rows, so that a changed file is a changed run."""
-    return digest([[vars(item) for item in part] for part in parts])

@@ -81,11 +81,6 @@ class Split:
         return pair
 
     @cached_property
-    def embeddings(self) -> Tensor:
-        """Embeddings [n, d] of the originals under that pair."""
-        return self.pair.task_model.encode([example.text for example in self.examples])
-
-    @cached_property
     def tuned(self) -> Judge:
         """Judge ``tuned`` for these rows, which is dear: one for all methods, and no text is judged twice."""
         folder = self.run.folder / "judges" / self.name

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from inversedmixup.baselines import POOL, Added, Method, Split
-from inversedmixup.data import Row
+from inversedmixup.data import Example, Row
 from inversedmixup.gate import Gate
 from inversedmixup.runs import recorded
 from inversedmixup.stages.augment import AugmentConfig, RowWriter, known_fluencies, shards_at_most
@@ -50,14 +50,11 @@ def _added(rows: list[Row], split: Split) -> Added:
 
 def kept_rows(split: Split, config: AugmentConfig) -> list[Row]:
     """The first ``n`` rows that pass the gate, of at most ``tries · n`` (rounded up to whole shards)."""
-    writer = RowWriter(
-        split.pair, split.examples, split.classes, config, embeddings=split.embeddings, panel=split.panel(config.labels)
-    )
+    writer = RowWriter(split.pair, split.examples, split.classes, config, panel=split.panel(config.labels))
     originals = [example.text for example in split.examples]
     gate = Gate(config, originals, known_fluencies(writer, split.run, f"fluencies/{split.name}"))
     kept: list[Row] = []
-    for row in _rows(split, writer):
-        first, second = (writer.by_id[identity] for identity in row.parents)
+    for row, (first, second) in _rows(split, writer):
         judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
         if judged.kept:
             kept.append(judged)
@@ -66,8 +63,8 @@ def kept_rows(split: Split, config: AugmentConfig) -> list[Row]:
     return kept
 
 
-def _rows(split: Split, writer: RowWriter) -> Iterator[Row]:
-    """Rows under the writer's label policy, shard by shard; their texts are recorded, and written by nobody twice."""
+def _rows(split: Split, writer: RowWriter) -> Iterator[tuple[Row, tuple[Example, Example]]]:
+    """Rows under the writer's label policy, with their parents; texts are recorded, and written by nobody twice."""
     config = writer.config
     for number in range(shards_at_most(config)):
         name = f"{config.pairs}-{config.lam.replace(':', '-')}-{number:03d}"
@@ -75,7 +72,8 @@ def _rows(split: Split, writer: RowWriter) -> Iterator[Row]:
         # read again whether or not it was just written, so that a resumed run has the same numbers
         reread = split.pair.task_model.encode(stored["texts"])
         probs = split.pair.task_model.predict_proba(reread)
-        yield from writer.rows(number, Written(**stored, reread=reread, class_probs=probs))
+        rows = writer.rows(number, Written(**stored, reread=reread, class_probs=probs))
+        yield from zip(rows, writer.parents(number), strict=True)
 
 
 def _as_record(writer: RowWriter, number: int) -> dict[str, Any]:

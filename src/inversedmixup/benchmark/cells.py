@@ -18,15 +18,16 @@ from torch import Tensor
 from inversedmixup import __version__
 from inversedmixup.baselines import Added, Method, Split, chosen
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw
-from inversedmixup.data import Example, check_classes, check_known_labels, read_examples
+from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges.api import endpoint
+from inversedmixup.labelled import check_classes, check_known_labels, class_numbers
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.pipeline import run_settings
 from inversedmixup.provenance import commit
 from inversedmixup.runs import RunFolder
 from inversedmixup.stages.augment import check_rows
-from inversedmixup.stages.downstream import class_numbers, one_hot, scores
+from inversedmixup.stages.downstream import one_hot, scores
 from inversedmixup.stages.warmup import fit_settings
 from inversedmixup.terminal import Advance
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inversedmixup.data import Example, folds_of, take_shots
+from inversedmixup.data import Example
 from inversedmixup.errors import InputError
+from inversedmixup.labelled import folds_of, take_shots
 
 logger = logging.getLogger(__name__)
 

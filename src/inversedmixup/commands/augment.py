@@ -33,10 +33,10 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         train = str(folder / "train.jsonl")
         options.setdefault("test", str(folder / "test.jsonl"))
     result = run_job(train, output, resolve(JobConfig, options))
-    texts = {example.id: example.text for example in result.examples}
+    parents = [[result.examples.find(parent) for parent in row.parents] for row in result.sample]
     sample = [
-        {"text": row.text, "label": row.label, "lam": row.lam, "parents": [texts[parent] for parent in row.parents]}
-        for row in result.sample
+        {"text": row.text, "label": row.label, "lam": row.lam, "parents": [one.text for one in both if one]}
+        for row, both in zip(result.sample, parents, strict=True)
     ]
     return {**result.summary, "sample": sample}
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from inversedmixup import reconstruction
 from inversedmixup.card import WAYS, record_report
 from inversedmixup.commands import add_config, resolve
-from inversedmixup.data import Example, check_classes, check_output, iter_sourced, read_examples, write_jsonl
+from inversedmixup.data import Example, check_output, iter_sourced, read_examples, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.labelled import check_classes
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.options import at_least, option

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.control import check_plot, lam_control, plot
-from inversedmixup.data import Example, iter_records, iter_texts, read_examples, take_shots
+from inversedmixup.data import Example, iter_records, iter_texts, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.labelled import take_shots
 from inversedmixup.mixer import InversedMixup
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import at_least, option

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inversedmixup.data import MAX_CHARACTERS, SOURCES, Example, Row, check_classes, read_examples
+from inversedmixup.data import MAX_CHARACTERS, SOURCES, Example, Row, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
+from inversedmixup.labelled import check_classes
 from inversedmixup.labels import is_intruded
 from inversedmixup.mixing import interpolate, row_stream, soft_label
 from inversedmixup.models.pair import Pair, PairOptions

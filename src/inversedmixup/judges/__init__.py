@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
+from inversedmixup.labelled import class_numbers
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option, read_yaml
 
@@ -39,8 +40,8 @@ class Judge(Protocol):
         ...
 
     @property
-    def unseen(self) -> Sequence[int]:
-        """Numbers of the user's rows that :meth:`held_out` can judge without having learnt from them."""
+    def unseen(self) -> np.ndarray:
+        """Numbers [m] of the user's rows that :meth:`held_out` can judge without having learnt from them."""
         ...
 
     def prepare(self) -> None:
@@ -119,17 +120,18 @@ class Case:
 
     def shown(self) -> dict[str, list[int]]:
         """Numbers of the rows of each class that stand in an LLM judge's prompt."""
-        found: dict[str, list[int]] = {name: [] for name in self.classes}
-        for at in np.random.default_rng([self.seed, 5]).permutation(len(self.examples)).tolist():
-            rows = found[self.examples[at].label]
-            if len(rows) < self.config.judge_shots:
-                rows.append(at)
-        return found
+        order = np.random.default_rng([self.seed, 5]).permutation(len(self.examples))
+        numbers = class_numbers(self.examples, self.classes)[order]
+        return {
+            name: order[np.flatnonzero(numbers == number)[: self.config.judge_shots]].tolist()
+            for number, name in enumerate(self.classes)
+        }
 
-    def not_shown(self) -> list[int]:
-        """Numbers of the other rows."""
+    def not_shown(self) -> np.ndarray:
+        """Numbers [m] of the rows with other texts."""
         shown = {self.examples[at].text for rows in self.shown().values() for at in rows}
-        return [at for at, example in enumerate(self.examples) if example.text not in shown]
+        others = (at for at, example in enumerate(self.examples) if example.text not in shown)
+        return np.fromiter(others, dtype=np.int64)
 
 
 def check_judges(name: str, config: JudgeConfig) -> tuple[str, ...]:
@@ -188,7 +190,7 @@ def judge_record(panel: Panel, examples: Sequence[Example], classes: Sequence[st
         of each answer: ``coverage`` (the share on which it did not abstain) and ``accuracy`` there (``None`` if it
         abstained on all of them).
     """
-    chosen = np.random.default_rng([seed, 6]).permutation(np.asarray(panel.unseen, dtype=int))[:MEASURED_ROWS].tolist()
+    chosen = np.random.default_rng([seed, 6]).permutation(panel.unseen)[:MEASURED_ROWS].tolist()
     record: dict[str, Any] = {
         "name": panel.name, "verdict": panel.verdict, "n": len(chosen), "accuracy": None, "coverage": None
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,10 +31,14 @@ class LLMJudge:
         self.llm, self.case, self.classes = case.pair.llm, case, list(case.classes)
         self.meanings = case.config.described(case.classes)
         self.shown = case.shown()
-        # the task model has learnt from every row, so that its shortlist for one is too good
-        measurable = len(self.classes) <= case.config.shortlist or case.cross_validated is not None
-        self.unseen = case.not_shown() if measurable else []
         self._prompts: dict[tuple[int, ...], Prompt] = {}
+
+    @cached_property
+    def unseen(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        # the task model has learnt from every row, so that its shortlist for one is too good
+        measurable = len(self.classes) <= self.case.config.shortlist or self.case.cross_validated is not None
+        return self.case.not_shown() if measurable else np.empty(0, dtype=np.int64)
 
     def prepare(self) -> None:
         """Nothing: its prompts are quickly made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property, reduce
 
 import numpy as np
 from torch import Tensor
@@ -20,14 +21,17 @@ class Panel:
     Attributes:
         name: their names, joined by ``+``.
         verdict: which of the answers of :meth:`hear` counts.
-        unseen: numbers of the user's rows that none of them has learnt from.
     """
 
     def __init__(self, judges: Sequence[Judge], *, pooled: bool = False) -> None:
         self.judges = list(judges)
         self.name = "+".join(judge.name for judge in judges)
         self.verdict = self.name if len(judges) == 1 else "pool" if pooled else "agreement"
-        self.unseen = sorted(set.intersection(*(set(judge.unseen) for judge in judges)))
+
+    @cached_property
+    def unseen(self) -> np.ndarray:
+        """Numbers of the user's rows that none of them has learnt from."""
+        return reduce(np.intersect1d, (judge.unseen for judge in self.judges))
 
     @property
     def answers(self) -> list[str]:

@@ -19,7 +19,7 @@ class TaskJudge:
 
     def __init__(self, case: Case) -> None:
         self.model = case.pair.task_model
-        self.unseen = range(len(case.examples) if case.cross_validated else 0)
+        self.unseen = np.arange(len(case.examples) if case.cross_validated else 0)
         self._cross_validated = case.cross_validated
 
     def prepare(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import FOLDS, folds_of
 from inversedmixup.judges.prompt import Prompt
+from inversedmixup.labelled import FOLDS, folds_of
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers, deepest_stacks
 from inversedmixup.models.task_model import shuffled_batches
@@ -47,7 +47,7 @@ class TunedJudge:
         # each fold costs a copy: as many as hold enough rows
         held = np.cumsum(np.bincount(self._fold_of, minlength=FOLDS))
         self._folds = min(FOLDS, int((held < ENOUGH).sum()) + 1)
-        self.unseen = np.flatnonzero(self._fold_of < self._folds).tolist()
+        self.unseen = np.flatnonzero(self._fold_of < self._folds)
 
     def prepare(self) -> None:
         """Tune the copy, or read it from the run's folder."""
@@ -59,7 +59,6 @@ class TunedJudge:
 
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
-        texts = [example.text for example in self.case.examples]
         fold_of = self._fold_of
         out = np.empty((len(rows), len(self.case.classes)))
         steps = sum(self._steps(sum(fold_of != fold)) for fold in range(self._folds))
@@ -67,8 +66,8 @@ class TunedJudge:
             for fold in range(self._folds):
                 asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
                 if asked:
-                    prompt = self._made(self._tuned(np.flatnonzero(fold_of != fold).tolist(), advance))
-                    out[asked] = prompt.probabilities([texts[rows[at]] for at in asked])
+                    prompt = self._made(self._tuned(np.flatnonzero(fold_of != fold), advance))
+                    out[asked] = prompt.probabilities([self.case.examples[rows[at]].text for at in asked])
         return out
 
     @cached_property
@@ -77,7 +76,7 @@ class TunedJudge:
         stored = None if self.case.folder is None else self.case.folder / "tuned"
         if stored is not None and is_whole(stored, belongs_to=self._origin):
             return self._prompt_of(stored)
-        rows = list(range(len(self.case.examples)))
+        rows = np.arange(len(self.case.examples))
         with progress("tuning judge tuned", self._steps(len(rows))) as advance:
             llm = self._tuned(rows, advance)
         if stored is None:
@@ -89,9 +88,11 @@ class TunedJudge:
     @property
     def _origin(self) -> str:
         """What decides the copy's weights."""
-        case, rows = self.case, [[example.text, example.label] for example in self.case.examples]
-        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(len(rows)), case.seed, case.pair.llm.name]
-        return digest([rows, list(case.classes), settings])
+        case, n = self.case, len(self.case.examples)
+        learnt = np.unique([*self._batches(n)]).tolist()
+        rows = [[case.examples[at].text, case.examples[at].label] for at in learnt]
+        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, case.pair.llm.name]
+        return digest([learnt, rows, list(case.classes), settings])
 
     def _prompt_of(self, stored: Path) -> Prompt:
         llm = self._copy()
@@ -109,7 +110,12 @@ class TunedJudge:
         llm.merge_lora()
         return Prompt(llm, self.case.classes, calibrated=False)
 
-    def _tuned(self, rows: Sequence[int], advance: Advance) -> SoftTokenLLM:
+    def _batches(self, rows: int) -> Iterator[np.ndarray]:
+        """What is learnt from at each step, of so many rows."""
+        batches = shuffled_batches(rows, BATCH, np.random.default_rng([self.case.seed, 11]))
+        return islice(batches, self._steps(rows))
+
+    def _tuned(self, rows: np.ndarray, advance: Advance) -> SoftTokenLLM:
         """A copy tuned on some rows: cross-entropy of the class name among the class names."""
         number, steps = {name: at for at, name in enumerate(self.case.classes)}, self._steps(len(rows))
         llm = self._copy()
@@ -119,9 +125,8 @@ class TunedJudge:
         prompt = Prompt(llm, self.case.classes, calibrated=False, lower=lower)
         weights = [weight for weight in llm.model.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(weights, weight_decay=0.0)
-        batches = shuffled_batches(len(rows), BATCH, np.random.default_rng([self.case.seed, 11]))
-        for step, taken in enumerate(islice(batches, steps)):
-            batch = [self.case.examples[rows[at]] for at in taken]
+        for step, taken in enumerate(self._batches(len(rows))):
+            batch = [self.case.examples[at] for at in rows[taken].tolist()]
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 5) * (1 - step / steps)
             loss = prompt.loss([row.text for row in batch], [number[row.label] for row in batch])

@@ -58,6 +58,30 @@ class Mixer(Protocol):
         ...
 
 
+class Targets(Protocol):
+    """What rows are to be recognised as. A tensor [n, classes] is one; others need not hold all rows at once."""
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Class probabilities [m, classes] of rows by their numbers [m]."""
+        ...
+
+
+class OneHot:
+    """The targets of rows that have one class each.
+
+    Args:
+        numbers: the class of each row [n].
+        classes: how many there are.
+    """
+
+    def __init__(self, numbers: np.ndarray, classes: int) -> None:
+        self.numbers, self.classes = numbers, classes
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        there = torch.from_numpy(self.numbers[rows.numpy()]).long()
+        return nn.functional.one_hot(there, self.classes).float()
+
+
 def shuffled_batches(n: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Row numbers [size] of one batch after the other, without end: every row once before any comes again."""
     queue = np.empty(0, dtype=np.int64)
@@ -164,13 +188,13 @@ class TaskModel(nn.Module):
         return out
 
     def fit(
-        self, texts: Sequence[str], targets: Tensor, weights: Tensor, settings: FitSettings, *,
+        self, texts: Sequence[str], targets: Targets, weights: Tensor, settings: FitSettings, *,
         known: Tensor | None = None, mixer: Mixer | None = None, advance: Callable[[float], None] = lambda _: None,
     ) -> None:  # fmt: skip
         """Cross-entropy training of head and encoder against soft or one-hot targets (paper, stage 2: L_CE(θ)).
 
         Args:
-            texts: n sentences.
+            texts: n sentences; those that are drawn are asked for.
             targets: class probabilities [n, classes].
             weights: how much each row counts, [n].
             settings: steps, learning rates, what is trained.

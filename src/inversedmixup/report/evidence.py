@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from inversedmixup.data import Example, Row
 from inversedmixup.gate import normalised
+from inversedmixup.labelled import Texts, class_counts, class_names, finder
 
 BINS = 10  # of the λ histograms
 POINTS = 400  # of λ against λ̂
@@ -64,10 +65,9 @@ class Evidence:
     """
 
     def __init__(self, examples: Sequence[Example]) -> None:
-        self.label_of = {example.id: example.label for example in examples}
-        self.text_of = {example.id: example.text for example in examples}
-        self.classes = sorted(set(self.label_of.values()))
-        self.labels = {"original": Counter(self.label_of.values()), "kept": Counter(), "rejected": Counter()}
+        self.examples, self._find = examples, finder(examples)
+        self.classes = class_names(examples)
+        self.labels = {"original": Counter(class_counts(examples)), "kept": Counter(), "rejected": Counter()}
         self.lams = {"kept": [0] * BINS, "rejected": [0] * BINS}
         self.points: list[tuple[float, float]] = []
         self.pairs: dict[tuple[str, str], PairIntrusion] = {}
@@ -106,12 +106,14 @@ class Evidence:
 
     def classes_of(self, row: Row) -> tuple[str, str]:
         """The classes of a row's parents, in alphabetical order."""
-        first, second = sorted(self.label_of.get(parent, "(unknown)") for parent in row.parents)
+        found = (self._find(parent) for parent in row.parents)
+        first, second = sorted("(unknown)" if parent is None else parent.label for parent in found)
         return first, second
 
     def parents_of(self, row: Row) -> list[str]:
         """The texts of a row's parents."""
-        return [self.text_of.get(parent, "(not in the training file)") for parent in row.parents]
+        found = (self._find(parent) for parent in row.parents)
+        return ["(not in the training file)" if parent is None else parent.text for parent in found]
 
     def best(self) -> list[Row]:
         """Kept rows of the highest cycle similarity, the best first."""
@@ -123,7 +125,7 @@ class Evidence:
 
     def near_copies(self) -> list[NearCopy]:
         """Kept rows (of the first :data:`SEARCHED`) that share nearly all words with a training text, worst first."""
-        return near_copies(self._searched, list(self.text_of.values()))
+        return near_copies(self._searched, Texts(self.examples))
 
     @property
     def searched(self) -> int:
@@ -144,19 +146,18 @@ def near_copies(rows: Sequence[Row], originals: Sequence[str]) -> list[NearCopy]
     import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
 
-    if not rows or not originals:
+    texts = [normalised(row.text) for row in rows]
+    if not any(texts) or not originals:
         return []
-    texts = [normalised(text) for text in (*originals, *(row.text for row in rows))]
-    if not any(texts):
-        return []
-    words = CountVectorizer(binary=True, tokenizer=str.split, token_pattern=None, lowercase=False).fit_transform(texts)
-    theirs, ours = words[: len(originals)], words[len(originals) :]
-    their_sizes, our_sizes = (np.asarray(part.sum(axis=1)).ravel() for part in (theirs, ours))
+    counter = CountVectorizer(binary=True, tokenizer=str.split, token_pattern=None, lowercase=False)
+    ours = counter.fit_transform(texts)
+    our_sizes = np.asarray(ours.sum(axis=1)).ravel()
     best, nearest = np.zeros(len(rows)), np.zeros(len(rows), dtype=int)
     for start in range(0, len(originals), COMPARED):  # rows × originals would be gigabytes for a million of these
-        block = slice(start, start + COMPARED)
-        common = (ours @ theirs[block].T).toarray()
-        shared = 2 * common / np.maximum(our_sizes[:, None] + their_sizes[None, block], 1)
+        block = [normalised(text) for text in originals[start : start + COMPARED]]
+        their_sizes = np.array([len(set(text.split())) for text in block])  # of all words, known here or not
+        common = (ours @ counter.transform(block).T).toarray()
+        shared = 2 * common / np.maximum(our_sizes[:, None] + their_sizes[None, :], 1)
         nearer = shared.max(axis=1) > best
         nearest[nearer], best[nearer] = start + shared[nearer].argmax(axis=1), shared[nearer].max(axis=1)
     found = [

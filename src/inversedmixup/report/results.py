@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.data import Example, Row, iter_rows, read_examples
+from inversedmixup.data import Row, iter_rows
 from inversedmixup.errors import InputError
+from inversedmixup.labelled import ExampleFile
+from inversedmixup.loading import first_line
 
 RUN_SUFFIX = ".run"
 EXAMPLES_FILE = "examples.jsonl"
@@ -37,7 +39,7 @@ class RunResults:
     settings: dict[str, Any]
     summary: dict[str, Any]
     provenance: dict[str, Any]
-    examples: list[Example]
+    examples: ExampleFile
     verdict: str | None
 
     @property
@@ -71,9 +73,18 @@ def read_run(path: str | Path, benchmark: str | Path | None = None) -> RunResult
     settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
     return RunResults(
         folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings, summary,
-        _read(folder / "provenance.json").get("value", {}), read_examples(folder / EXAMPLES_FILE),
+        _read(folder / "provenance.json").get("value", {}), _examples(folder / EXAMPLES_FILE),
         None if benchmark is None else _verdict(Path(benchmark).expanduser()),
     )  # fmt: skip
+
+
+def _examples(path: Path) -> ExampleFile:
+    try:
+        return ExampleFile.read(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({first_line(error)}); run the same `augment` command again"
+        ) from None
 
 
 def _verdict(folder: Path) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.panel import Panel, named
+from inversedmixup.labelled import class_names, class_numbers, repeated_id
 from inversedmixup.labels import LabelConfig, choose_label, is_intruded, parse_labels
 from inversedmixup.mixing import (
     LAM_HELP,
@@ -47,6 +48,7 @@ from inversedmixup.terminal import progress
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 32
+ENCODED = 16  # parents at a time: of a shard's few, more at once would only mean more padding
 PILOT_SHARDS = 2  # rows on which a judge is compared with the interpolated labels before its own are used
 
 
@@ -114,20 +116,17 @@ def run_augment(
         InputError: for settings that the rows cannot serve, or a judge that is worse than the interpolated labels.
     """
     writer = RowWriter(
-        pair, examples, classes, config, cross_validated=cross_validated,
-        folder=run.folder if run else None,
-        embeddings=workers.encode([example.text for example in examples]) if workers else None,
-    )  # fmt: skip
+        pair, examples, classes, config, cross_validated=cross_validated, folder=run.folder if run else None
+    )
     gate = Gate(config, (example.text for example in examples), known_fluencies(writer, run))
     tally, started = Tally(), time.monotonic()
     last = shards_at_most(config)
     record, pilot = _tried_judge(writer, run, min(PILOT_SHARDS, last))
     shards = chain(pilot.values(), _shards(writer, range(len(pilot), last), run, workers))
     with progress("augmentation", config.n) as advance:
-        for rows in shards:
+        for number, rows in enumerate(shards):
             before = tally.kept
-            for row in rows:
-                first, second = (writer.by_id[identity] for identity in row.parents)
+            for row, (first, second) in zip(rows, writer.parents(number), strict=True):
                 judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
                 tally.add(judged)
                 take(judged)
@@ -143,6 +142,39 @@ def run_augment(
         )  # fmt: skip
     summary = {**tally.summary(), "seconds": round(time.monotonic() - started, 1)}
     return {**summary, "judge": record} if record else summary
+
+
+class MadeRows(Sequence[Row]):
+    """Kept rows of a run, read from its shards when they are asked for.
+
+    Args:
+        run: its folder.
+        numbers: theirs in the stream of pairs, see :func:`number_of`.
+    """
+
+    def __init__(self, run: RunFolder, numbers: Sequence[int]) -> None:
+        self.run, self.numbers = run, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> Row: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Row]: ...
+    def __getitem__(self, at: int | slice) -> Row | list[Row]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        shard, place = divmod(self.numbers[at], SHARD_ROWS)
+        stored = self.run.read(shard_name(shard))
+        if stored is None:
+            raise InputError(f"{self.run.folder / shard_name(shard)}.json is damaged; run the same command again")
+        return Row(**stored[place])
+
+
+def number_of(row: Row) -> int:
+    """A row's number in the stream of pairs."""
+    return int(row.id.removeprefix("aug-"))
 
 
 def shards_at_most(config: AugmentConfig) -> int:
@@ -226,18 +258,14 @@ def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSample
     judge = parse_labels(config.labels).judge
     if judge:
         check_judges(judge, config)
-        config.described(sorted({example.label for example in examples}))
-    if len({example.id for example in examples}) < len(examples):
-        raise InputError("the id column holds the same id twice; make the ids unique or drop the column")
-    return PairSampler([example.label for example in examples], config.pairs, parse_lambda(config.lam))
+        config.described(class_names(examples))
+    if (twice := repeated_id(examples)) is not None:
+        raise InputError(f"the id column holds {twice!r} twice; make the ids unique or drop the column")
+    return PairSampler(class_numbers(examples, class_names(examples)), config.pairs, parse_lambda(config.lam))
 
 
 class Workers(Protocol):
     """Who else can make shards; see :class:`~inversedmixup.cluster.Cluster`."""
-
-    def encode(self, texts: Sequence[str]) -> torch.Tensor | None:
-        """Embeddings [n, d], or ``None`` where that is better done here."""
-        ...
 
     def shards(self, writer: RowWriter, numbers: Sequence[int]) -> Iterator[list[Row]]:
         """The rows that ``writer`` would make for these shards, in this order."""
@@ -270,29 +298,37 @@ def _shard(
 
 def known_fluencies(writer: RowWriter, run: RunFolder | None, name: str = "fluencies") -> list[float]:
     """Mean token log-likelihoods of (at most 256 of) the training texts, recorded under a name."""
-    texts = [example.text for example in writer.examples]
-    picked = np.random.default_rng([writer.config.seed, 7]).permutation(len(texts))[:256]
+    examples = writer.examples
+    picked = np.random.default_rng([writer.config.seed, 7]).permutation(len(examples))[:256]
 
     def measure() -> list[float]:
-        return [round(float(v), DIGITS) for v in writer.pair.llm.log_likelihood([texts[i] for i in sorted(picked)])]
+        texts = [examples[at].text for at in sorted(picked.tolist())]
+        return [round(float(v), DIGITS) for v in writer.pair.llm.log_likelihood(texts)]
 
     return list(recorded(run, name, measure))
 
 
 class RowWriter:
-    """Turns row numbers into rows. It keeps no memory of earlier rows: any shard can be made anywhere, in any order."""
+    """Turns row numbers into rows. It keeps no memory of earlier rows: any shard can be made anywhere, in any order.
+
+    Args:
+        pair: a pair after stage 2, with a head over ``classes``.
+        examples: the labelled rows to mix; asked for those that a shard mixes, and no others.
+        classes: class names.
+        config: settings.
+        cross_validated: see :class:`~inversedmixup.judges.Case`.
+        folder: see :class:`~inversedmixup.judges.Case`.
+        panel: the judges, if they are there already.
+        sampler: of these rows under these settings, if it is there already.
+    """
 
     def __init__(
         self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig, *,
         cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None, folder: Path | None = None,
-        embeddings: torch.Tensor | None = None, panel: Panel | None = None,
+        panel: Panel | None = None, sampler: PairSampler | None = None,
     ) -> None:  # fmt: skip
-        self.pair, self.examples, self.classes, self.config = pair, list(examples), list(classes), config
-        self.by_id = {example.id: example for example in examples}
-        self.sampler = check_rows(examples, config)
-        if embeddings is None:
-            embeddings = pair.task_model.encode([example.text for example in examples])
-        self.embeddings = embeddings
+        self.pair, self.examples, self.classes, self.config = pair, examples, list(classes), config
+        self.sampler = sampler or check_rows(examples, config)
         self.policy = parse_labels(config.labels)
         self.folder = folder
         self._case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, folder)
@@ -319,10 +355,19 @@ class RowWriter:
     def written(self, number: int) -> Written:
         """The texts of one shard."""
         draws, streams = self._drawn(number)
-        return write_mixes(
-            self.pair, self.embeddings[[d.first for d in draws]], self.embeddings[[d.second for d in draws]],
-            torch.tensor([d.lam for d in draws]), streams, self.config,
-        )  # fmt: skip
+        parents = sorted({at for draw in draws for at in (draw.first, draw.second)})
+        # encoded for the shard, whatever others hold: so a row's last bits are the same wherever it is made
+        embeddings = self.pair.task_model.encode([self.examples[at].text for at in parents], batch_size=ENCODED)
+        first, second = (
+            embeddings[np.searchsorted(parents, [getattr(draw, which) for draw in draws])]
+            for which in ("first", "second")
+        )
+        lams = torch.tensor([draw.lam for draw in draws])
+        return write_mixes(self.pair, first, second, lams, streams, self.config)
+
+    def parents(self, number: int) -> list[tuple[Example, Example]]:
+        """The two rows that each row of a shard lies between."""
+        return [(self.examples[draw.first], self.examples[draw.second]) for draw in self._drawn(number)[0]]
 
     def _drawn(self, number: int) -> tuple[list[Draw], list[np.random.Generator]]:
         """What a shard mixes, and each row's random stream from there on."""
@@ -331,19 +376,23 @@ class RowWriter:
 
     def rows(self, number: int, written: Written) -> list[Row]:
         """The rows that a shard's texts become under the label policy."""
-        draws, _ = self._drawn(number)
+        draws, parents = self._drawn(number)[0], self.parents(number)
         assert written.class_probs is not None
         said = {"task": written.class_probs}
         if self.panel is not None:
             said |= self.panel.hear(written.texts, written.reread)
         return [
-            self._row(draw, written, at, {name: named(probs[at], self.classes) for name, probs in said.items()})
+            self._row(
+                draw, parents[at], written, at, {name: named(probs[at], self.classes) for name, probs in said.items()}
+            )
             for at, draw in enumerate(draws)
         ]
 
-    def _row(self, draw: Draw, written: Written, at: int, said: dict[str, dict[str, float] | None]) -> Row:
+    def _row(
+        self, draw: Draw, parents: tuple[Example, Example], written: Written, at: int,
+        said: dict[str, dict[str, float] | None],
+    ) -> Row:  # fmt: skip
         """One row; ``said`` holds what each judge says of its text."""
-        parents = self.examples[draw.first], self.examples[draw.second]
         soft = soft_label(parents[0].label, parents[1].label, draw.lam, self.classes)
         verdict = said[self.panel.verdict] if self.panel else None
         chosen = choose_label(self.policy, soft, verdict, self.config.label_temperature)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inversedmixup.data import Example, Row
+from inversedmixup.labelled import Texts, class_numbers
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.options import at_least, option
 from inversedmixup.terminal import progress
@@ -46,14 +48,12 @@ def run_downstream(
     measured: dict[str, Any] = {"steps": settings.steps, "test_rows": len(test)}
     truth = class_numbers(test, classes)
     with progress("downstream task models", 2 * settings.steps) as advance:
-        for name, extra in (("without", []), ("with", list(rows))):
+        for name, extra in (("without", ()), ("with", rows)):
             model = fresh()
             model.set_classes(classes, seed=settings.seed)
-            targets = np.concatenate([one_hot(examples, classes), row_targets(extra, classes)])
-            model.fit(
-                [e.text for e in examples] + [row.text for row in extra], torch.from_numpy(targets).float(),
-                torch.tensor([1.0] * len(examples) + [weight] * len(extra)), settings, advance=advance,
-            )  # fmt: skip
+            both = _Both(examples, extra)
+            weights = torch.cat([torch.ones(len(examples)), torch.full((len(extra),), weight)])
+            model.fit(Texts(both), _Targets(both, classes), weights, settings, advance=advance)
             probs = model.predict_proba(model.encode([e.text for e in test]))
             measured |= {f"{key}_{name}": value for key, value in scores(probs, truth).items() if key in _SHOWN}
     return measured
@@ -62,10 +62,34 @@ def run_downstream(
 _SHOWN = ("accuracy", "macro_f1")
 
 
-def class_numbers(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
-    """The column [n] of each example's label."""
-    number = {name: at for at, name in enumerate(classes)}
-    return np.array([number[example.label] for example in examples], dtype=np.int64)
+class _Both(Sequence[Example | Row]):
+    """Originals, and augmented rows behind them; only those asked for are read."""
+
+    def __init__(self, examples: Sequence[Example], rows: Sequence[Row]) -> None:
+        self.examples, self.rows = examples, rows
+
+    def __len__(self) -> int:
+        return len(self.examples) + len(self.rows)
+
+    def __getitem__(self, at: Any) -> Any:  # noqa: ANN401 (one row, or those of a slice)
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        return self.examples[at] if at < len(self.examples) else self.rows[at - len(self.examples)]
+
+
+class _Targets:
+    """What a model is to say about them; see :class:`~inversedmixup.models.task_model.Targets`."""
+
+    def __init__(self, both: _Both, classes: Sequence[str]) -> None:
+        self.both, self.classes = both, classes
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        drawn = [self.both[at] for at in rows.tolist()]
+        probs = [
+            [row.label_probs[name] if isinstance(row, Row) else row.label == name for name in self.classes]
+            for row in drawn
+        ]
+        return torch.tensor(probs, dtype=torch.float32)
 
 
 def one_hot(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:

@@ -15,18 +15,19 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from itertools import compress, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, folds_of, iter_texts
+from inversedmixup.data import Example, iter_texts
 from inversedmixup.errors import InputError
+from inversedmixup.labelled import Subset, Texts, class_numbers, folds_of
 from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
-from inversedmixup.models.task_model import FitSettings, TaskModel
+from inversedmixup.models.task_model import FitSettings, OneHot, TaskModel
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.options import option
 from inversedmixup.runs import RunFolder
@@ -139,13 +140,9 @@ def fit_task_model(
 ) -> None:  # fmt: skip
     """L_CE(θ) on the labelled set, from a fresh head; ``known`` are the embeddings where the encoder does not learn."""
     model.set_classes(classes, seed=config.seed)
-    number = {name: index for index, name in enumerate(classes)}
-    labels = torch.tensor([number[example.label] for example in examples])
-    texts = [example.text for example in examples]
-    model.fit(
-        texts, nn.functional.one_hot(labels, len(classes)).float(), torch.ones(len(texts)),
-        fit_settings(config, config.task_steps), known=known, advance=advance,
-    )  # fmt: skip
+    targets = OneHot(class_numbers(examples, classes), len(classes))
+    settings = fit_settings(config, config.task_steps)
+    model.fit(Texts(examples), targets, torch.ones(len(examples)), settings, known=known, advance=advance)
 
 
 class CrossValidation:
@@ -173,7 +170,7 @@ class CrossValidation:
             with progress("cross-validation of the task model", len(folds) * self.config.task_steps) as advance:
                 for fold in folds:
                     model = self.fresh()
-                    rest = list(compress(self.examples, fold_of != fold))
+                    rest = Subset(self.examples, np.flatnonzero(fold_of != fold), self.classes)
                     fit_task_model(model, rest, self.classes, self.config, advance)
                     asked = [row for row in new if fold_of[row] == fold]
                     probs = model.predict_proba(model.encode([self.examples[row].text for row in asked]))

@@ -1,0 +1,312 @@
+"""Labelled rows that need not fit in memory: JSON Lines on disk, of which only what finds a row is held.
+
+Stages ask for rows by number and for the class of every row; nothing asks for all texts at once.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import logging
+import mmap
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from inversedmixup.data import Example, Row
+from inversedmixup.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FOLDS = 3  # of the cross-validation of a judge that learns from the rows
+
+
+class Labelled(Sequence[Example]):
+    """Rows whose classes are known without reading them.
+
+    Attributes:
+        classes: sorted class names.
+        numbers: the class of each row, as a number into ``classes``, [n].
+    """
+
+    classes: list[str]
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Example]: ...
+    def __getitem__(self, at: int | slice) -> Example | list[Example]:
+        if isinstance(at, slice):
+            return [self.row(number) for number in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        return self.row(at % len(self))
+
+    @abc.abstractmethod
+    def row(self, number: int) -> Example:
+        """Row ``number``, in [0, n)."""
+
+
+class ExampleFile(Labelled):
+    """A file of labelled rows, 36 bytes of memory a row, however long their texts.
+
+    Made by :meth:`write` or :meth:`read`.
+
+    Args:
+        path: JSON Lines with the fields of :class:`Example`.
+        ends: where each row ends in it, in bytes [n].
+        names: the class of each row [n], numbered by ``order``.
+        order: class names.
+        ids: fingerprints [n] of the rows' ids.
+    """
+
+    def __init__(self, path: Path, ends: array[int], names: array[int], order: list[str], ids: array[int]) -> None:
+        self.path = path
+        self.ends = np.frombuffer(ends, dtype=np.int64) if ends else np.empty(0, dtype=np.int64)
+        self.classes = sorted(order)
+        place = {name: at for at, name in enumerate(self.classes)}
+        self.numbers = np.array([place[name] for name in order], dtype=np.int32)[np.asarray(names, dtype=np.int32)]
+        ids_of = np.asarray(ids, dtype=np.uint64)
+        self._by_id = np.argsort(ids_of, kind="stable")
+        self._ids = ids_of[self._by_id]
+        self._bytes: mmap.mmap | None = None
+
+    @classmethod
+    def write(cls, path: Path, examples: Iterable[Example]) -> ExampleFile:
+        """Write rows, one after the other; none is held."""
+        index = _Index()
+        path.unlink(missing_ok=True)  # a link put there would lead elsewhere
+        with path.open("wb") as file:
+            for example in examples:
+                line = as_line(example)
+                file.write(line)
+                index.add(example, len(line))
+        return index.of(path)
+
+    @classmethod
+    def read(cls, path: Path) -> ExampleFile:
+        """The rows of a file that :meth:`write` wrote.
+
+        Raises:
+            OSError: if it cannot be read.
+            ValueError: if it holds something else.
+        """
+        index = _Index()
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    index.add(Example(**json.loads(line)), len(line))
+                except (TypeError, RecursionError) as error:
+                    raise ValueError(f"not a labelled row ({error})") from None
+        return index.of(path)
+
+    def move(self, path: Path) -> None:
+        """Give the file another place."""
+        self._close()
+        self.path = self.path.replace(path)
+
+    def row(self, number: int) -> Example:
+        """See :class:`Labelled`."""
+        begin = int(self.ends[number - 1]) if number else 0
+        return Example(**json.loads(self._mapped()[begin : int(self.ends[number])]))
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self.row(number) for number in range(len(self)))
+
+    def find(self, identity: str) -> Example | None:
+        """The (first) row of this id."""
+        sought = np.uint64(_fingerprint(identity))
+        begin, end = np.searchsorted(self._ids, sought), np.searchsorted(self._ids, sought, side="right")
+        rows = (self.row(int(at)) for at in self._by_id[begin:end])
+        return next((row for row in rows if row.id == identity), None)
+
+    def repeated_id(self) -> str | None:
+        """An id that two rows have."""
+        alike = np.flatnonzero(self._ids[1:] == self._ids[:-1])  # different ids may be, by a rare chance
+        seen: set[str] = set()
+        for at in np.unique([alike, alike + 1]):
+            identity = self.row(int(self._by_id[at])).id
+            if identity in seen:
+                return identity
+            seen.add(identity)
+        return None
+
+    def _mapped(self) -> mmap.mmap:
+        if self._bytes is None:
+            with self.path.open("rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._bytes
+
+    def _close(self) -> None:
+        if self._bytes is not None:
+            self._bytes.close()
+            self._bytes = None
+
+
+class _Index:
+    """What finds the rows of a file, gathered row by row."""
+
+    def __init__(self) -> None:
+        self.ends, self.names, self.ids = array("q"), array("i"), array("Q")
+        self.number: dict[str, int] = {}
+
+    def add(self, example: Example, length: int) -> None:
+        self.ends.append((self.ends[-1] if self.ends else 0) + length)
+        self.names.append(self.number.setdefault(example.label, len(self.number)))
+        self.ids.append(_fingerprint(example.id))
+
+    def of(self, path: Path) -> ExampleFile:
+        return ExampleFile(path, self.ends, self.names, list(self.number), self.ids)
+
+
+class Subset(Labelled):
+    """Some rows of others.
+
+    Args:
+        examples: all of them.
+        rows: numbers [m] of those meant.
+        classes: class names of all.
+    """
+
+    def __init__(self, examples: Sequence[Example], rows: np.ndarray, classes: Sequence[str]) -> None:
+        self.examples, self.rows, self.classes = examples, rows, sorted(classes)
+        self.numbers = class_numbers(examples, self.classes)[rows]
+
+    def row(self, number: int) -> Example:
+        """See :class:`Labelled`."""
+        return self.examples[int(self.rows[number])]
+
+
+class Texts(Sequence[str]):
+    """The texts of rows; only those asked for are read."""
+
+    def __init__(self, rows: Sequence[Example | Row]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        return [row.text for row in self.rows[at]] if isinstance(at, slice) else self.rows[at].text
+
+
+def class_names(examples: Sequence[Example]) -> list[str]:
+    """Sorted class names."""
+    return list(examples.classes) if isinstance(examples, Labelled) else sorted({row.label for row in examples})
+
+
+def class_numbers(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
+    """The class of each row, as a number into ``classes``, [n]."""
+    number = {name: at for at, name in enumerate(classes)}
+    if isinstance(examples, Labelled):
+        taken: np.ndarray = np.array([number[name] for name in examples.classes], dtype=np.int64)[examples.numbers]
+        return taken
+    return np.array([number[example.label] for example in examples], dtype=np.int64)
+
+
+def class_counts(examples: Sequence[Example]) -> dict[str, int]:
+    """Rows per class, largest first; of equal ones the class that comes first in the rows."""
+    classes = class_names(examples)
+    there, first, counts = np.unique(class_numbers(examples, classes), return_index=True, return_counts=True)
+    return {classes[there[at]]: int(counts[at]) for at in np.lexsort([first, -counts])}
+
+
+def check_classes(examples: Sequence[Example], origin: str) -> list[str]:
+    """The sorted class names of a training set.
+
+    Raises:
+        InputError: if there are fewer than two.
+    """
+    classes = class_names(examples)
+    if not classes:
+        raise InputError(f"{origin}: no row is left to learn from")
+    if len(classes) < 2:
+        raise InputError(f"{origin}: every row has the label {classes[0]!r}; mixing needs at least two classes")
+    return classes
+
+
+def check_known_labels(examples: Sequence[Example], classes: Sequence[str], origin: str) -> None:
+    """Refuse a label that the training set does not have.
+
+    Raises:
+        InputError: naming the label.
+    """
+    for number, example in enumerate(examples, start=1):
+        if example.label not in classes:
+            raise InputError(
+                f"{origin}: row {number}: label {example.label!r} does not occur in the training set "
+                f"({', '.join(list(classes)[:8])}{', …' if len(classes) > 8 else ''}); correct it or remove the row"
+            )
+
+
+def take_shots(examples: Sequence[Example], shots: int, *, seed: int) -> list[Example]:
+    """``shots`` examples of each class, drawn by ``seed`` alone, in their original order."""
+    if shots < 1:
+        raise InputError(f"shots {shots}: must be at least 1")
+    classes = class_names(examples)
+    numbers, rng = class_numbers(examples, classes), np.random.default_rng(seed)
+    chosen: list[int] = []
+    for number, name in enumerate(classes):
+        rows = np.flatnonzero(numbers == number)
+        if len(rows) < shots:
+            logger.warning("class %r has %d rows, fewer than the %d shots asked for", name, len(rows), shots)
+        chosen += rng.permutation(rows)[:shots].tolist()
+    return [examples[at] for at in sorted(chosen)]
+
+
+def folds_of(examples: Sequence[Example], *, seed: int, folds: int = FOLDS) -> np.ndarray:
+    """The fold [n] that each row is held out in; each fold has about as many rows of every class."""
+    numbers, rng = class_numbers(examples, class_names(examples)), np.random.default_rng([seed, 9])
+    place, begin = np.empty(len(numbers), dtype=int), 0
+    for number in range(numbers.max(initial=-1) + 1):
+        rows = rng.permutation(np.flatnonzero(numbers == number))
+        place[rows] = begin + np.arange(len(rows))
+        begin += len(rows)
+    fold: np.ndarray = place % folds
+    return fold
+
+
+def finder(examples: Sequence[Example]) -> Callable[[str], Example | None]:
+    """What finds the row of an id."""
+    if isinstance(examples, ExampleFile):
+        return examples.find
+    return {example.id: example for example in reversed(examples)}.get
+
+
+def repeated_id(examples: Sequence[Example]) -> str | None:
+    """An id that two rows have, if any two have the same."""
+    if isinstance(examples, ExampleFile):
+        return examples.repeated_id()
+    seen: set[str] = set()
+    return next((row.id for row in examples if row.id in seen or seen.add(row.id)), None)  # type: ignore[func-returns-value]
+
+
+def as_line(example: Example) -> bytes:
+    """A row as one line of JSON."""
+    return json.dumps(vars(example), ensure_ascii=False).encode() + b"\n"
+
+
+def inputs_digest(*parts: Iterable[Example]) -> str:
+    """sha256 of the input rows, so that a changed file is a changed run."""
+    found = hashlib.sha256()
+    for part in parts:
+        for example in part:
+            found.update(as_line(example))
+        found.update(b"\n")
+    return found.hexdigest()
+
+
+def _fingerprint(words: str) -> int:
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big")
