@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cluster, decoding, job, scaling, training
+from benchmarks import cluster, decoding, job, judges, scaling, training
 from benchmarks.timing import machine
 from inversedmixup.data import read_examples
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-PARTS = ("training", "decoding", "job", "scaling", "cluster")
+PARTS = ("training", "decoding", "job", "judges", "scaling", "cluster")
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def main() -> None:
             texts, batches=tuple(options.batches), device=options.device, repeats=options.repeats, gguf=options.gguf
         ),
         "job": lambda: job.run(examples, rows=100, kept=500, device=options.device),
+        "judges": lambda: judges.run(examples, device=options.device, repeats=options.repeats),
         "scaling": lambda: scaling.run(tuple(options.sizes)),
         "cluster": lambda: cluster.run(options.cluster_rows, options.nodes, tiny=options.pair == "tiny"),
     }
