@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 
 
 def run(sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Milliseconds a row and peak memory of jobs with as many labelled rows as pairs, each in a process of its own."""
+    """Time and peak memory of jobs with as many labelled rows as pairs, each in a process of its own."""
     out: dict[str, Any] = {}
     for rows in sizes:
         command = [sys.executable, "-m", "benchmarks.scaling", str(rows), str(rows)]
@@ -52,8 +52,8 @@ def _job(labelled: int, tried: int) -> dict[str, float]:
         summary = run_job(str(folder / "train.jsonl"), str(folder / "out.jsonl"), config).summary
         spent = time.perf_counter() - started
         return {
-            "tried": summary["tried"], "seconds": spent, "ms_per_row": 1000 * spent / summary["tried"],
-            "stage_3_seconds": summary["seconds_by_stage"]["augmentation"], "train_mb": size,
+            "tried": summary["tried"], "seconds": spent, "train_mb": size,
+            "stage_3_ms_a_row": 1000 * summary["seconds_by_stage"]["augmentation"] / summary["tried"],
             "peak_mb_before": before, "peak_mb": _peak(),
         }  # fmt: skip
 

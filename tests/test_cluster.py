@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 import shutil
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,12 +124,17 @@ def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_
 
 
 def test_rows_travel_in_blocks_of_which_a_worker_holds_a_few(examples, monkeypatch):
+    assert cluster._block.cache_parameters()["maxsize"] == cluster.BLOCKS_HELD
+    store, asked = [], []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda at: asked.append(at) or store[at]))
     monkeypatch.setattr(cluster, "BLOCK_BYTES", 150)
-    monkeypatch.setattr(cluster, "_block", lambda block: block)
-    kept = []
-    rows = cluster.SharedRows(examples, lambda block: kept.append(block) or block)
-    assert len(kept) > 3
+    monkeypatch.setattr(cluster, "_block", functools.lru_cache(maxsize=2)(cluster._block.__wrapped__))
+    rows = cluster.SharedRows(examples, lambda block: store.append(block) or len(store) - 1)
+    assert len(store) > 3
     assert list(rows) == examples
+    assert asked == list(range(len(store)))
+    assert [rows[at] for at in (-1, 0, 1)] == [examples[-1], *examples[:2]]
+    assert asked[len(store) :] == [0]  # the last one was still held, the first was not
     assert np.array_equal(class_numbers(rows, rows.classes), class_numbers(examples, rows.classes))
 
 

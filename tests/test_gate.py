@@ -1,9 +1,11 @@
 import dataclasses
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inversedmixup.data import Row
-from inversedmixup.gate import REASONS, Gate, GateConfig
+from inversedmixup.gate import REASONS, Gate, GateConfig, Seen
 
 GOOD = Row(
     id="aug-0", text="where is the lost box", label="a", label_probs={"a": 1.0}, parents=["0", "1"], lam=0.5,
@@ -47,3 +49,13 @@ def test_what_the_task_model_may_see_is_a_choice():
     for accept, reason in (("agree", "label_contradicted"), ("parents", None), ("any", None)):
         gate = Gate(GateConfig(accept_labels=accept), [], [-3.0])
         assert gate.judge(row, ("x y", "z w"), ("a", "b")).reject_reason == reason
+
+
+@given(texts=st.lists(st.text(max_size=2), max_size=60), others=st.lists(st.text(max_size=2)))
+def test_texts_are_remembered_however_many(texts, others):
+    seen = Seen()
+    seen.BATCH = 4
+    for text in texts:
+        seen.add(text)
+    assert all(text in seen for text in texts)
+    assert [text in seen for text in others] == [text in texts for text in others]

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import tempfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,10 +28,13 @@ from inversedmixup.labelled import (
     repeated_id,
     take_shots,
 )
+from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.report.results import read_run
-from inversedmixup.stages import warmup
+from inversedmixup.runs import RunFolder
+from inversedmixup.stages import downstream, warmup
+from inversedmixup.stages.augment import MadeRows, number_of
 from test_pipeline import QUICK
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -38,9 +44,10 @@ ROWS = st.lists(st.builds(Example, WORDS, WORDS, st.sampled_from(["b", "a", "é"
 @given(rows=ROWS, shots=st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
 def test_a_file_of_rows_is_the_list_of_them(tmp_path_factory, rows, shots):
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    written = ExampleFile.write(path, iter(rows))
-    for there in (written, ExampleFile.read(path)):
+    folder = tmp_path_factory.mktemp("rows")
+    written, saved = (ExampleFile.write(folder, iter(rows)) for _ in range(2))
+    saved.save(folder / "rows.jsonl")
+    for there in (written, saved, ExampleFile.read(folder / "rows.jsonl")):
         assert (list(there), len(there), there[-1], there[1:7:2]) == (rows, len(rows), rows[-1], rows[1:7:2])
         assert there[np.int64(0)] == rows[0]
         assert class_names(there) == class_names(rows)
@@ -56,30 +63,47 @@ def test_a_file_of_rows_is_the_list_of_them(tmp_path_factory, rows, shots):
 
 
 def test_ids_with_the_same_fingerprint_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(labelled, "_fingerprint", lambda words: len(words))
+    monkeypatch.setattr(labelled, "fingerprint", len)
     rows = [Example(identity, f"text {identity}", "a") for identity in ("x", "y", "zz", "w")]
-    there = ExampleFile.write(tmp_path / "rows", rows)
+    there = ExampleFile.write(tmp_path, rows)
     assert [there.find(row.id) for row in rows] == rows
     assert there.find("v") is None
     assert there.repeated_id() is None
-    twice = ExampleFile.write(tmp_path / "twice", [*rows, dataclasses.replace(rows[1], text="again")])
+    twice = ExampleFile.write(tmp_path, [*rows, dataclasses.replace(rows[1], text="again")])
     assert twice.repeated_id() == "y"
     assert twice.find("y") == rows[1]
 
 
-def test_a_file_of_rows_can_move(tmp_path):
+def test_rows_are_read_where_they_are_whatever_happens_to_their_name(tmp_path):
+    """Two runs with one output, started at once: neither reads the other's rows."""
     rows = [Example(str(at), "a text", "ab"[at % 2]) for at in range(5)]
-    there = ExampleFile.write(tmp_path / "rows", rows)
-    assert there[2] == rows[2]
-    there.move(tmp_path / "moved")
-    assert list(there) == rows
-    assert not (tmp_path / "rows").exists()
+    others = [dataclasses.replace(row, label="ba"[at % 2]) for at, row in enumerate(rows)]
+    one, two = ExampleFile.write(tmp_path, rows), ExampleFile.write(tmp_path, others)
+    assert not list(tmp_path.iterdir())  # nothing is left behind, even by a process that is killed
+    one.save(tmp_path / "rows")
+    two.save(tmp_path / "rows")
+    (tmp_path / "rows").unlink()
+    assert list(one) == rows
+    assert list(two) == others
 
 
-@pytest.mark.parametrize("line", ['{"id": "1"}', "[1]", '{"id": "1", "text": "a", "label": "b", "more": 1}', "{"])
-def test_another_file_is_not_taken_for_rows(tmp_path, line):
-    (tmp_path / "rows").write_text(line + "\n")
-    with pytest.raises(ValueError, match=r"not a labelled row|Expecting"):
+def test_no_rows_are_no_rows(tmp_path):
+    there = ExampleFile.write(tmp_path, [])
+    assert (list(there), class_names(there), class_counts(there)) == ([], [], {})
+    assert there.find("1") is None
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        '{"id": "1"}', "[1]", '{"id": "1", "text": "a", "label": "b", "more": 1}', "{", "",
+        '{"id": 1, "text": "a", "label": "b"}', '{"id": "1", "text": "a", "label": null}',
+        '{"id": "1", "text": 5, "label": "b"}',
+    ],
+)  # fmt: skip
+def test_another_file_is_not_taken_for_rows(tmp_path, lines):
+    (tmp_path / "rows").write_text(lines and lines + "\n")
+    with pytest.raises(ValueError, match=r"not a labelled row|Expecting|no row"):
         ExampleFile.read(tmp_path / "rows")
 
 
@@ -102,32 +126,66 @@ def test_a_damaged_record_of_the_rows_is_named(train_file, tmp_path, tiny_pair_f
         read_run(out)
 
 
-def test_what_waits_beside_the_output_is_gone_whatever_happens(train_file, tmp_path, tiny_pair_folder):
+def test_the_run_folder_may_lie_on_another_disk(train_file, tmp_path, tiny_pair_folder, monkeypatch):
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one disk only")
+    with tempfile.TemporaryDirectory(dir=elsewhere) as there:
+        (tmp_path / "o.jsonl.run").symlink_to(there)
+        run_job(str(train_file), str(tmp_path / "o.jsonl"), build(JobConfig, {**QUICK, "pair": tiny_pair_folder}))
+        assert read_run(tmp_path / "o.jsonl").examples
+
+
+def test_kept_rows_are_read_again_from_the_shards(train_file, tmp_path, tiny_pair_folder):
     out = tmp_path / "o.jsonl"
-    settings = {**QUICK, "pair": tiny_pair_folder}
-    run_job(str(train_file), str(out), build(JobConfig, settings))
-    with pytest.raises(InputError, match="other settings"):
-        run_job(str(train_file), str(out), build(JobConfig, {**settings, "seed": 1}))
-    (tmp_path / "one.jsonl").write_text('{"text": "a", "label": "b"}\n')
-    with pytest.raises(InputError, match="at least two classes"):
-        run_job(str(tmp_path / "one.jsonl"), str(tmp_path / "other.jsonl"), build(JobConfig, settings))
-    assert not list(tmp_path.glob("*.rows"))
+    run_job(str(train_file), str(out), build(JobConfig, {**QUICK, "pair": tiny_pair_folder, "n": 60}))
+    results = read_run(out)
+    kept = [row for row in results.rows() if row.kept]
+    folder = RunFolder(results.folder, {k: v for k, v in results.settings.items() if k != "sha256"})
+    there = MadeRows(folder, [number_of(row) for row in kept])
+    assert len(kept) == 60
+    assert list(there) == kept
+    assert there[-2:] == kept[-2:]
+    both = downstream._Both(results.examples, there)
+    targets = downstream._Targets(both, results.examples.classes)
+    wanted = np.concatenate([
+        downstream.one_hot(results.examples, results.examples.classes),
+        downstream.row_targets(kept, results.examples.classes),
+    ])  # fmt: skip
+    assert len(both) == len(wanted)
+    assert np.allclose(targets[torch.arange(len(both))].numpy(), wanted)
+    assert (both[-1], both[0]) == (kept[-1], results.examples[0])
+    (results.folder / "shards" / "000000.json").write_text("{}")
+    with pytest.raises(InputError, match=r"000000\.json is damaged"):
+        MadeRows(folder, [0])[0]
 
 
 def test_a_whole_job_does_not_take_the_rows_into_memory(tmp_path, tiny_pair_folder, monkeypatch):
-    """Labelled rows, kept rows and their embeddings: what is held of a row does not grow with its text."""
+    """What is held of a labelled row does not grow with its text, and a row that is not drawn is not encoded."""
     monkeypatch.setattr(warmup, "TAUGHT_ROWS", 64)
-    filling, rows = "some words that nobody needs to hold " * 40, 8_000
-    with (tmp_path / "train.jsonl").open("w") as file:
-        for at in range(rows):
-            file.write(json.dumps({"text": f"row {at} {filling}", "label": "abc"[at % 3]}) + "\n")
-    options = {**QUICK, "pair": tiny_pair_folder, "n": 64, "max_tokens": 4, "test": str(tmp_path / "test.jsonl")}
+    filling = "some words that nobody needs to hold " * 40
     (tmp_path / "test.jsonl").write_text('{"text": "row 1", "label": "a"}\n{"text": "row 2", "label": "b"}\n')
+    options = {**QUICK, "pair": tiny_pair_folder, "n": 64, "max_tokens": 4, "test": str(tmp_path / "test.jsonl")}
     config = build(JobConfig, options, {"labels": "pool:task+tuned", "judge_steps": 1, "force_judge": True})
-    tracemalloc.start()
-    try:
-        run_job(str(tmp_path / "train.jsonl"), str(tmp_path / "o.jsonl"), config)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 0.75 * rows * len(filling)
+    encoded, encode = [], TaskModel.encode
+    monkeypatch.setattr(
+        TaskModel, "encode", lambda self, texts, **how: encoded.append(len(texts)) or encode(self, texts, **how)
+    )
+
+    def job(rows):
+        """What it took at most, and how many texts were encoded."""
+        with (tmp_path / f"{rows}.jsonl").open("w") as file:
+            for at in range(rows):
+                file.write(json.dumps({"text": f"row {at} {filling}", "label": "abc"[at % 3]}) + "\n")
+        encoded.clear()
+        tracemalloc.start()
+        try:
+            run_job(str(tmp_path / f"{rows}.jsonl"), str(tmp_path / f"{rows}.out.jsonl"), config)
+            return tracemalloc.get_traced_memory()[1], sum(encoded)
+        finally:
+            tracemalloc.stop()
+
+    job(200)  # what is imported, and remembered, at the first time
+    few, many = job(500), job(2_500)
+    assert many[0] - few[0] < 2_000 * len(filling) / 2
+    assert many[1] < few[1] + 100

@@ -41,7 +41,7 @@ ENGINE = "ray"
 DESCRIPTIONS = "descriptions.yaml"
 SHARDS_A_TASK = 4  # a task costs Ray about ten milliseconds; what is lost with a worker is at most two tasks
 BLOCK_BYTES = 2**20  # of labelled rows, that travel together
-BLOCKS_HELD = 64  # by each worker
+BLOCKS_HELD = 64  # by each worker: as many as the parents of a shard may lie in
 # seconds that the threads of a pipeline get to notice that nobody wants its rows any more
 EXECUTOR_END, HELPER_END = 60.0, 1.0
 FAILURES_IN_A_ROW = 3  # deaths without a shard in between, after which the fault is not a machine's
@@ -270,20 +270,18 @@ class Cluster:
         import ray
 
         task = ray.put(Task.of(writer, ray.put))
-        for made in self._stream(ShardWorker, numbers, SHARDS_A_TASK, [self._models, task]):
+        for made in self._stream(numbers, [self._models, task]):
             yield [Row(**fields) for fields in json.loads(made)]
 
-    def _stream(self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any]) -> Iterator[Any]:
-        """What workers make of items, in order, whatever dies on the way."""
+    def _stream(self, numbers: Sequence[int], arguments: list[Any]) -> Iterator[str]:
+        """What workers make of shard numbers, in order, whatever dies on the way."""
         import ray
 
         done = failures = 0
-        while done < len(items):
+        while done < len(numbers):
             try:
                 # held here too: a caller that fails leaves the pipeline as it is, and it must not outlive the cluster
-                self._rows = (
-                    row["made"] for row in self._dataset(worker, items[done:], per_task, arguments).iter_rows()
-                )
+                self._rows = (row["made"] for row in self._dataset(numbers[done:], arguments).iter_rows())
                 for made in self._rows:
                     yield made
                     done, failures = done + 1, 0
@@ -298,13 +296,13 @@ class Cluster:
                     ) from error
                 logger.warning("a worker or a node died; its shards are made again")
 
-    def _dataset(self, worker: type, items: Sequence[Any], per_task: int, arguments: list[Any]) -> Any:  # noqa: ANN401
+    def _dataset(self, numbers: Sequence[int], arguments: list[Any]) -> Any:  # noqa: ANN401
         import ray.data
 
         many = self._workers()
-        blocks = -(-len(items) // per_task)
-        return ray.data.from_items(list(items), override_num_blocks=blocks).map_batches(
-            worker, batch_size=1, fn_constructor_args=arguments, num_cpus=self.config.worker_cpus,
+        blocks = -(-len(numbers) // SHARDS_A_TASK)
+        return ray.data.from_items(list(numbers), override_num_blocks=blocks).map_batches(
+            ShardWorker, batch_size=1, fn_constructor_args=arguments, num_cpus=self.config.worker_cpus,
             num_gpus=self.config.worker_gpus or None, max_restarts=0,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=many, initial_size=many),
         )  # fmt: skip

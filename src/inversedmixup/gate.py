@@ -7,13 +7,13 @@ pass every check. Rejected rows are kept beside the output with the first reason
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from inversedmixup.data import Row
+from inversedmixup.labelled import fingerprint
 from inversedmixup.options import option
 from inversedmixup.reconstruction import token_f1
 
@@ -59,19 +59,15 @@ class Seen:
 
     def add(self, words: str) -> None:
         """Remember a text."""
-        self._new.add(_fingerprint(words))
+        self._new.add(fingerprint(words))
         if len(self._new) >= max(self.BATCH, len(self._sorted) // 8):  # a set takes ten times the memory
             self._sorted = np.union1d(self._sorted, np.fromiter(self._new, dtype=np.uint64, count=len(self._new)))
             self._new.clear()
 
     def __contains__(self, words: str) -> bool:
-        number = _fingerprint(words)
+        number = fingerprint(words)
         at = int(np.searchsorted(self._sorted, np.uint64(number)))
         return number in self._new or (at < len(self._sorted) and int(self._sorted[at]) == number)
-
-
-def _fingerprint(words: str) -> int:
-    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big")
 
 
 class Gate:

@@ -10,10 +10,11 @@ import hashlib
 import json
 import logging
 import mmap
+import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import IO, overload
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from inversedmixup.errors import InputError
 logger = logging.getLogger(__name__)
 
 FOLDS = 3  # of the cross-validation of a judge that learns from the rows
+COPIED = 2**20  # bytes at a time
 
 
 class Labelled(Sequence[Example]):
@@ -56,74 +58,81 @@ class Labelled(Sequence[Example]):
 
 
 class ExampleFile(Labelled):
-    """A file of labelled rows, 36 bytes of memory a row, however long their texts.
+    """A file of labelled rows, mapped into memory by the system; 28 bytes a row are held, however long their texts.
 
     Made by :meth:`write` or :meth:`read`.
 
     Args:
-        path: JSON Lines with the fields of :class:`Example`.
-        ends: where each row ends in it, in bytes [n].
-        names: the class of each row [n], numbered by ``order``.
-        order: class names.
-        ids: fingerprints [n] of the rows' ids.
+        file: the open file, JSON Lines with the fields of :class:`Example`.
+        index: what finds its rows.
     """
 
-    def __init__(self, path: Path, ends: array[int], names: array[int], order: list[str], ids: array[int]) -> None:
-        self.path = path
-        self.ends = np.frombuffer(ends, dtype=np.int64) if ends else np.empty(0, dtype=np.int64)
-        self.classes = sorted(order)
-        place = {name: at for at, name in enumerate(self.classes)}
-        self.numbers = np.array([place[name] for name in order], dtype=np.int32)[np.asarray(names, dtype=np.int32)]
-        ids_of = np.asarray(ids, dtype=np.uint64)
-        self._by_id = np.argsort(ids_of, kind="stable")
-        self._ids = ids_of[self._by_id]
-        self._bytes: mmap.mmap | None = None
+    def __init__(self, file: IO[bytes], index: _Index) -> None:
+        self._bytes: mmap.mmap | bytes = _mapped(file) if index.ends else b""
+        self.ends = np.array(index.ends, dtype=np.int64)
+        self.classes = sorted(index.number)
+        place = np.array([self.classes.index(name) for name in index.number], dtype=np.int32)
+        self.numbers = place[np.array(index.names, dtype=np.int32)]
+        ids = np.array(index.ids, dtype=np.uint64)
+        self._by_id = np.argsort(ids, kind="stable")
+        self._ids = ids[self._by_id]
 
     @classmethod
-    def write(cls, path: Path, examples: Iterable[Example]) -> ExampleFile:
-        """Write rows, one after the other; none is held."""
+    def write(cls, folder: Path, examples: Iterable[Example]) -> ExampleFile:
+        """Write rows, one after the other, into a file without a name, which is gone with the process."""
         index = _Index()
-        path.unlink(missing_ok=True)  # a link put there would lead elsewhere
-        with path.open("wb") as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             for example in examples:
                 line = as_line(example)
                 file.write(line)
                 index.add(example, len(line))
-        return index.of(path)
+            file.flush()
+            return cls(file, index)
 
     @classmethod
     def read(cls, path: Path) -> ExampleFile:
-        """The rows of a file that :meth:`write` wrote.
+        """The rows of a file that :meth:`save` wrote.
 
         Raises:
             OSError: if it cannot be read.
-            ValueError: if it holds something else.
+            ValueError: if it holds something else, or nothing.
         """
         index = _Index()
         with path.open("rb") as file:
             for line in file:
                 try:
-                    index.add(Example(**json.loads(line)), len(line))
+                    example = Example(**json.loads(line))
                 except (TypeError, RecursionError) as error:
                     raise ValueError(f"not a labelled row ({error})") from None
-        return index.of(path)
+                if not all(isinstance(value, str) for value in vars(example).values()):
+                    raise ValueError("not a labelled row (a field is no text)")
+                index.add(example, len(line))
+            if not index.ends:
+                raise ValueError("no row")
+            return cls(file, index)
 
-    def move(self, path: Path) -> None:
-        """Give the file another place."""
-        self._close()
-        self.path = self.path.replace(path)
+    def save(self, path: Path) -> None:
+        """Write the rows to a place of their own, whole or not at all; from then on they are read there."""
+        partial = path.with_name(path.name + ".partial")
+        partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
+        with partial.open("w+b") as file:
+            for begin in range(0, len(self._bytes), COPIED):
+                file.write(self._bytes[begin : begin + COPIED])
+            file.flush()
+            self._bytes = _mapped(file)
+        partial.replace(path)
 
     def row(self, number: int) -> Example:
         """See :class:`Labelled`."""
         begin = int(self.ends[number - 1]) if number else 0
-        return Example(**json.loads(self._mapped()[begin : int(self.ends[number])]))
+        return Example(**json.loads(self._bytes[begin : int(self.ends[number])]))
 
     def __iter__(self) -> Iterator[Example]:
         return (self.row(number) for number in range(len(self)))
 
     def find(self, identity: str) -> Example | None:
         """The (first) row of this id."""
-        sought = np.uint64(_fingerprint(identity))
+        sought = np.uint64(fingerprint(identity))
         begin, end = np.searchsorted(self._ids, sought), np.searchsorted(self._ids, sought, side="right")
         rows = (self.row(int(at)) for at in self._by_id[begin:end])
         return next((row for row in rows if row.id == identity), None)
@@ -139,16 +148,9 @@ class ExampleFile(Labelled):
             seen.add(identity)
         return None
 
-    def _mapped(self) -> mmap.mmap:
-        if self._bytes is None:
-            with self.path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._bytes
 
-    def _close(self) -> None:
-        if self._bytes is not None:
-            self._bytes.close()
-            self._bytes = None
+def _mapped(file: IO[bytes]) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _Index:
@@ -161,14 +163,11 @@ class _Index:
     def add(self, example: Example, length: int) -> None:
         self.ends.append((self.ends[-1] if self.ends else 0) + length)
         self.names.append(self.number.setdefault(example.label, len(self.number)))
-        self.ids.append(_fingerprint(example.id))
-
-    def of(self, path: Path) -> ExampleFile:
-        return ExampleFile(path, self.ends, self.names, list(self.number), self.ids)
+        self.ids.append(fingerprint(example.id))
 
 
 class Subset(Labelled):
-    """Some rows of others.
+    """Some rows of others; ``classes`` are those of all, even such as have no row here.
 
     Args:
         examples: all of them.
@@ -253,6 +252,11 @@ def check_known_labels(examples: Sequence[Example], classes: Sequence[str], orig
 
 def take_shots(examples: Sequence[Example], shots: int, *, seed: int) -> list[Example]:
     """``shots`` examples of each class, drawn by ``seed`` alone, in their original order."""
+    return list(iter_shots(examples, shots, seed=seed))
+
+
+def iter_shots(examples: Sequence[Example], shots: int, *, seed: int) -> Iterator[Example]:
+    """The same, one by one."""
     if shots < 1:
         raise InputError(f"shots {shots}: must be at least 1")
     classes = class_names(examples)
@@ -263,7 +267,7 @@ def take_shots(examples: Sequence[Example], shots: int, *, seed: int) -> list[Ex
         if len(rows) < shots:
             logger.warning("class %r has %d rows, fewer than the %d shots asked for", name, len(rows), shots)
         chosen += rng.permutation(rows)[:shots].tolist()
-    return [examples[at] for at in sorted(chosen)]
+    return (examples[at] for at in sorted(chosen))
 
 
 def folds_of(examples: Sequence[Example], *, seed: int, folds: int = FOLDS) -> np.ndarray:
@@ -308,5 +312,6 @@ def inputs_digest(*parts: Iterable[Example]) -> str:
     return found.hexdigest()
 
 
-def _fingerprint(words: str) -> int:
+def fingerprint(words: str) -> int:
+    """64 bits that stand for a text."""
     return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big")

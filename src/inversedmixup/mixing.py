@@ -109,7 +109,7 @@ class PairSampler:
             number = {name: at for at, name in enumerate(sorted(set(labels)))}
             labels = np.array([number[name] for name in labels], dtype=np.int32)
         # a class without rows gets no number
-        _, self._class_of = np.unique(labels, return_inverse=True)
+        self._class_of = np.unique(labels, return_inverse=True)[1].astype(np.int32)
         self._sizes = np.bincount(self._class_of)
         self._across = policy in ("cross-class", "balanced")
         if self._across and len(self._sizes) < 2:
@@ -119,10 +119,10 @@ class PairSampler:
         if len(self._class_of) < 2:
             raise InputError("mixing needs at least two rows")
         # rows class by class, where each class begins there, and each row's place: a draw costs the same for any n
-        self._ordered = np.argsort(self._class_of, kind="stable")
+        self._ordered = np.argsort(self._class_of, kind="stable").astype(np.int32)
         self._begins = np.cumsum(self._sizes) - self._sizes
         self._place = np.empty_like(self._ordered)
-        self._place[self._ordered] = np.arange(len(self._ordered))
+        self._place[self._ordered] = np.arange(len(self._ordered), dtype=np.int32)
         if policy == "same-class":
             self._mixable = self._ordered[(self._sizes > 1)[self._class_of[self._ordered]]]
         lacking = self._sizes.max() - self._sizes + 1.0

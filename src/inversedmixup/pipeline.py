@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from inversedmixup import __version__
 from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
-from inversedmixup.data import SOURCES, Example, Row, RowFile, check_output, iter_examples, read_examples
+from inversedmixup.data import SOURCES, Example, Row, RowFile, check_output, iter_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges import JUDGE_MANNERS
 from inversedmixup.judges.api import endpoint
@@ -23,7 +23,7 @@ from inversedmixup.labelled import (
     check_known_labels,
     class_counts,
     inputs_digest,
-    take_shots,
+    iter_shots,
 )
 from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
@@ -113,36 +113,29 @@ class _Job:
             # each worker, and this process, has the one engine of its own
             config = dataclasses.replace(config, engine=ENGINES[0])
         self.config, self.output, self.seconds = config, output, dict[str, float]()
-        self.examples: ExampleFile
         self.sample, self.kept = list[Row](), array("q")
         self.rejected = self._beside(f"rejected{output.suffix}")
-        for given in (train, config.test, config.unlabelled):
-            if given and Path(given).expanduser().resolve() in (output.resolve(), self.rejected.resolve()):
-                raise InputError(f"output {output}: would replace the input {given}; choose another name")
-        # the rows stay on disk: beside the output until it is known that the run folder is this run's
-        waiting = output.with_name(output.name + ".rows")
-        try:
-            self._open(train, waiting)
-        finally:
-            waiting.unlink(missing_ok=True)
-
-    def _open(self, train: str, waiting: Path) -> None:
-        """Everything that can be refused is refused here, before minutes of warm-up and before the run is recorded."""
-        config, output = self.config, self.output
+        for read in (train, config.test, config.unlabelled):
+            if read and Path(read).expanduser().resolve() in (output.resolve(), self.rejected.resolve()):
+                raise InputError(f"output {output}: would replace the input {read}; choose another name")
         columns = {"text_column": config.text_column, "label_column": config.label_column}
-        self.examples = ExampleFile.write(waiting, iter_examples(train, **columns))
+        # rows stay on disk: in a file of nobody's until it is known that the run folder is this run's
+        self.examples = ExampleFile.write(output.parent, iter_examples(train, **columns))
         if config.shots is not None:
-            self.examples = ExampleFile.write(waiting, take_shots(self.examples, config.shots, seed=config.data_seed))
+            shots = iter_shots(self.examples, config.shots, seed=config.data_seed)
+            self.examples = ExampleFile.write(output.parent, shots)
         self.classes = check_classes(self.examples, train)
-        self.test = read_examples(config.test, **columns) if config.test else []
+        given = iter_examples(config.test, **columns) if config.test else ()
+        self.test = ExampleFile.write(output.parent, given)
         check_known_labels(self.test, self.classes, config.test or "")
+        # everything that can be refused is refused here, before minutes of warm-up and before the run is recorded
         check_rows(self.examples, config)
         config.check_corrects(config.correct)
         folder = output.with_name(output.name + ".run")
         settings = run_settings(config, endpoint(config), self.examples, self.test)
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", provenance(train, str(output), config))
-        self.examples.move(folder / EXAMPLES_FILE)
+        self.examples.save(folder / EXAMPLES_FILE)
 
     def _beside(self, ending: str) -> Path:
         """A sibling of the output."""
@@ -162,7 +155,7 @@ class _Job:
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
         }  # fmt: skip
         write_json(run.folder / "summary.json", summary)
-        results = read_run(run.folder)
+        results = read_run(run.folder, examples=self.examples)
         evidence = write_report(results, self._beside("report.html"))
         write_dataset_card(results, evidence.labels["kept"])
         return JobResult(summary, self.sample, self.examples)

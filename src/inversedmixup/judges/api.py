@@ -14,6 +14,7 @@ import queue
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +92,14 @@ class ApiJudge:
         self.case, self.classes, self.model = case, list(case.classes), str(config.api_model)
         self.concurrency, self.where = config.api_concurrency, endpoint(config) or "the default endpoint"
         self._client = _client(config)
-        self.unseen = case.not_shown()
         self._instructions = self._instruct(config.described(self.classes))
         self._memory = _Memory(case.folder / JUDGEMENTS if case.folder else None)
         self._level, self._answers, self._nonsense, self._previewed = 0, 0, 0, False
+
+    @cached_property
+    def unseen(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        return self.case.not_shown()
 
     def _instruct(self, meanings: dict[str, str]) -> str:
         lines = [

@@ -43,11 +43,21 @@ class TunedJudge:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self._fold_of = folds_of(case.examples, seed=case.seed)
-        # each fold costs a copy: as many as hold enough rows
+
+    @cached_property
+    def unseen(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        return np.flatnonzero(self._fold_of < self._folds)
+
+    @cached_property
+    def _fold_of(self) -> np.ndarray:
+        return folds_of(self.case.examples, seed=self.case.seed)
+
+    @cached_property
+    def _folds(self) -> int:
+        """How many folds are measured on: each costs a copy, so as many as hold enough rows."""
         held = np.cumsum(np.bincount(self._fold_of, minlength=FOLDS))
-        self._folds = min(FOLDS, int((held < ENOUGH).sum()) + 1)
-        self.unseen = np.flatnonzero(self._fold_of < self._folds)
+        return min(FOLDS, int((held < ENOUGH).sum()) + 1)
 
     def prepare(self) -> None:
         """Tune the copy, or read it from the run's folder."""
@@ -61,7 +71,7 @@ class TunedJudge:
         """See :class:`~inversedmixup.judges.Judge`."""
         fold_of = self._fold_of
         out = np.empty((len(rows), len(self.case.classes)))
-        steps = sum(self._steps(sum(fold_of != fold)) for fold in range(self._folds))
+        steps = sum(self._steps(int((fold_of != fold).sum())) for fold in range(self._folds))
         with progress("measuring judge tuned", steps) as advance:
             for fold in range(self._folds):
                 asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
@@ -92,7 +102,7 @@ class TunedJudge:
         learnt = np.unique([*self._batches(n)]).tolist()
         rows = [[case.examples[at].text, case.examples[at].label] for at in learnt]
         settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, case.pair.llm.name]
-        return digest([learnt, rows, list(case.classes), settings])
+        return digest([n, learnt, rows, list(case.classes), settings])
 
     def _prompt_of(self, stored: Path) -> Prompt:
         llm = self._copy()

@@ -54,12 +54,15 @@ class RunResults:
             yield from (row for row in iter_rows(path) if row.parents != [row.id, row.id])
 
 
-def read_run(path: str | Path, benchmark: str | Path | None = None) -> RunResults:
+def read_run(
+    path: str | Path, benchmark: str | Path | None = None, *, examples: ExampleFile | None = None
+) -> RunResults:
     """The run in a folder ``OUT.run``, or the run that wrote the file ``OUT``.
 
     Args:
         path: either of them.
         benchmark: the folder of a ``benchmark``, whose verdict belongs to the results.
+        examples: the rows that were mixed, where they have been read already.
 
     Raises:
         InputError: if there is no finished run, or no finished benchmark.
@@ -73,7 +76,7 @@ def read_run(path: str | Path, benchmark: str | Path | None = None) -> RunResult
     settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
     return RunResults(
         folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings, summary,
-        _read(folder / "provenance.json").get("value", {}), _examples(folder / EXAMPLES_FILE),
+        _read(folder / "provenance.json").get("value", {}), examples or _examples(folder / EXAMPLES_FILE),
         None if benchmark is None else _verdict(Path(benchmark).expanduser()),
     )  # fmt: skip
 

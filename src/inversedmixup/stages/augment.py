@@ -14,7 +14,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -49,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 32
 ENCODED = 16  # parents at a time: of a shard's few, more at once would only mean more padding
+SHARDS_HELD = 32  # of rows that are read again
 PILOT_SHARDS = 2  # rows on which a judge is compared with the interpolated labels before its own are used
 
 
@@ -127,6 +128,10 @@ def run_augment(
         for number, rows in enumerate(shards):
             before = tally.kept
             for row, (first, second) in zip(rows, writer.parents(number), strict=True):
+                if row.parents != [first.id, second.id]:
+                    raise InputError(
+                        f"shard {number} of the run has other parents than this version of numpy draws; add --overwrite"
+                    )
                 judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
                 tally.add(judged)
                 take(judged)
@@ -154,6 +159,7 @@ class MadeRows(Sequence[Row]):
 
     def __init__(self, run: RunFolder, numbers: Sequence[int]) -> None:
         self.run, self.numbers = run, numbers
+        self._shard = lru_cache(SHARDS_HELD)(self._read)  # texts are asked for first, then their labels
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -166,10 +172,13 @@ class MadeRows(Sequence[Row]):
         if isinstance(at, slice):
             return [self[number] for number in range(*at.indices(len(self)))]
         shard, place = divmod(self.numbers[at], SHARD_ROWS)
-        stored = self.run.read(shard_name(shard))
+        return self._shard(shard)[place]
+
+    def _read(self, number: int) -> list[Row]:
+        stored = self.run.read(shard_name(number))
         if stored is None:
-            raise InputError(f"{self.run.folder / shard_name(shard)}.json is damaged; run the same command again")
-        return Row(**stored[place])
+            raise InputError(f"{self.run.folder / shard_name(number)}.json is damaged; run the same command again")
+        return [Row(**row) for row in stored]
 
 
 def number_of(row: Row) -> int:
@@ -367,7 +376,10 @@ class RowWriter:
 
     def parents(self, number: int) -> list[tuple[Example, Example]]:
         """The two rows that each row of a shard lies between."""
-        return [(self.examples[draw.first], self.examples[draw.second]) for draw in self._drawn(number)[0]]
+        return self._parents(self._drawn(number)[0])
+
+    def _parents(self, draws: Sequence[Draw]) -> list[tuple[Example, Example]]:
+        return [(self.examples[draw.first], self.examples[draw.second]) for draw in draws]
 
     def _drawn(self, number: int) -> tuple[list[Draw], list[np.random.Generator]]:
         """What a shard mixes, and each row's random stream from there on."""
@@ -376,7 +388,8 @@ class RowWriter:
 
     def rows(self, number: int, written: Written) -> list[Row]:
         """The rows that a shard's texts become under the label policy."""
-        draws, parents = self._drawn(number)[0], self.parents(number)
+        draws, _ = self._drawn(number)
+        parents = self._parents(draws)
         assert written.class_probs is not None
         said = {"task": written.class_probs}
         if self.panel is not None:

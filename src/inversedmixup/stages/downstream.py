@@ -16,6 +16,7 @@ from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.options import at_least, option
 from inversedmixup.terminal import progress
 
+PREDICTED = 4096  # test rows at a time
 ECE_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
 
 
@@ -54,7 +55,8 @@ def run_downstream(
             both = _Both(examples, extra)
             weights = torch.cat([torch.ones(len(examples)), torch.full((len(extra),), weight)])
             model.fit(Texts(both), _Targets(both, classes), weights, settings, advance=advance)
-            probs = model.predict_proba(model.encode([e.text for e in test]))
+            parts = (Texts(test)[at : at + PREDICTED] for at in range(0, len(test), PREDICTED))
+            probs = np.concatenate([model.predict_proba(model.encode(texts)) for texts in parts])
             measured |= {f"{key}_{name}": value for key, value in scores(probs, truth).items() if key in _SHOWN}
     return measured
 
@@ -74,6 +76,9 @@ class _Both(Sequence[Example | Row]):
     def __getitem__(self, at: Any) -> Any:  # noqa: ANN401 (one row, or those of a slice)
         if isinstance(at, slice):
             return [self[number] for number in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        at %= len(self)
         return self.examples[at] if at < len(self.examples) else self.rows[at - len(self.examples)]
 
 
