@@ -1,7 +1,8 @@
 """Does a text keep the class of what it was written from? ``python -m studies.retention DATA -o DIR``.
 
 For each set and number of shots, held-out texts are encoded and written again (λ = 1) by the pair as it ships, by a
-pair whose task model was fitted to the shots with the adaptor left behind, and after all of stage 2. *Label retention*
+pair whose task model was fitted to the shots with the adaptor left behind, after all of stage 2, and after a stage 2
+that refines the adaptor longer and on other training rows as well, whose labels it does not see. *Label retention*
 is how often a reference labeller (a classifier fitted to up to 5,000 rows on the encoder that ships) gives the text
 that came back the class of the text that went in; *own* retention is how often a labeller on the pair's own encoder,
 wherever stage 2 moved it, gives the text the class that it gives the embedding. The same candidates are chosen from in
@@ -13,9 +14,11 @@ corrected, by the cosine alone. So are the texts of cross-class mixes, counted a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +43,18 @@ STAGES: Mapping[str, WarmupConfig] = {
     "as it ships": WarmupConfig(train_encoder="head", follow_steps=0, refine_steps=0, tolerance=1.0),
     "warmed up, adaptor left behind": WarmupConfig(follow_steps=0, refine_steps=0, tolerance=1.0),
     "after stage 2": WarmupConfig(tolerance=1.0),
+    "after stage 2, unlabelled rows too": WarmupConfig(tolerance=1.0, refine_steps=100),
 }
+UNLABELLED = 2000  # rows without labels
 OWN_ROWS = 2000  # training rows that each moved encoder reads for a labeller of its own
 AGREEMENT = (0.0, 0.2, 0.5, 1.0)  # weights of class agreement beside cycle similarity
 SAMPLING = Sampling(max_tokens=40)
 
 
 def cell(
-    plain: Pair, data: Path, name: str, shots: int, seed: int, *, n: int, candidates: int, mixes: bool = True
-) -> dict[str, Any]:
+    plain: Pair, data: Path, name: str, shots: int, seed: int, *, n: int, candidates: int, mixes: bool = True,
+    stages: Sequence[str] = tuple(STAGES),
+) -> dict[str, Any]:  # fmt: skip
     """One set, number of shots and seed: token F1, cosine and label retention by stage and choice.
 
     ``mixes`` says whether cross-class mixes are written as well, which doubles the time.
@@ -63,9 +69,11 @@ def cell(
         "set": name, "shots": shots, "seed": seed, "n": n, "candidates": candidates, "stages": {},
         "reference": {"accuracy": reference.accuracy, "n": reference.n},
     }  # fmt: skip
-    for stage, config in STAGES.items():
+    for stage in stages:
         pair = Pair.load()
-        run_warmup(pair, examples, classes, config)
+        with _unlabelled(train, examples, seed) as others:
+            given = others if "unlabelled" in stage else None
+            run_warmup(pair, examples, classes, dataclasses.replace(STAGES[stage], unlabelled=given))
         embeddings = pair.task_model.encode([row.text for row in held])
         texts = [row.text for row in held]
         few = sample(known, OWN_ROWS)
@@ -80,6 +88,18 @@ def cell(
             mixed, leading = _mixes(pair, examples, n, seed)
             found["cross-class"] = _by_choice(pair, mixed, labellers, leading, seed, candidates, None)
     return record
+
+
+@contextlib.contextmanager
+def _unlabelled(train: Sequence[Example], examples: Sequence[Example], seed: int) -> Iterator[str]:
+    """A file of other training rows, without their labels."""
+    taken = {example.text for example in examples}
+    others = [row.text for row in train if row.text not in taken]
+    order = np.random.default_rng([seed, 2]).permutation(len(others))[:UNLABELLED]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "unlabelled.txt"
+        path.write_text("".join(f"{others[at]}\n" for at in order), encoding="utf-8")
+        yield str(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +171,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n", type=int, default=64, help="texts, and mixes, of a cell")
     parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
     parser.add_argument("--mixes", action=argparse.BooleanOptionalAction, default=True, help="cross-class mixes too")
     options = parser.parse_args()
-    settings = {"n": options.n, "candidates": options.candidates, "mixes": options.mixes}
+    settings = {"n": options.n, "candidates": options.candidates, "mixes": options.mixes, "stages": options.stages}
     run = study_run(options.output, settings, [None])
     pair = Pair.load()
 
