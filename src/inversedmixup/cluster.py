@@ -147,8 +147,8 @@ class SharedRows(Labelled):
                 self.blocks.append(keep(b"".join(block)))
                 block, length = [], 0
 
-    def row(self, number: int) -> Example:
-        """See :class:`~inversedmixup.labelled.Labelled`."""
+    def item(self, number: int) -> Example:
+        """See :class:`~inversedmixup.labelled.Lazy`."""
         at = bisect.bisect_right(self.firsts, number) - 1
         begin = 0 if number == self.firsts[at] else int(self.ends[number - 1])
         return Example(**json.loads(_block(self.blocks[at])[begin : int(self.ends[number])]))

@@ -14,7 +14,7 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, overload
+from typing import IO, TypeVar, overload
 
 import numpy as np
 
@@ -22,12 +22,32 @@ from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T", covariant=True)
 
 FOLDS = 3  # of the cross-validation of a judge that learns from the rows
 COPIED = 2**20  # bytes at a time
 
 
-class Labelled(Sequence[Example]):
+class Lazy(Sequence[T]):
+    """A sequence that gets an item when it is asked for it; subclasses say how many there are, and how one is got."""
+
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[T]: ...
+    def __getitem__(self, at: int | slice) -> T | list[T]:
+        if isinstance(at, slice):
+            return [self.item(number) for number in range(*at.indices(len(self)))]
+        if not -len(self) <= at < len(self):
+            raise IndexError(at)
+        return self.item(int(at) % len(self))
+
+    @abc.abstractmethod
+    def item(self, number: int) -> T:
+        """Item ``number``, in [0, n)."""
+
+
+class Labelled(Lazy[Example]):
     """Rows whose classes are known without reading them.
 
     Attributes:
@@ -40,21 +60,6 @@ class Labelled(Sequence[Example]):
 
     def __len__(self) -> int:
         return len(self.numbers)
-
-    @overload
-    def __getitem__(self, at: int) -> Example: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Example]: ...
-    def __getitem__(self, at: int | slice) -> Example | list[Example]:
-        if isinstance(at, slice):
-            return [self.row(number) for number in range(*at.indices(len(self)))]
-        if not -len(self) <= at < len(self):
-            raise IndexError(at)
-        return self.row(at % len(self))
-
-    @abc.abstractmethod
-    def row(self, number: int) -> Example:
-        """Row ``number``, in [0, n)."""
 
 
 class ExampleFile(Labelled):
@@ -122,19 +127,19 @@ class ExampleFile(Labelled):
             self._bytes = _mapped(file)
         partial.replace(path)
 
-    def row(self, number: int) -> Example:
-        """See :class:`Labelled`."""
+    def item(self, number: int) -> Example:
+        """See :class:`Lazy`."""
         begin = int(self.ends[number - 1]) if number else 0
         return Example(**json.loads(self._bytes[begin : int(self.ends[number])]))
 
     def __iter__(self) -> Iterator[Example]:
-        return (self.row(number) for number in range(len(self)))
+        return (self.item(number) for number in range(len(self)))
 
     def find(self, identity: str) -> Example | None:
         """The (first) row of this id."""
         sought = np.uint64(fingerprint(identity))
         begin, end = np.searchsorted(self._ids, sought), np.searchsorted(self._ids, sought, side="right")
-        rows = (self.row(int(at)) for at in self._by_id[begin:end])
+        rows = (self.item(int(at)) for at in self._by_id[begin:end])
         return next((row for row in rows if row.id == identity), None)
 
     def repeated_id(self) -> str | None:
@@ -142,7 +147,7 @@ class ExampleFile(Labelled):
         alike = np.flatnonzero(self._ids[1:] == self._ids[:-1])  # different ids may be, by a rare chance
         seen: set[str] = set()
         for at in np.unique([alike, alike + 1]):
-            identity = self.row(int(self._by_id[at])).id
+            identity = self.item(int(self._by_id[at])).id
             if identity in seen:
                 return identity
             seen.add(identity)
@@ -179,13 +184,13 @@ class Subset(Labelled):
         self.examples, self.rows, self.classes = examples, rows, sorted(classes)
         self.numbers = class_numbers(examples, self.classes)[rows]
 
-    def row(self, number: int) -> Example:
-        """See :class:`Labelled`."""
+    def item(self, number: int) -> Example:
+        """See :class:`Lazy`."""
         return self.examples[int(self.rows[number])]
 
 
-class Texts(Sequence[str]):
-    """The texts of rows; only those asked for are read."""
+class Texts(Lazy[str]):
+    """The texts of rows."""
 
     def __init__(self, rows: Sequence[Example | Row]) -> None:
         self.rows = rows
@@ -193,12 +198,9 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, at: int) -> str: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[str]: ...
-    def __getitem__(self, at: int | slice) -> str | list[str]:
-        return [row.text for row in self.rows[at]] if isinstance(at, slice) else self.rows[at].text
+    def item(self, number: int) -> str:
+        """See :class:`Lazy`."""
+        return self.rows[number].text
 
 
 def class_names(examples: Sequence[Example]) -> list[str]:

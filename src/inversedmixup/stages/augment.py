@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.panel import Panel, named
-from inversedmixup.labelled import class_names, class_numbers, repeated_id
+from inversedmixup.labelled import Lazy, class_names, class_numbers, repeated_id
 from inversedmixup.labels import LabelConfig, choose_label, is_intruded, parse_labels
 from inversedmixup.mixing import (
     LAM_HELP,
@@ -149,7 +149,7 @@ def run_augment(
     return {**summary, "judge": record} if record else summary
 
 
-class MadeRows(Sequence[Row]):
+class MadeRows(Lazy[Row]):
     """Kept rows of a run, read from its shards when they are asked for.
 
     Args:
@@ -164,14 +164,9 @@ class MadeRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    @overload
-    def __getitem__(self, at: int) -> Row: ...
-    @overload
-    def __getitem__(self, at: slice) -> list[Row]: ...
-    def __getitem__(self, at: int | slice) -> Row | list[Row]:
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        shard, place = divmod(self.numbers[at], SHARD_ROWS)
+    def item(self, number: int) -> Row:
+        """See :class:`~inversedmixup.labelled.Lazy`."""
+        shard, place = divmod(self.numbers[number], SHARD_ROWS)
         return self._shard(shard)[place]
 
     def _read(self, number: int) -> list[Row]:

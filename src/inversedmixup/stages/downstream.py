@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from inversedmixup.data import Example, Row
-from inversedmixup.labelled import Texts, class_numbers
+from inversedmixup.labelled import Lazy, Texts, class_numbers
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.options import at_least, option
 from inversedmixup.terminal import progress
@@ -64,7 +64,7 @@ def run_downstream(
 _SHOWN = ("accuracy", "macro_f1")
 
 
-class _Both(Sequence[Example | Row]):
+class _Both(Lazy[Example | Row]):
     """Originals, and augmented rows behind them; only those asked for are read."""
 
     def __init__(self, examples: Sequence[Example], rows: Sequence[Row]) -> None:
@@ -73,13 +73,10 @@ class _Both(Sequence[Example | Row]):
     def __len__(self) -> int:
         return len(self.examples) + len(self.rows)
 
-    def __getitem__(self, at: Any) -> Any:  # noqa: ANN401 (one row, or those of a slice)
-        if isinstance(at, slice):
-            return [self[number] for number in range(*at.indices(len(self)))]
-        if not -len(self) <= at < len(self):
-            raise IndexError(at)
-        at %= len(self)
-        return self.examples[at] if at < len(self.examples) else self.rows[at - len(self.examples)]
+    def item(self, number: int) -> Example | Row:
+        """See :class:`~inversedmixup.labelled.Lazy`."""
+        beyond = number - len(self.examples)
+        return self.examples[number] if beyond < 0 else self.rows[beyond]
 
 
 class _Targets:
