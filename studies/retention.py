@@ -39,11 +39,12 @@ from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 from studies.common import SETS, encode, run_grid, sample, study_run
 
+WITH_UNLABELLED = "after stage 2, unlabelled rows too"
 STAGES: Mapping[str, WarmupConfig] = {
     "as it ships": WarmupConfig(train_encoder="head", follow_steps=0, refine_steps=0, tolerance=1.0),
     "warmed up, adaptor left behind": WarmupConfig(follow_steps=0, refine_steps=0, tolerance=1.0),
     "after stage 2": WarmupConfig(tolerance=1.0),
-    "after stage 2, unlabelled rows too": WarmupConfig(tolerance=1.0, refine_steps=100),
+    WITH_UNLABELLED: WarmupConfig(tolerance=1.0, refine_steps=100),
 }
 UNLABELLED = 2000  # rows without labels
 OWN_ROWS = 2000  # training rows that each moved encoder reads for a labeller of its own
@@ -72,7 +73,7 @@ def cell(
     for stage in stages:
         pair = Pair.load()
         with _unlabelled(train, examples, seed) as others:
-            given = others if "unlabelled" in stage else None
+            given = others if stage == WITH_UNLABELLED else None
             run_warmup(pair, examples, classes, dataclasses.replace(STAGES[stage], unlabelled=given))
         embeddings = pair.task_model.encode([row.text for row in held])
         texts = [row.text for row in held]

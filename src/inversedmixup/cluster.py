@@ -27,7 +27,7 @@ import numpy as np
 from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.judges import JUDGE_FILES
-from inversedmixup.labelled import Labelled, as_line, class_names, class_numbers
+from inversedmixup.labelled import Labelled, as_line, class_names, class_numbers, from_line
 from inversedmixup.labels import parse_labels
 from inversedmixup.loading import first_line
 from inversedmixup.mixing import PairSampler
@@ -151,7 +151,7 @@ class SharedRows(Labelled):
         """See :class:`~inversedmixup.labelled.Lazy`."""
         at = bisect.bisect_right(self.firsts, number) - 1
         begin = 0 if number == self.firsts[at] else int(self.ends[number - 1])
-        return Example(**json.loads(_block(self.blocks[at])[begin : int(self.ends[number])]))
+        return from_line(_block(self.blocks[at])[begin : int(self.ends[number])])
 
 
 @functools.lru_cache(maxsize=BLOCKS_HELD)

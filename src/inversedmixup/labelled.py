@@ -42,6 +42,9 @@ class Lazy(Sequence[T]):
             raise IndexError(at)
         return self.item(int(at) % len(self))
 
+    def __iter__(self) -> Iterator[T]:
+        return map(self.item, range(len(self)))
+
     @abc.abstractmethod
     def item(self, number: int) -> T:
         """Item ``number``, in [0, n)."""
@@ -106,7 +109,7 @@ class ExampleFile(Labelled):
         with path.open("rb") as file:
             for line in file:
                 try:
-                    example = Example(**json.loads(line))
+                    example = from_line(line)
                 except (TypeError, RecursionError) as error:
                     raise ValueError(f"not a labelled row ({error})") from None
                 if not all(isinstance(value, str) for value in vars(example).values()):
@@ -130,10 +133,7 @@ class ExampleFile(Labelled):
     def item(self, number: int) -> Example:
         """See :class:`Lazy`."""
         begin = int(self.ends[number - 1]) if number else 0
-        return Example(**json.loads(self._bytes[begin : int(self.ends[number])]))
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self.item(number) for number in range(len(self)))
+        return from_line(self._bytes[begin : int(self.ends[number])])
 
     def find(self, identity: str) -> Example | None:
         """The (first) row of this id."""
@@ -302,6 +302,11 @@ def repeated_id(examples: Sequence[Example]) -> str | None:
 def as_line(example: Example) -> bytes:
     """A row as one line of JSON."""
     return json.dumps(vars(example), ensure_ascii=False).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Example:
+    """The row that :func:`as_line` wrote."""
+    return Example(**json.loads(line))
 
 
 def inputs_digest(*parts: Iterable[Example]) -> str:

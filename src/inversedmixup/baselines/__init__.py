@@ -120,8 +120,13 @@ class Remembering:
     """A judge that is asked about each text once; see :class:`~inversedmixup.judges.Judge`."""
 
     def __init__(self, judge: Judge) -> None:
-        self.judge, self.name, self.unseen = judge, judge.name, judge.unseen
+        self.judge, self.name = judge, judge.name
         self._said: dict[str, np.ndarray] = {}
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """As the judge says it, who need not look before he is asked."""
+        return self.judge.unseen
 
     def prepare(self) -> None:
         """As the judge does it."""

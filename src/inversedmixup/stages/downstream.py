@@ -86,12 +86,11 @@ class _Targets:
         self.both, self.classes = both, classes
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        drawn = [self.both[at] for at in rows.tolist()]
+        drawn = (self.both[at] for at in rows.tolist())
         probs = [
-            [row.label_probs[name] if isinstance(row, Row) else row.label == name for name in self.classes]
-            for row in drawn
+            row_targets([row], self.classes) if isinstance(row, Row) else one_hot([row], self.classes) for row in drawn
         ]
-        return torch.tensor(probs, dtype=torch.float32)
+        return torch.from_numpy(np.concatenate(probs)).float()
 
 
 def one_hot(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
