@@ -23,7 +23,7 @@ from inversedmixup.baselines.inversed import kept_rows
 from inversedmixup.benchmark import BenchmarkConfig, run_all
 from inversedmixup.benchmark.cells import RUN, Bench, run_name
 from inversedmixup.benchmark.report import write_report
-from inversedmixup.data import Example
+from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build, read_settings
@@ -67,31 +67,41 @@ class Reference:
         self.rows = sample(rows)
         self._fitted: tuple[TaskModel, ReferenceLabeller] | None = None
 
-    def added(self, split: Split) -> Added:
-        """Mixes across classes with these labels: what right labels would be worth."""
-        config = dataclasses.replace(split.config, pairs="cross-class", labels="soft", accept_labels="any")
-        texts = [row.text for row in kept_rows(split, config)]
+    def fitted(self, config: BenchmarkConfig) -> tuple[TaskModel, ReferenceLabeller]:
+        """The encoder as it ships, and the classifier on its embeddings."""
         if self._fitted is None:
-            encoder = split.config.load_task_model()
+            encoder = config.load_task_model()
             points = encoder.encode([row.text for row in self.rows])
             self._fitted = encoder, ReferenceLabeller(points, [row.label for row in self.rows])
-        encoder, labeller = self._fitted
-        if not texts:
-            return Added([], np.empty((0, len(split.classes))))
-        said = labeller.label(encoder.encode(texts))
+        return self._fitted
+
+    def label(self, texts: Sequence[str], config: BenchmarkConfig) -> list[str]:
+        """The class of each text."""
+        encoder, labeller = self.fitted(config)
+        return labeller.label(encoder.encode(texts)).tolist() if texts else []
+
+    def added(self, split: Split) -> Added:
+        """Mixes across classes with these labels: what right labels would be worth."""
+        texts = [row.text for row in cross_class(split)]
+        said = self.label(texts, split.config)
         known = [(text, name) for text, name in zip(texts, said, strict=True) if name in split.classes]
         targets = np.array([[float(name == own) for own in split.classes] for _, name in known])
         return Added([text for text, _ in known], targets.reshape(len(known), len(split.classes)))
 
 
-def take_over(bench: Bench, protocol: str, finished: list[dict[str, Any]]) -> None:
+def cross_class(split: Split) -> list[Row]:
+    """The split's mixes across classes under their interpolated labels; every label policy shares them."""
+    return kept_rows(split, dataclasses.replace(split.config, pairs="cross-class", labels="soft", accept_labels="any"))
+
+
+def take_over(bench: Bench, finished: list[dict[str, Any]]) -> None:
     """Count runs of an earlier study as finished here: those of this benchmark's set, draw, protocol and splits.
 
     Raises:
         InputError: for one with another seed or other test rows. That the other settings are the same is for the
             caller to know.
     """
-    own = {"set": bench.folder.name, "shots": bench.draw, "protocol": protocol}.items()
+    own = {"set": bench.folder.name, "shots": bench.draw, "protocol": bench.protocol}.items()
     for record in finished:
         if own <= record.items() and record["split"] < bench.config.splits:
             name = run_name(record["split"], record["method"])
@@ -101,9 +111,8 @@ def take_over(bench: Bench, protocol: str, finished: list[dict[str, Any]]) -> No
                 bench.run.write(name, record)
 
 
-def main() -> None:
-    """Run the grid and write what follows from it."""
-    parser = argparse.ArgumentParser(prog="python -m studies.evidence", description="Every method on every set.")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say on what: sets, draws, protocols, splits, and the settings of all of them."""
     parser.add_argument("data", type=Path, help="folder with a folder for each set: train.jsonl and test.jsonl")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--config", help="YAML file with settings of `benchmark`, the same for every set")
@@ -111,6 +120,27 @@ def main() -> None:
     parser.add_argument("--draws", nargs="+", default=["10"])
     parser.add_argument("--protocols", nargs="+", default=["frozen"], choices=PROTOCOLS)
     parser.add_argument("--splits", type=int, default=10)
+
+
+def benches(options: argparse.Namespace, settings: dict[str, Any], first: int = 0) -> Iterator[tuple[int, Bench]]:
+    """Every split from the first one on with its benchmark, split by split."""
+    known: dict[str, Tensor] = {}
+    for split in range(first, options.splits):
+        for protocol in options.protocols:
+            for draw in options.draws:
+                for name in options.sets:
+                    own = {"draw": draw, "splits": split + 1, **PROTOCOLS[protocol]}
+                    yield split, Bench(
+                        str(options.data / name / "train.jsonl"), str(options.data / name / "test.jsonl"),
+                        str(options.output / protocol / draw.replace(":", "-") / name),
+                        build(BenchmarkConfig, settings, own), known,
+                    )  # fmt: skip
+
+
+def main() -> None:
+    """Run the grid and write what follows from it."""
+    parser = argparse.ArgumentParser(prog="python -m studies.evidence", description="Every method on every set.")
+    add_options(parser)
     parser.add_argument("--methods", help="default: those of the config file")
     parser.add_argument("--reference", action="store_true", help=f"also {REFERENCE}: labels of all training rows")
     parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
@@ -121,24 +151,14 @@ def main() -> None:
     settings = read_settings(options.config) if options.config else {}
     if options.methods:
         settings["methods"] = options.methods
-    known: dict[str, Tensor] = {}
     references: dict[str, Reference] = {}
-    for split in range(options.splits):
-        for protocol in options.protocols:
-            for draw in options.draws:
-                for name in options.sets:
-                    own = {"draw": draw, "splits": split + 1, **PROTOCOLS[protocol]}
-                    bench = Bench(
-                        str(options.data / name / "train.jsonl"), str(options.data / name / "test.jsonl"),
-                        str(options.output / protocol / draw.replace(":", "-") / name),
-                        build(BenchmarkConfig, settings, own), known,
-                    )  # fmt: skip
-                    if options.reference:
-                        reference = references.setdefault(name, Reference(bench.rows))
-                        about = "mixes across classes, labelled by a classifier of all training rows"
-                        bench.methods.append(Method(REFERENCE, about, added=reference.added, writes=True))
-                    take_over(bench, protocol, finished)
-                    run_all(bench)
+    for _, bench in benches(options, settings):
+        if options.reference:
+            reference = references.setdefault(bench.folder.name, Reference(bench.rows))
+            about = "mixes across classes, labelled by a classifier of all training rows"
+            bench.methods.append(Method(REFERENCE, about, added=reference.added, writes=True))
+        take_over(bench, finished)
+        run_all(bench)
     records = gathered(options.output)
     write_whole(options.output / "runs.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
     write_report(records, options.output)

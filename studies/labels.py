@@ -1,148 +1,227 @@
-"""Which labels should augmented texts get? ``python -m studies.labels DATA -o DIR``.
+"""Which labels should augmented texts get? ``python -m studies.labels DATA -o DIR --config studies/evidence.yaml``.
 
-For each set, number of shots and seed: cross-class texts are written once by the default pair with its encoder as it
-is; then every label policy labels the same texts. Its error is counted against a reference (a classifier fitted to up
-to 5,000 labelled rows), its worth is the accuracy of a linear head on the frozen encoder, fitted to the shots and to
-the texts at weight 0.3, less that of the head fitted to the shots alone. Same texts, same shots: paired.
+For each split of the evidence study, texts between two classes are written once (in the same folder, they and judge
+``tuned`` are taken from there). Every judge says which class each text belongs to, every label policy labels the same
+texts, and a task model is trained on them as in that study. A reference, a classifier of up to 5,000 labelled rows,
+says what is right; its own accuracy is in every cell. ``DIR/labels`` holds the cells, ``runs.jsonl`` with the
+benchmark's tables, in which a policy is a method, and ``labels.json``: the figures that are printed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from inversedmixup.data import read_examples
+from inversedmixup.baselines import BASELINE, Added, Method, Split
+from inversedmixup.benchmark.cells import Bench
+from inversedmixup.benchmark.report import write_report
+from inversedmixup.benchmark.statistics import bootstrap_interval, interval_over_sets
 from inversedmixup.errors import write_whole
-from inversedmixup.judges import Case, JudgeConfig, make_panel
-from inversedmixup.judges.panel import named, pool
-from inversedmixup.labelled import take_shots
-from inversedmixup.labels import LabelPolicy, choose_label
-from inversedmixup.models.pair import Pair
-from inversedmixup.reference import ReferenceLabeller
-from inversedmixup.stages.warmup import CrossValidation, WarmupConfig, fit_task_model
-from studies.common import (
-    SETS,
-    WEIGHT,
-    encode,
-    head_accuracy,
-    one_hot,
-    paired,
-    run_grid,
-    sample,
-    study_run,
-    write_texts,
-)
+from inversedmixup.judges.panel import majority, named, pool
+from inversedmixup.labelled import class_numbers
+from inversedmixup.labels import LabelPolicy, choose_label, is_intruded
+from inversedmixup.options import read_settings
+from inversedmixup.runs import recorded
+from inversedmixup.terminal import show_logs
+from studies.common import study_run
+from studies.evidence import Reference, add_options, benches, cross_class
 
-POLICIES = {
-    "interpolated": ("soft", None), "larger parent": ("soft", 0.0),
-    **{f"{kind} {judge}": (f"{kind}:{judge}", None) for kind in ("hard", "mitigated", "drop")
-       for judge in ("task", "llm", "tuned", "agreement", "pool", "reference")},
-    "pool": ("pool:pool", None),
-}  # fmt: skip
-JUDGES = "task+llm+tuned"
+ASKED = "task+llm+tuned"
+REFERENCE = "reference"
+# agreement: the majority of the three; both: where task and tuned say the same; pool: the product of these two
+JUDGES = (
+    "task", "llm", "tuned", "agreement", "both", "pool", "pool of three", "prototypes", "self-training", REFERENCE
+)  # fmt: skip
+HALF_WAY = "pool, half way"  # between the pool's probabilities and its likeliest class
+POLICIES: dict[str, tuple[LabelPolicy, float | None]] = {
+    "interpolated": (LabelPolicy("soft", None), None),
+    "larger parent": (LabelPolicy("soft", None), 0.0),
+    **{
+        f"{kind} {judge}": (LabelPolicy(kind, judge), None)
+        for kind in ("hard", "mitigated", "drop")
+        for judge in JUDGES
+    },
+    **{judge: (LabelPolicy("pool", judge), None) for judge in ("task", "llm", "tuned", "pool", "pool of three")},
+    HALF_WAY: (LabelPolicy("pool", "pool"), 0.5),
+}
 
 
-def cell(pair: Pair, data: Path, name: str, shots: int, seed: int, n: int) -> dict[str, Any]:
-    """One set, number of shots and seed: accuracies, label errors and coverages by policy."""
-    train, test = (read_examples(data / name / f"{part}.jsonl") for part in ("train", "test"))
-    examples = take_shots(train, shots, seed=seed)
-    classes = sorted({example.label for example in examples})
-    config = WarmupConfig(train_encoder="head", seed=seed)
-    fit_task_model(pair.task_model, examples, classes, config, lambda _: None)
-    embeddings = pair.task_model.encode([example.text for example in examples])
-    soft, written = write_texts(pair, examples, classes, embeddings, n, seed)
-    reread = written.reread
-    known = sample(train)
-    reference = ReferenceLabeller(encode(pair, known), [row.label for row in known])
-    fit = CrossValidation(Pair.load_task_model, examples, classes, config)
-    panel = make_panel(JUDGES, Case(pair, examples, classes, JudgeConfig(), seed, fit))
-    said = panel.hear(written.texts, reread)
-    true = reference.label(reread)
-    said["pool"] = pool([said["task"], said["tuned"]])
-    said["reference"] = (true[:, None] == np.array(classes)).astype(float)
-    points, answers = encode(pair, test), np.array([example.label for example in test])
-    base = head_accuracy(embeddings, one_hot(examples, classes), np.ones(len(examples)), classes, points, answers)
-    record: dict[str, Any] = {
-        "set": name, "shots": shots, "seed": seed, "n": n, "classes": len(classes), "accuracy_without": base,
-        "reference": {"accuracy": reference.accuracy, "n": reference.n}, "policies": {},
+def opinions(split: Split, texts: Sequence[str], embeddings: Tensor) -> dict[str, np.ndarray]:
+    """Class probabilities [n, classes] that each of :data:`JUDGES` but the reference gives; NaN where it abstains."""
+    panel = split.panel(f"pool:{ASKED}")
+    assert panel is not None
+    said = panel.hear(texts, embeddings)
+    said["pool of three"] = said["pool"]
+    two = [said["task"], said["tuned"]]
+    said |= {"both": majority(two), "pool": pool(two)}
+    return said | by_distance(split, embeddings)
+
+
+def by_distance(split: Split, embeddings: Tensor) -> dict[str, np.ndarray]:
+    """Classes, as probabilities of 0 and 1, of two labellers that look at embeddings [n, d] alone.
+
+    ``prototypes``: the class with the nearest mean. ``self-training``: logistic regression that labels the ten texts
+    that it is surest of, learns from them, and so on to the last (Yarowsky 1995).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import NearestCentroid
+    from sklearn.semi_supervised import SelfTrainingClassifier
+
+    known = split.fresh().encode([row.text for row in split.examples]).numpy()
+    numbers, points = class_numbers(split.examples, split.classes), embeddings.numpy()
+    prototypes = NearestCentroid().fit(known, numbers).predict(points)
+    every = np.concatenate([known, points]), np.concatenate([numbers, np.full(len(points), -1)])
+    learner = SelfTrainingClassifier(
+        LogisticRegression(C=10.0), criterion="k_best", k_best=min(10, len(points)), max_iter=None
+    )
+    self_trained = learner.fit(*every).transduction_[len(known) :]
+    sure = np.eye(len(split.classes))
+    return {"prototypes": sure[prototypes], "self-training": sure[self_trained]}
+
+
+def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
+    """One split: what the judges say of its texts, and what each label policy is worth."""
+    split, test = bench.split(number)
+    rows = cross_class(split)
+    texts = [row.text for row in rows]
+    embeddings = split.pair.task_model.encode(texts)
+    said = opinions(split, texts, embeddings)
+    true = np.array(reference.label(texts, split.config))
+    said[REFERENCE] = (true[:, None] == np.array(split.classes)).astype(float)
+    base = {
+        "set": bench.folder.name, "shots": bench.draw, "split": number, "seed": split.config.seed,
+        "protocol": bench.protocol,
     }  # fmt: skip
+    baseline = next(method for method in bench.methods if method.name == BASELINE)
+    runs = [{**base, "method": BASELINE, **bench.measured(baseline, split, test)}]
     for policy, (labels, temperature) in POLICIES.items():
-        kind, _, judge = labels.partition(":")
-        heard = [named(said[judge][at], classes) if judge else None for at in range(n)]
-        chosen = [choose_label(LabelPolicy(kind, judge or None), soft[at], heard[at], temperature) for at in range(n)]
-        kept = [at for at in range(n) if chosen[at].refused is None]
-        targets = np.array([[chosen[at].probs[c] for c in classes] for at in kept]).reshape(len(kept), len(classes))
-        accuracy = head_accuracy(
-            torch.cat([embeddings, reread[kept]]), np.concatenate([one_hot(examples, classes), targets]),
-            np.array([1.0] * len(examples) + [WEIGHT] * len(kept)), classes, points, answers,
-        )  # fmt: skip
-        wrong = [chosen[at].label != true[at] for at in kept]
-        record["policies"][policy] = {
-            "gain": round(accuracy - base, 4), "coverage": len(kept) / n,
-            "label_error": round(float(np.mean(wrong)), 4) if kept else None,
-        }  # fmt: skip
-    return record
+        heard = [named(said[labels.judge][at], split.classes) if labels.judge else None for at in range(len(rows))]
+        labelled = [
+            choose_label(labels, row.label_probs, own, temperature) for row, own in zip(rows, heard, strict=True)
+        ]
+        kept = [at for at, one in enumerate(labelled) if one.refused is None]
+        targets = np.array([[labelled[at].probs[name] for name in split.classes] for at in kept])
+        added = Added([texts[at] for at in kept], targets.reshape(len(kept), len(split.classes)))
+        method = Method(policy, "", added=lambda _, added=added: added)  # type: ignore[misc]
+        runs.append({
+            **base, "method": policy, **bench.measured(method, split, test), "coverage": len(kept) / len(rows),
+            "label_error": float(np.mean([labelled[at].label != true[at] for at in kept])) if kept else None,
+        })  # fmt: skip
+    _, labeller = reference.fitted(split.config)
+    return {
+        **base, "n": len(rows), "reference": {"accuracy": labeller.accuracy, "n": labeller.n},
+        "intrusion": float(np.mean([is_intruded(own, row.label_probs) for own, row in zip(true, rows, strict=True)])),
+        "judges": {judge: _precision(said[judge], true, split.classes) for judge in JUDGES}, "runs": runs,
+    }  # fmt: skip
 
 
-# ---- the table ---------------------------------------------------------------------------------------------------
+def _precision(said: np.ndarray, true: np.ndarray, classes: Sequence[str]) -> dict[str, float | None]:
+    """Share of texts with an answer, and how often that is the reference's."""
+    answered = ~np.isnan(said).any(axis=1)
+    right = np.array(classes)[said[answered].argmax(axis=1)] == true[answered]
+    return {"coverage": float(answered.mean()), "precision": float(right.mean()) if len(right) else None}
 
 
-def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each set, number of shots and policy: means over the seeds, 95 % bootstrap interval and Wilcoxon's p."""
-    rows = []
-    for key in dict.fromkeys((record["set"], record["shots"]) for record in records):
-        cells = [record for record in records if (record["set"], record["shots"]) == key]
+# ---- tables ------------------------------------------------------------------------------------------------------
+
+
+def summarise(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each number of shots and each judge or policy, means over the splits of each set, and over the sets.
+
+    Judges have a ``precision`` and a ``coverage``; policies a ``gain`` over the baseline, a ``label_error`` and a
+    ``coverage``. ``interval`` is that of a set's mean gain over its splits, or of the mean gain over sets.
+    """
+    found = []
+    for shots in dict.fromkeys(cell["shots"] for cell in cells):
+        own = [cell for cell in cells if cell["shots"] == shots]
+        for judge in JUDGES:
+            values = [(cell["set"], cell["judges"][judge]) for cell in own]
+            found.append({"shots": shots, "judge": judge, **_by_set(values, ("precision", "coverage"))})
         for policy in POLICIES:
-            found = [record["policies"][policy] for record in cells]
-            errors = [one["label_error"] for one in found if one["label_error"] is not None]
-            rows.append({
-                "set": key[0], "shots": key[1], "seeds": len(cells), "policy": policy,
-                "accuracy_without": float(np.mean([record["accuracy_without"] for record in cells])),
-                "label_error": float(np.mean(errors)) if errors else None,
-                "coverage": float(np.mean([one["coverage"] for one in found])),
-                **paired([one["gain"] for one in found]),
-            })  # fmt: skip
-    return rows
+            values = [(cell["set"], {**run, "gain": run["accuracy"] - cell["runs"][0]["accuracy"]})
+                      for cell in own for run in cell["runs"] if run["method"] == policy]  # fmt: skip
+            found.append({"shots": shots, "policy": policy, **_by_set(values, ("gain", "label_error", "coverage"))})
+    return found
+
+
+def _by_set(values: Sequence[tuple[str, dict[str, Any]]], measures: Iterable[str]) -> dict[str, Any]:
+    sets: dict[str, Any] = {}
+    for name in dict.fromkeys(name for name, _ in values):
+        found = [value for own, value in values if own == name]
+        sets[name] = {"splits": len(found)}
+        for measure in measures:
+            numbers = [value[measure] for value in found if value[measure] is not None]
+            sets[name][measure] = float(np.mean(numbers)) if numbers else None
+            if measure == "gain":
+                sets[name]["interval"] = bootstrap_interval(np.array(numbers))
+    over: dict[str, Any] = {}
+    for measure in measures:
+        means = [one[measure] for one in sets.values() if one[measure] is not None]
+        over[measure] = float(np.mean(means)) if means else None
+        if measure == "gain":
+            over["interval"] = interval_over_sets(means)
+    return {"sets": sets, "over_sets": over}
+
+
+def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """For each number of shots, precision and coverage of judges, and gain and label error of policies."""
+    found = []
+    for shots in dict.fromkeys(row["shots"] for row in rows):
+        for kind, first, second, sign in (
+            ("judge", "precision", "coverage", ""),
+            ("policy", "gain", "label_error", "+"),
+        ):
+            own = [row for row in rows if row["shots"] == shots and kind in row]
+            names = list(own[0]["sets"])
+            words = f"{first} / {second.replace('_', ' ')}"
+            table = Table(kind, *names, "mean", "95 %", title=f"{shots} rows a class: {words}")
+            for row in own:
+                cells = [_two(row["sets"][name], first, second, sign) for name in names]
+                interval = row["over_sets"].get("interval")
+                reach = "–" if interval is None else f"{interval[0]:+.3f} … {interval[1]:+.3f}"
+                table.add_row(row[kind], *cells, _two(row["over_sets"], first, second, sign), reach)
+            found.append(table)
+    return found
+
+
+def _two(values: dict[str, Any], first: str, second: str, sign: str) -> str:
+    one, two = values[first], values[second]
+    return f"{'–' if one is None else format(one, sign + '.3f')} / {'–' if two is None else format(two, '.2f')}"
 
 
 def main() -> None:
     """Run the grid; finished cells are not run again."""
     parser = argparse.ArgumentParser(prog="python -m studies.labels", description="Label policies on the same texts.")
-    parser.add_argument("data", type=Path, help="folder with a folder for each set: train.jsonl and test.jsonl")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the cells and summary.json")
-    parser.add_argument("--sets", nargs="+", default=list(SETS))
-    parser.add_argument("--shots", type=int, nargs="+", default=[10, 50])
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--n", type=int, default=60, help="texts of a cell")
-    parser.add_argument("--pair", help="pair folder; default: the one that ships")
+    add_options(parser)
+    parser.add_argument("--first-split", type=int, default=0, help="leave out those before it")
     options = parser.parse_args()
-    run = study_run(options.output, {"data": str(options.data.resolve()), "n": options.n}, [options.pair])
-    pair = Pair.load(options.pair)
-
-    def make(name: str, shots: int, seed: int) -> dict[str, Any]:
-        return cell(pair, options.data, name, shots, seed, options.n)
-
-    grid = ((name, shots, seed) for shots in options.shots for seed in range(options.seeds) for name in options.sets)
-    records = run_grid(grid, make, run)
-    rows = summarise(records)
-    write_whole(options.output / "summary.json", json.dumps(rows, indent=1).encode())
-    table = Table("set", "shots", "seeds", "without", "policy", "label error", "coverage", "gain", "95 %", "p")
-    for row in rows:
-        interval = "–" if row["low"] is None else f"{row['low']:+.3f} … {row['high']:+.3f}"
-        error, p = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("label_error", "p"))
-        table.add_row(
-            row["set"], str(row["shots"]), str(row["seeds"]), f"{row['accuracy_without']:.3f}", row["policy"], error,
-            f"{row['coverage']:.2f}", f"{row['gain']:+.3f}", interval, p,
-        )  # fmt: skip
-    Console().print(table)
+    show_logs()
+    settings = read_settings(options.config) if options.config else {}
+    settings["methods"] = BASELINE
+    folder = options.output / "labels"
+    run = study_run(folder, {"data": str(options.data.resolve()), "settings": settings}, [settings.get("pair")])
+    references: dict[str, Reference] = {}
+    cells: list[dict[str, Any]] = []
+    for number, bench in benches(options, settings, options.first_split):
+        reference = references.setdefault(bench.folder.name, Reference(bench.rows))
+        place = re.sub(r"[^\w-]", "_", f"{bench.protocol}-{bench.draw}-{bench.folder.name}-{number:03d}")
+        cells.append(recorded(run, f"cells/{place}", partial(cell, bench, number, reference)))
+    lines = [json.dumps(record) + "\n" for cell in cells for record in cell["runs"]]
+    write_whole(folder / "runs.jsonl", "".join(lines).encode())
+    write_report([record for cell in cells for record in cell["runs"]], folder)
+    rows = summarise(cells)
+    write_whole(folder / "labels.json", json.dumps(rows, indent=1).encode())
+    for table in tables(rows):
+        Console().print(table)
 
 
 if __name__ == "__main__":

@@ -35,15 +35,43 @@ def shipped(tiny_pair_folder, monkeypatch):
     return Pair.load()
 
 
-def test_label_policies_are_compared_on_the_same_texts(data, shipped):
-    record = labels.cell(shipped, data, "toy", 4, 0, 6)
-    assert set(record["policies"]) == set(labels.POLICIES)
-    assert record["policies"]["hard reference"]["label_error"] == 0
-    assert record["policies"]["drop reference"]["label_error"] == 0
-    assert record["policies"]["interpolated"]["coverage"] == 1
-    assert record == labels.cell(shipped, data, "toy", 4, 0, 6)
-    rows = labels.summarise([record, {**record, "seed": 1}])
-    assert {row["seeds"] for row in rows} == {2}
+@pytest.fixture
+def unseen(data):
+    """The toy's test rows are not its training rows, of which none may be measured on."""
+    lines = (data / "toy" / "test.jsonl").read_text().splitlines()
+    (data / "toy" / "test.jsonl").write_text(
+        "".join(line.replace('"text": "', '"text": "so ') + "\n" for line in lines)
+    )
+    return data
+
+
+def test_label_policies_are_compared_on_the_texts_of_the_evidence(unseen, shipped, tmp_path, monkeypatch, capsys):
+    (tmp_path / "study.yaml").write_text("n: 6\ntries: 1\ncandidates: 1\njudge_steps: 2\ndownstream_steps: 5\n")
+
+    def study(module, *more):
+        where = [str(unseen), "-o", str(tmp_path / "out"), "--config", str(tmp_path / "study.yaml"), "--sets", "toy"]
+        monkeypatch.setattr("sys.argv", ["study", *where, "--draws", "3", *more])
+        module.main()
+
+    study(evidence, "--splits", "1", "--methods", "inversed-soft,inversed-cross-pooled", "--reference")
+    known = {run["method"]: run["accuracy"] for run in map(json.loads, (tmp_path / "out/runs.jsonl").open())}
+    with monkeypatch.context() as patch:
+        patch.setattr("inversedmixup.stages.augment.RowWriter.written", None)  # its texts are there
+        study(labels, "--splits", "1")
+    runs = {run["method"]: run for run in map(json.loads, (tmp_path / "out/labels/runs.jsonl").open())}
+    assert list(runs) == ["equal-steps", *labels.POLICIES]
+    for policy, method in (("interpolated", "inversed-soft"), ("hard reference", evidence.REFERENCE)):
+        assert runs[policy]["accuracy"] == known[method]
+    assert runs["equal-steps"]["accuracy"] == known["equal-steps"]
+    assert runs["hard reference"]["label_error"] == runs["drop reference"]["label_error"] == 0
+    assert runs["interpolated"]["coverage"] == 1
+    rows = json.loads((tmp_path / "out/labels/labels.json").read_text())
+    assert {row.get("judge") or row["policy"] for row in rows} == {*labels.JUDGES, *labels.POLICIES}
+    own = {row["judge"]: row["over_sets"] for row in rows if "judge" in row}
+    assert own["reference"] == {"precision": 1, "coverage": 1}
+    assert "3 rows a class: precision / coverage" in capsys.readouterr().out
+    study(labels, "--splits", "2", "--first-split", "1")
+    assert {run["split"] for run in map(json.loads, (tmp_path / "out/labels/runs.jsonl").open())} == {1}
 
 
 def test_a_finished_cell_is_not_made_again(tmp_path):
@@ -138,18 +166,13 @@ def test_an_encoder_that_stands_still_is_worth_what_it_was(data, tiny_pair):
     assert whole["original"]["retrieval"] == 1
 
 
-def test_a_study_goes_on_from_the_runs_of_an_earlier_one(data, shipped, tmp_path, monkeypatch):
+def test_a_study_goes_on_from_the_runs_of_an_earlier_one(unseen, shipped, tmp_path, monkeypatch):
     def study(folder, *more):
-        command = ["evidence", str(data), "-o", str(tmp_path / folder), "--sets", "toy", "--draws", "3", *more]
+        command = ["evidence", str(unseen), "-o", str(tmp_path / folder), "--sets", "toy", "--draws", "3", *more]
         monkeypatch.setattr("sys.argv", [*command, "--methods", "duplicate"])
         evidence.main()
         return [json.loads(line) for line in (tmp_path / folder / "runs.jsonl").read_text().splitlines()]
 
-    # the toy's test rows are its training rows, of which none may be measured on
-    lines = (data / "toy" / "test.jsonl").read_text().splitlines()
-    (data / "toy" / "test.jsonl").write_text(
-        "".join(line.replace('"text": "', '"text": "so ') + "\n" for line in lines)
-    )
     first = study("first", "--splits", "1")
     told = [{**record, "accuracy": 0.125} for record in first]
     (tmp_path / "told.jsonl").write_text("".join(json.dumps(record) + "\n" for record in told))

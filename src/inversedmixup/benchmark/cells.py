@@ -85,6 +85,11 @@ class Bench:
             )
 
     @property
+    def protocol(self) -> str:
+        """How the task model is trained, one of :data:`PROTOCOLS`."""
+        return PROTOCOLS[self.config.train_encoder]
+
+    @property
     def train_rows(self) -> int:
         """Training rows of a split."""
         return len(draw_rows(self.rows, self.test, self._draw, 0, seed=self.config.data_seed)[0])
@@ -140,14 +145,14 @@ class Bench:
             started = time.monotonic()
             with clear_write_errors(self.folder):  # what methods make on the way is recorded, too
                 try:
-                    measured = self._measured(method, split, test)
+                    measured = self.measured(method, split, test)
                 except InputError as error:
                     raise InputError(
                         f"method {method.name}, split {number}: {error}; or leave the method away"
                     ) from error
             record = {
                 "set": self.folder.name, "shots": self.draw, "split": number, "seed": split.config.seed,
-                "protocol": PROTOCOLS[split.config.train_encoder], "method": method.name, **measured,
+                "protocol": self.protocol, "method": method.name, **measured,
                 **(method.facts() if method.facts else {}), "version": __version__, "commit": commit(),
                 "seconds": round(time.monotonic() - started, 2),
             }  # fmt: skip
@@ -157,7 +162,7 @@ class Bench:
 
     # ---- one run -------------------------------------------------------------------------------------------------
 
-    def _measured(self, method: Method, split: Split, test: Sequence[Example]) -> dict[str, Any]:
+    def measured(self, method: Method, split: Split, test: Sequence[Example]) -> dict[str, Any]:
         """What the method's task model, or its own classifier, is worth on the test rows."""
         added = method.added(split) if method.added else Added([], np.empty((0, len(split.classes))))
         steps = self.config.downstream_steps
