@@ -19,8 +19,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
+from inversedmixup.benchmark.statistics import bootstrap_interval
 from inversedmixup.control import lam_control
 from inversedmixup.data import iter_texts, read_examples
 from inversedmixup.errors import InputError, write_whole
@@ -30,7 +32,7 @@ from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.writer import DecodeConfig
 from inversedmixup.terminal import new_table, output
-from studies.common import gained_accuracy, paired, run_grid, study_run
+from studies.common import gained_accuracy, run_grid, study_run, write_texts
 from studies.families import GENERATORS, Size, make_generator
 
 TOKENIZER_TEXTS = 20_000
@@ -92,9 +94,11 @@ def cell(kind: str, corpus: Path, data: Path, folder: Path, plan: Plan) -> dict[
     texts = list(islice(iter_texts([corpus_files(corpus)[1]], "text"), plan.rows))
     control = lam_control(pair, texts, None, DecodeConfig(candidates=2, max_tokens=MAX_TOKENS), plan.walks)
     train, test = (read_examples(data / plan.set / f"{part}.jsonl") for part in ("train", "test"))
-    gains = [
-        gained_accuracy(pair, take_shots(train, 10, seed=seed), test, plan.n, seed)[0] for seed in range(plan.seeds)
-    ]
+    gains = []
+    for seed in range(plan.seeds):
+        examples = take_shots(train, 10, seed=seed)
+        soft, written = write_texts(pair, examples, plan.n, seed)
+        gains.append(gained_accuracy(pair, examples, test, written.reread, soft))
     training = pair.config.training
     return {
         "kind": kind, "parameters": sum(weight.numel() for weight in pair.llm.model.parameters()),
@@ -108,12 +112,13 @@ def table(records: Sequence[dict[str, Any]]) -> Table:
     """One line a kind: token F1 of reconstructions, Spearman's ρ of λ and λ̂, accuracy gained."""
     shown = new_table("LLM", "weights", "sentences", "loss", "F1", "BLEU", "exact", "cosine", "ρ", "gain", "95 %")
     for record in records:
-        found, gain = record["reconstruction"], paired(record["gains"])
-        interval = "–" if gain["low"] is None else f"{gain['low']:+.3f} … {gain['high']:+.3f}"
+        found, gains = record["reconstruction"], np.array(record["gains"])
+        reach = bootstrap_interval(gains)
+        interval = "–" if reach is None else f"{reach[0]:+.3f} … {reach[1]:+.3f}"
         shown.add_row(
             record["kind"], f"{record['parameters'] / 1e6:.1f} M", f"{record['sentences']:,}", f"{found['loss']:.2f}",
             f"{found['token_f1']:.3f}", f"{found['bleu']:.1f}", f"{found['exact']:.3f}", f"{found['cosine']:.3f}",
-            f"{record['control']['spearman']:.2f}", f"{gain['gain']:+.3f}", interval,
+            f"{record['control']['spearman']:.2f}", f"{gains.mean():+.3f}", interval,
         )  # fmt: skip
     return shown
 

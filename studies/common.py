@@ -1,4 +1,4 @@
-"""What the studies share: mixed texts, a linear head on a frozen encoder, grids of cells, paired statistics."""
+"""What the studies share: mixed texts, a linear head on a frozen encoder, grids of cells."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ WEIGHT = 0.3  # of an augmented row in the head's loss
 REFERENCE_ROWS = 5000
 
 
-def write_texts(
-    pair: Pair, examples: Sequence[Example], classes: Sequence[str], embeddings: Tensor, n: int, seed: int
-) -> tuple[list[dict[str, float]], Written]:
-    """Interpolated labels and texts of n cross-class mixes of rows with these embeddings [rows, d]."""
+def write_texts(pair: Pair, examples: Sequence[Example], n: int, seed: int) -> tuple[np.ndarray, Written]:
+    """Interpolated labels [n, classes, in alphabetical order] and texts of n cross-class mixes of these rows."""
+    classes = sorted({example.label for example in examples})
+    embeddings = pair.task_model.encode([example.text for example in examples])
     sampler = PairSampler([e.label for e in examples], "cross-class", parse_lambda("uniform:0,1"))
     streams = [row_stream(seed, row) for row in range(n)]
     draws = [sampler.draw(row, stream) for row, stream in enumerate(streams)]
@@ -40,7 +40,7 @@ def write_texts(
         DecodeConfig(candidates=3, max_tokens=32, word_weight=0.0, correct=0),
     )  # fmt: skip
     soft = [soft_label(examples[d.first].label, examples[d.second].label, d.lam, classes) for d in draws]
-    return soft, written
+    return np.array([[row[name] for name in classes] for row in soft]), written
 
 
 # ---- a linear head on the frozen encoder ---------------------------------------------------------------------------
@@ -82,40 +82,30 @@ def head_accuracy(
 
 
 def gained_accuracy(
-    pair: Pair, examples: Sequence[Example], test: Sequence[Example], n: int, seed: int
-) -> tuple[float, list[dict[str, float]], Written]:
-    """Test accuracy that n cross-class texts under interpolated labels add to a linear head on the frozen encoder.
+    pair: Pair, examples: Sequence[Example], test: Sequence[Example], texts: Tensor, targets: np.ndarray
+) -> float:
+    """Test accuracy that texts add to a linear head on the frozen encoder.
 
-    Returns:
-        The gain, the interpolated labels, and the texts.
+    Args:
+        pair: whose encoder it is.
+        examples: the labelled rows.
+        test: rows to measure on.
+        texts: embeddings [n, d] of the texts.
+        targets: their class probabilities [n, classes, in alphabetical order].
     """
     classes = sorted({example.label for example in examples})
     embeddings = pair.task_model.encode([example.text for example in examples])
-    soft, written = write_texts(pair, examples, classes, embeddings, n, seed)
     points, answers = encode(pair, test), np.array([row.label for row in test])
     labels = one_hot(examples, classes)
     base = head_accuracy(embeddings, labels, np.ones(len(examples)), classes, points, answers)
-    targets = np.array([[row[c] for c in classes] for row in soft])
     accuracy = head_accuracy(
-        torch.cat([embeddings, written.reread]), np.concatenate([labels, targets]),
-        np.array([1.0] * len(examples) + [WEIGHT] * n), classes, points, answers,
+        torch.cat([embeddings, texts]), np.concatenate([labels, targets]),
+        np.array([1.0] * len(examples) + [WEIGHT] * len(texts)), classes, points, answers,
     )  # fmt: skip
-    return accuracy - base, soft, written
+    return accuracy - base
 
 
-# ---- grids and statistics ------------------------------------------------------------------------------------------
-
-
-def paired(gains: Sequence[float]) -> dict[str, float | None]:
-    """Mean gain, its 95 % bootstrap interval over the seeds, and the p of an exact Wilcoxon signed-rank test."""
-    from scipy.stats import bootstrap, wilcoxon
-
-    values = np.asarray(gains)
-    found: dict[str, float | None] = {"gain": float(values.mean()), "low": None, "high": None, "p": None}
-    if len(values) > 1 and np.ptp(values) > 0:
-        interval = bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
-        found |= {"low": float(interval.low), "high": float(interval.high), "p": float(wilcoxon(values).pvalue)}
-    return found
+# ---- grids ------------------------------------------------------------------------------------------
 
 
 def run_grid(

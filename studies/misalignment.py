@@ -2,9 +2,9 @@
 
 The adaptor is degraded on purpose, the same texts are asked for, and what comes of them is set against how well it
 reconstructs: the share of texts that a reference finds contradicted (manifold intrusion), their cycle similarity, and
-the accuracy that they add to a linear head on the frozen encoder. Ways to degrade it: noise on the embedding that it
-sees, a rotation of the space that it was trained in, an encoder that stage 2 moved without the adaptor following
-(and with it), and earlier pairs (``--earlier``).
+the accuracy that they add to a linear head on the frozen encoder, under interpolated labels and under the reference's.
+Ways to degrade it: noise on the embedding that it sees, a rotation of the space that it was trained in, an encoder that
+stage 2 moved without the adaptor following (and with it), and earlier pairs (``--earlier``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,24 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from inversedmixup.benchmark.statistics import bootstrap_interval
 from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import write_whole
 from inversedmixup.labelled import take_shots
 from inversedmixup.labels import is_intruded
 from inversedmixup.models.pair import Pair
+from inversedmixup.models.task_model import TaskModel
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model, run_warmup
-from studies.common import gained_accuracy, paired, run_grid, sample, study_run
+from studies.common import gained_accuracy, run_grid, sample, study_run, write_texts
 
 PROBE = 32  # test sentences on which reconstruction is measured
 NOISE = (0.25, 0.5, 1.0, 2.0)  # length of the noise; an embedding has length 1
 TURN = (15, 30, 60, 90)  # degrees
+KINDS = {  # by the first word of a condition
+    "as": "as shipped", "noise": "noise", "rotation": "rotation", "stage": "after stage 2", "pair": "earlier pairs"
+}  # fmt: skip
 
 
 class Degraded(nn.Module):
@@ -85,6 +91,12 @@ def conditions(earlier: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
+def shown(condition: str) -> str:
+    """A condition without the folders above that of an earlier pair."""
+    kind, _, amount = condition.partition(" ")
+    return f"{kind} {Path(amount).name}"
+
+
 def prepared(name: str, examples: Sequence[Example], classes: Sequence[str], seed: int) -> Pair:
     """The pair of one condition, its task model fitted to the examples."""
     kind, _, amount = name.partition(" ")
@@ -102,36 +114,47 @@ def prepared(name: str, examples: Sequence[Example], classes: Sequence[str], see
     return pair
 
 
+@cache
+def reference(train: Path) -> tuple[TaskModel, ReferenceLabeller]:
+    """The encoder as it ships and a classifier on it: every condition is judged by the same one."""
+    encoder, known = Pair.load_task_model(), sample(read_examples(train))
+    return encoder, ReferenceLabeller(encoder.encode([row.text for row in known]), [row.label for row in known])
+
+
 def cell(data: Path, n: int, name: str, shots: int, seed: int, condition: str) -> dict[str, Any]:
     """What one condition makes of one set, number of shots and seed."""
     train, test = (read_examples(data / name / f"{part}.jsonl") for part in ("train", "test"))
     examples = take_shots(train, shots, seed=seed)
     classes = sorted({example.label for example in examples})
     pair = prepared(condition, examples, classes, seed)
-    gain, soft, written = gained_accuracy(pair, examples, test, n, seed)
-    known = sample(train)
-    reference = ReferenceLabeller(pair.task_model.encode([row.text for row in known]), [row.label for row in known])
-    true = reference.label(written.reread)
+    soft, written = write_texts(pair, examples, n, seed)
+    encoder, labeller = reference(data / name / "train.jsonl")
+    true = labeller.label(encoder.encode(written.texts))
+    right = (true[:, None] == np.array(classes)).astype(float)
     scores = evaluate_pair(pair, [row.text for row in test[:PROBE]], 40, word_weight=0.0)  # as the texts are written
+    intruded = [is_intruded(c, dict(zip(classes, row, strict=True))) for c, row in zip(true, soft, strict=True)]
     return {
-        "set": name, "shots": shots, "seed": seed, "condition": condition, "n": n,
+        "set": name, "shots": shots, "seed": seed, "condition": shown(condition), "n": n,
         "token_f1": scores["token_f1"], "cosine": scores["cosine"],
-        "cycle_similarity": float(np.mean(written.cycle_similarity)),
-        "intrusion": float(np.mean([is_intruded(c, row) for c, row in zip(true, soft, strict=True)])),
-        "reference_accuracy": reference.accuracy, "gain": gain,
+        "cycle_similarity": float(np.mean(written.cycle_similarity)), "intrusion": float(np.mean(intruded)),
+        "reference_accuracy": labeller.accuracy,
+        **{key: gained_accuracy(pair, examples, test, written.reread, targets)
+           for key, targets in (("gain", soft), ("gain_reference", right))},
     }  # fmt: skip
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means of each condition over sets and seeds, with the paired interval of the gain."""
+    """Means of each condition over sets and seeds; intervals of the gains, paired with the shots alone."""
     rows = []
     for condition in dict.fromkeys(record["condition"] for record in records):
         cells = [record for record in records if record["condition"] == condition]
-        means = {
-            key: float(np.mean([record[key] for record in cells]))
-            for key in ("token_f1", "cosine", "cycle_similarity", "intrusion")
-        }
-        rows.append({"condition": condition, "cells": len(cells), **means, **paired([r["gain"] for r in cells])})
+        row: dict[str, Any] = {"condition": condition, "cells": len(cells)}
+        for key in ("token_f1", "cosine", "cycle_similarity", "intrusion", "gain", "gain_reference"):
+            values = np.array([record[key] for record in cells])
+            row[key] = float(values.mean())
+            if key.startswith("gain"):
+                row[f"{key}_interval"] = bootstrap_interval(values)
+        rows.append(row)
     return rows
 
 
@@ -139,17 +162,17 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Intrusion, cycle similarity and gain against the cosine of reconstructions."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(14, 3.6), layout="constrained")
     panels = (
         ("intrusion", "contradicted texts"),
         ("cycle_similarity", "cycle similarity"),
-        ("gain", "accuracy gained"),
+        ("gain", "accuracy gained, interpolated labels"),
+        ("gain_reference", "accuracy gained, the reference's labels"),
     )
-    for axes, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
-        for marker, kind in zip("o^sDv", ("as", "noise", "rotation", "stage", "pair"), strict=True):
+    for axes, (key, title) in zip(figure.subplots(1, 4), panels, strict=True):
+        for marker, kind in zip("o^sDv", KINDS, strict=True):
             chosen = [row for row in rows if row["condition"].split()[0] == kind]
-            label = {"as": "as shipped", "stage": "after stage 2", "pair": "earlier pairs"}.get(kind, kind)
-            axes.plot([r["cosine"] for r in chosen], [r[key] for r in chosen], marker, label=label)
+            axes.plot([r["cosine"] for r in chosen], [r[key] for r in chosen], marker, label=KINDS[kind])
         axes.set(xlabel="cosine of reconstructions", title=title)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize="small")
@@ -178,11 +201,13 @@ def main() -> None:
     grid = [(name, options.shots, s, c) for s in range(options.seeds) for name in options.sets for c in names]
     rows = summarise(run_grid(grid, make, run))
     write_whole(options.output / "summary.json", json.dumps(rows, indent=1).encode())
-    table = Table("adaptor", "token F1", "cosine", "cycle", "intrusion", "gain", "95 %")
+    table = Table("adaptor", "token F1", "cosine", "cycle", "intrusion", "gain", "95 %", "under right labels", "95 %")
     for row in rows:
-        interval = "–" if row["low"] is None else f"{row['low']:+.3f} … {row['high']:+.3f}"
         figures = [f"{row[key]:.3f}" for key in ("token_f1", "cosine", "cycle_similarity", "intrusion")]
-        table.add_row(row["condition"], *figures, f"{row['gain']:+.3f}", interval)
+        for key in ("gain", "gain_reference"):
+            reach = row[f"{key}_interval"]
+            figures += [f"{row[key]:+.3f}", "–" if reach is None else f"{reach[0]:+.3f} … {reach[1]:+.3f}"]
+        table.add_row(row["condition"], *figures)
     Console().print(table)
     if options.plot:
         plot(rows, options.plot)

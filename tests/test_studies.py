@@ -70,6 +70,7 @@ def test_label_policies_are_compared_on_the_texts_of_the_evidence(unseen, shippe
     own = {row["judge"]: row["over_sets"] for row in rows if "judge" in row}
     assert own["reference"] == {"precision": 1, "coverage": 1}
     assert "3 rows a class: precision / coverage" in capsys.readouterr().out
+    monkeypatch.setattr(labels, "POLICIES", {name: labels.POLICIES[name] for name in ("interpolated", "pool")})
     study(labels, "--splits", "2", "--first-split", "1")
     assert {run["split"] for run in map(json.loads, (tmp_path / "out/labels/runs.jsonl").open())} == {1}
 
@@ -91,14 +92,6 @@ def test_a_finished_cell_is_not_made_again(tmp_path):
         common.study_run(tmp_path, {"n": 2}, [None])
 
 
-def test_paired_gains():
-    found = common.paired([0.1, 0.2, 0.3, 0.15])
-    assert found["gain"] == pytest.approx(0.1875)
-    assert found["low"] < 0.1875 < found["high"]
-    assert found["p"] == 0.125
-    assert common.paired([0.1])["p"] is None
-
-
 def test_an_adaptor_is_degraded_as_told(tiny_pair):
     h = torch.nn.functional.normalize(torch.randn(5, 24), dim=1)
     for degrees in (30, 90):
@@ -114,6 +107,7 @@ def test_every_condition_is_measured(data, shipped, tiny_pair_folder, condition,
     condition = f"pair {tiny_pair_folder}" if condition == "pair" else condition
     record = misalignment.cell(data, 4, "toy", 4, 0, condition)
     assert 0 <= record["intrusion"] <= 1
+    assert record["condition"] == condition.replace(str(Path(tiny_pair_folder).parent) + "/", "")
     assert json.loads(json.dumps(record)) == record
     rows = misalignment.summarise([record])
     misalignment.plot(rows, tmp_path / "picture.png")
