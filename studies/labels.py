@@ -76,7 +76,7 @@ def by_distance(split: Split, embeddings: Tensor) -> dict[str, np.ndarray]:
     from sklearn.neighbors import NearestCentroid
     from sklearn.semi_supervised import SelfTrainingClassifier
 
-    known = split.fresh().encode([row.text for row in split.examples]).numpy()
+    known = split.pair.task_model.encode([row.text for row in split.examples]).numpy()
     numbers, points = class_numbers(split.examples, split.classes), embeddings.numpy()
     prototypes = NearestCentroid().fit(known, numbers).predict(points)
     every = np.concatenate([known, points]), np.concatenate([numbers, np.full(len(points), -1)])
