@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -31,7 +30,7 @@ from inversedmixup.labelled import class_numbers
 from inversedmixup.labels import LabelPolicy, choose_label, is_intruded
 from inversedmixup.options import read_settings
 from inversedmixup.runs import recorded
-from inversedmixup.terminal import show_logs
+from inversedmixup.terminal import new_table, output, show_logs
 from studies.common import study_run
 from studies.evidence import Reference, add_options, benches, cross_class
 
@@ -183,7 +182,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
             own = [row for row in rows if row["shots"] == shots and kind in row]
             names = list(own[0]["sets"])
             words = f"{first} / {second.replace('_', ' ')}"
-            table = Table(kind, *names, "mean", "95 %", title=f"{shots} rows a class: {words}")
+            table = new_table(kind, *names, "mean", "95 %", title=f"{shots} rows a class: {words}")
             for row in own:
                 cells = [_two(row["sets"][name], first, second, sign) for name in names]
                 interval = row["over_sets"].get("interval")
@@ -221,7 +220,7 @@ def main() -> None:
     rows = summarise(cells)
     write_whole(folder / "labels.json", json.dumps(rows, indent=1).encode())
     for table in tables(rows):
-        Console().print(table)
+        output().print(table)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from inversedmixup.benchmark.statistics import bootstrap_interval
@@ -33,6 +31,7 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model, run_warmup
+from inversedmixup.terminal import new_table, output
 from studies.common import gained_accuracy, run_grid, sample, study_run, write_texts
 
 PROBE = 32  # test sentences on which reconstruction is measured
@@ -201,14 +200,16 @@ def main() -> None:
     grid = [(name, options.shots, s, c) for s in range(options.seeds) for name in options.sets for c in names]
     rows = summarise(run_grid(grid, make, run))
     write_whole(options.output / "summary.json", json.dumps(rows, indent=1).encode())
-    table = Table("adaptor", "token F1", "cosine", "cycle", "intrusion", "gain", "95 %", "under right labels", "95 %")
+    table = new_table(
+        "adaptor", "token F1", "cosine", "cycle", "intrusion", "gain", "95 %", "under right labels", "95 %"
+    )
     for row in rows:
         figures = [f"{row[key]:.3f}" for key in ("token_f1", "cosine", "cycle_similarity", "intrusion")]
         for key in ("gain", "gain_reference"):
             reach = row[f"{key}_interval"]
             figures += [f"{row[key]:+.3f}", "–" if reach is None else f"{reach[0]:+.3f} … {reach[1]:+.3f}"]
         table.add_row(row["condition"], *figures)
-    Console().print(table)
+    output().print(table)
     if options.plot:
         plot(rows, options.plot)
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import write_whole
 from inversedmixup.models.pair import Pair, default_pair_folder, read_config
 from inversedmixup.models.task_model import TaskModel
+from inversedmixup.terminal import new_table, output
 from studies.common import SETS, head_accuracy, one_hot, run_grid, sample, study_run
 
 PAIRS = 2000  # of test rows, whose cosines are compared
@@ -79,11 +78,11 @@ def main() -> None:
 
     records = run_grid(((name,) for name in options.sets), make, run)
     write_whole(options.output / "summary.json", json.dumps(records, indent=1).encode())
-    table = Table("set", "rows", "probe: original, moved", "retrieval: original, moved", "agreement")
+    table = new_table("set", "rows", "probe: original, moved", "retrieval: original, moved", "agreement")
     for record in records:
         figures = [f"{record['original'][what]:.3f}, {record['moved'][what]:.3f}" for what in ("probe", "retrieval")]
         table.add_row(record["set"], f"{record['train']}, {record['test']}", *figures, f"{record['agreement']:.3f}")
-    Console().print(table)
+    output().print(table)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from inversedmixup.data import Example, read_examples
@@ -37,6 +35,7 @@ from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.reconstruction import token_f1
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
+from inversedmixup.terminal import new_table, output
 from studies.common import SETS, encode, run_grid, sample, study_run
 
 WITH_UNLABELLED = "after stage 2, unlabelled rows too"
@@ -186,14 +185,14 @@ def main() -> None:
     records = run_grid(grid, make, run)
     rows = summarise(records)
     write_whole(options.output / "summary.json", json.dumps(rows, indent=1).encode())
-    table = Table("set", "shots", "seeds", "stage", "what", "choice", "retention", "own", "cosine", "token F1")
+    table = new_table("set", "shots", "seeds", "stage", "what", "choice", "retention", "own", "cosine", "token F1")
     for row in rows:
         f1 = "–" if row["token_f1"] is None else f"{row['token_f1']:.3f}"
         table.add_row(
             row["set"], str(row["shots"]), str(row["seeds"]), row["stage"], row["what"], row["choice"],
             f"{row['retention']:.3f}", f"{row['own_retention']:.3f}", f"{row['cosine']:.3f}", f1,
         )  # fmt: skip
-    Console().print(table)
+    output().print(table)
 
 
 def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
