@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,13 @@ def write_texts(pair: Pair, examples: Sequence[Example], n: int, seed: int) -> t
 # ---- a linear head on the frozen encoder ---------------------------------------------------------------------------
 
 
-@cache
+@lru_cache(maxsize=1)  # with its pair: a study may load one after the other
 def _encoded(pair: Pair, texts: tuple[str, ...]) -> Tensor:
     return pair.task_model.encode(texts)
 
 
 def encode(pair: Pair, rows: Sequence[Example]) -> Tensor:
-    """Embeddings [n, d], kept for the next cell of the set: the encoder does not move."""
+    """Embeddings [n, d]; those asked for last are kept."""
     return _encoded(pair, tuple(row.text for row in rows))
 
 
