@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import json
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from conftest import write_jsonl
+from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
@@ -90,6 +93,16 @@ def test_a_finished_cell_is_not_made_again(tmp_path):
     assert made == [("a", 1), ("b", 2)]
     with pytest.raises(InputError, match="other settings"):
         common.study_run(tmp_path, {"n": 2}, [None])
+
+
+def test_a_study_of_many_pairs_holds_one(shipped):
+    rows, pair = [Example("0", "a text", "a")], Pair.load()
+    assert common.encode(pair, rows) is common.encode(pair, rows)
+    held = weakref.ref(pair)
+    del pair
+    common.encode(shipped, rows)
+    gc.collect()
+    assert held() is None
 
 
 def test_an_adaptor_is_degraded_as_told(tiny_pair):
