@@ -161,12 +161,12 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Intrusion, cycle similarity and gain against the cosine of reconstructions."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 3.6), layout="constrained")
+    figure = Figure(figsize=(15, 3.6), layout="constrained")
     panels = (
         ("intrusion", "contradicted texts"),
         ("cycle_similarity", "cycle similarity"),
         ("gain", "accuracy gained, interpolated labels"),
-        ("gain_reference", "accuracy gained, the reference's labels"),
+        ("gain_reference", "accuracy gained, right labels"),
     )
     for axes, (key, title) in zip(figure.subplots(1, 4), panels, strict=True):
         for marker, kind in zip("o^sDv", KINDS, strict=True):

@@ -114,7 +114,7 @@ def test_every_run_is_a_file_and_is_not_done_again(train_file, tmp_path, config,
         raise AssertionError("done again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("inversedmixup.benchmark.cells.Bench._measured", never)
+        patch.setattr("inversedmixup.benchmark.cells.Bench.measured", never)
         assert run(*arguments, config(draw="4")) == first
         assert run(*arguments, config(draw="4", splits=1, methods="none")) == first[:2]
     more = run(*arguments, config(draw="4", splits=3, methods="none,duplicate,oversample"))

@@ -42,7 +42,7 @@ def split_of(files, tmp_path, monkeypatch):
     def make(config, folder="out"):
         found = []
         with monkeypatch.context() as patch:
-            patch.setattr(Bench, "_measured", lambda self, method, split, test: found.append(split) or {})
+            patch.setattr(Bench, "measured", lambda self, method, split, test: found.append(split) or {})
             bench = Bench(*files, str(tmp_path / folder), dataclasses.replace(config, methods="none"))
             bench.run_split(0, lambda _: None)
         return found[0]
