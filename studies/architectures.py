@@ -32,7 +32,7 @@ from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.writer import DecodeConfig
 from inversedmixup.terminal import new_table, output
-from studies.common import gained_accuracy, run_grid, study_run, write_texts
+from studies.common import gained_accuracy, interval_words, run_grid, study_run, write_texts
 from studies.families import GENERATORS, Size, make_generator
 
 TOKENIZER_TEXTS = 20_000
@@ -113,12 +113,10 @@ def table(records: Sequence[dict[str, Any]]) -> Table:
     shown = new_table("LLM", "weights", "sentences", "loss", "F1", "BLEU", "exact", "cosine", "ρ", "gain", "95 %")
     for record in records:
         found, gains = record["reconstruction"], np.array(record["gains"])
-        reach = bootstrap_interval(gains)
-        interval = "–" if reach is None else f"{reach[0]:+.3f} … {reach[1]:+.3f}"
         shown.add_row(
             record["kind"], f"{record['parameters'] / 1e6:.1f} M", f"{record['sentences']:,}", f"{found['loss']:.2f}",
             f"{found['token_f1']:.3f}", f"{found['bleu']:.1f}", f"{found['exact']:.3f}", f"{found['cosine']:.3f}",
-            f"{record['control']['spearman']:.2f}", f"{gains.mean():+.3f}", interval,
+            f"{record['control']['spearman']:.2f}", f"{gains.mean():+.3f}", interval_words(bootstrap_interval(gains)),
         )  # fmt: skip
     return shown
 

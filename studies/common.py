@@ -105,7 +105,12 @@ def gained_accuracy(
     return accuracy - base
 
 
-# ---- grids ------------------------------------------------------------------------------------------
+# ---- grids and tables ----------------------------------------------------------------------------------------------
+
+
+def interval_words(interval: Sequence[float] | None) -> str:
+    """An interval of gains as tables show it."""
+    return "–" if interval is None else f"{interval[0]:+.3f} … {interval[1]:+.3f}"
 
 
 def run_grid(

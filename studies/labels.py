@@ -25,13 +25,14 @@ from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.benchmark.statistics import bootstrap_interval, interval_over_sets
 from inversedmixup.errors import write_whole
+from inversedmixup.judges import score
 from inversedmixup.judges.panel import majority, named, pool
 from inversedmixup.labelled import class_numbers
 from inversedmixup.labels import LabelPolicy, choose_label, is_intruded
 from inversedmixup.options import read_settings
 from inversedmixup.runs import recorded
 from inversedmixup.terminal import new_table, output, show_logs
-from studies.common import study_run
+from studies.common import interval_words, study_run
 from studies.evidence import Reference, add_options, benches, cross_class
 
 ASKED = "task+llm+tuned"
@@ -40,7 +41,6 @@ REFERENCE = "reference"
 JUDGES = (
     "task", "llm", "tuned", "agreement", "both", "pool", "pool of three", "prototypes", "self-training", REFERENCE
 )  # fmt: skip
-HALF_WAY = "pool, half way"  # between the pool's probabilities and its likeliest class
 POLICIES: dict[str, tuple[LabelPolicy, float | None]] = {
     "interpolated": (LabelPolicy("soft", None), None),
     "larger parent": (LabelPolicy("soft", None), 0.0),
@@ -50,7 +50,7 @@ POLICIES: dict[str, tuple[LabelPolicy, float | None]] = {
         for judge in JUDGES
     },
     **{judge: (LabelPolicy("pool", judge), None) for judge in ("task", "llm", "tuned", "pool", "pool of three")},
-    HALF_WAY: (LabelPolicy("pool", "pool"), 0.5),
+    "pool, half way": (LabelPolicy("pool", "pool"), 0.5),  # to its likeliest class
 }
 
 
@@ -96,6 +96,7 @@ def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
     said = opinions(split, texts, embeddings)
     true = np.array(reference.label(texts, split.config))
     said[REFERENCE] = (true[:, None] == np.array(split.classes)).astype(float)
+    numbers = np.array([split.classes.index(name) if name in split.classes else -1 for name in true])
     base = {
         "set": bench.folder.name, "shots": bench.draw, "split": number, "seed": split.config.seed,
         "protocol": bench.protocol,
@@ -115,19 +116,15 @@ def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
             **base, "method": policy, **bench.measured(method, split, test), "coverage": len(kept) / len(rows),
             "label_error": float(np.mean([labelled[at].label != true[at] for at in kept])) if kept else None,
         })  # fmt: skip
+    scores = {judge: score(said[judge], numbers) for judge in JUDGES}
     _, labeller = reference.fitted(split.config)
     return {
         **base, "n": len(rows), "reference": {"accuracy": labeller.accuracy, "n": labeller.n},
         "intrusion": float(np.mean([is_intruded(own, row.label_probs) for own, row in zip(true, rows, strict=True)])),
-        "judges": {judge: _precision(said[judge], true, split.classes) for judge in JUDGES}, "runs": runs,
+        "judges": {
+            judge: {"coverage": own["coverage"], "precision": own["accuracy"]} for judge, own in scores.items()
+        }, "runs": runs,
     }  # fmt: skip
-
-
-def _precision(said: np.ndarray, true: np.ndarray, classes: Sequence[str]) -> dict[str, float | None]:
-    """Share of texts with an answer, and how often that is the reference's."""
-    answered = ~np.isnan(said).any(axis=1)
-    right = np.array(classes)[said[answered].argmax(axis=1)] == true[answered]
-    return {"coverage": float(answered.mean()), "precision": float(right.mean()) if len(right) else None}
 
 
 # ---- tables ------------------------------------------------------------------------------------------------------
@@ -185,9 +182,10 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
             table = new_table(kind, *names, "mean", "95 %", title=f"{shots} rows a class: {words}")
             for row in own:
                 cells = [_two(row["sets"][name], first, second, sign) for name in names]
-                interval = row["over_sets"].get("interval")
-                reach = "–" if interval is None else f"{interval[0]:+.3f} … {interval[1]:+.3f}"
-                table.add_row(row[kind], *cells, _two(row["over_sets"], first, second, sign), reach)
+                over = row["over_sets"]
+                table.add_row(
+                    row[kind], *cells, _two(over, first, second, sign), interval_words(over.get("interval"))
+                )  # fmt: skip
             found.append(table)
     return found
 

@@ -32,7 +32,7 @@ from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model, run_warmup
 from inversedmixup.terminal import new_table, output
-from studies.common import gained_accuracy, run_grid, sample, study_run, write_texts
+from studies.common import gained_accuracy, interval_words, run_grid, sample, study_run, write_texts
 
 PROBE = 32  # test sentences on which reconstruction is measured
 NOISE = (0.25, 0.5, 1.0, 2.0)  # length of the noise; an embedding has length 1
@@ -206,8 +206,7 @@ def main() -> None:
     for row in rows:
         figures = [f"{row[key]:.3f}" for key in ("token_f1", "cosine", "cycle_similarity", "intrusion")]
         for key in ("gain", "gain_reference"):
-            reach = row[f"{key}_interval"]
-            figures += [f"{row[key]:+.3f}", "–" if reach is None else f"{reach[0]:+.3f} … {reach[1]:+.3f}"]
+            figures += [f"{row[key]:+.3f}", interval_words(row[f"{key}_interval"])]
         table.add_row(row["condition"], *figures)
     output().print(table)
     if options.plot:

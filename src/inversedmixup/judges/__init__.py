@@ -197,11 +197,11 @@ def judge_record(panel: Panel, examples: Sequence[Example], classes: Sequence[st
     if not chosen:
         return record
     true = np.array([list(classes).index(examples[at].label) for at in chosen])
-    scores = {name: _score(said, true) for name, said in panel.held_out(chosen).items()}
+    scores = {name: score(said, true) for name, said in panel.held_out(chosen).items()}
     return {**record, **scores[panel.verdict], "judges": scores}
 
 
-def _score(said: np.ndarray, true: np.ndarray) -> dict[str, float | None]:
+def score(said: np.ndarray, true: np.ndarray) -> dict[str, float | None]:
     """Coverage, and accuracy where there is an answer, of class probabilities [n, classes] against classes [n]."""
     answered = ~np.isnan(said).any(axis=1)
     right = said[answered].argmax(axis=1) == true[answered]
