@@ -3,8 +3,9 @@
 For each split of the evidence study, texts between two classes are written once (in the same folder, they and judge
 ``tuned`` are taken from there). Every judge says which class each text belongs to, every label policy labels the same
 texts, and a task model is trained on them as in that study. A reference, a classifier of up to 5,000 labelled rows,
-says what is right; its own accuracy is in every cell. ``DIR/labels`` holds the cells, ``runs.jsonl`` with the
-benchmark's tables, in which a policy is a method, and ``labels.json``: the figures that are printed.
+says what is right; its own accuracy is in every cell. ``DIR/labels`` holds the cells, also as ``cells.jsonl``, their
+``runs.jsonl`` with the benchmark's tables, in which a policy is a method, and ``labels.json``: the figures that are
+printed. ``--finished`` takes the ``cells.jsonl`` of an earlier study.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,16 @@ def by_distance(split: Split, embeddings: Tensor) -> dict[str, np.ndarray]:
     return {"prototypes": sure[prototypes], "self-training": sure[self_trained]}
 
 
+def place(bench: Bench, number: int) -> dict[str, Any]:
+    """Which cell of the grid a split of a benchmark is."""
+    return {"set": bench.folder.name, "shots": bench.draw, "split": number, "protocol": bench.protocol}
+
+
+def cell_name(cell: dict[str, Any]) -> str:
+    """Name of a cell's record, from what :func:`place` says."""
+    return "cells/" + re.sub(r"[^\w-]", "_", f"{cell['protocol']}-{cell['shots']}-{cell['set']}-{cell['split']:03d}")
+
+
 def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
     """One split: what the judges say of its texts, and what each label policy is worth."""
     split, test = bench.split(number)
@@ -97,10 +109,7 @@ def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
     true = np.array(reference.label(texts, split.config))
     said[REFERENCE] = (true[:, None] == np.array(split.classes)).astype(float)
     numbers = np.array([split.classes.index(name) if name in split.classes else -1 for name in true])
-    base = {
-        "set": bench.folder.name, "shots": bench.draw, "split": number, "seed": split.config.seed,
-        "protocol": bench.protocol,
-    }  # fmt: skip
+    base = {**place(bench, number), "seed": split.config.seed}
     baseline = next(method for method in bench.methods if method.name == BASELINE)
     runs = [{**base, "method": BASELINE, **bench.measured(baseline, split, test)}]
     for policy, (labels, temperature) in POLICIES.items():
@@ -131,22 +140,28 @@ def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
 
 
 def summarise(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each number of shots and each judge or policy, means over the splits of each set, and over the sets.
+    """For each protocol, draw and judge or policy, means over the splits of each set, and over the sets.
 
     Judges have a ``precision`` and a ``coverage``; policies a ``gain`` over the baseline, a ``label_error`` and a
     ``coverage``. ``interval`` is that of a set's mean gain over its splits, or of the mean gain over sets.
     """
     found = []
-    for shots in dict.fromkeys(cell["shots"] for cell in cells):
-        own = [cell for cell in cells if cell["shots"] == shots]
+    for setting, own in _by_setting(cells):
         for judge in JUDGES:
             values = [(cell["set"], cell["judges"][judge]) for cell in own]
-            found.append({"shots": shots, "judge": judge, **_by_set(values, ("precision", "coverage"))})
+            found.append({**setting, "judge": judge, **_by_set(values, ("precision", "coverage"))})
         for policy in POLICIES:
             values = [(cell["set"], {**run, "gain": run["accuracy"] - cell["runs"][0]["accuracy"]})
                       for cell in own for run in cell["runs"] if run["method"] == policy]  # fmt: skip
-            found.append({"shots": shots, "policy": policy, **_by_set(values, ("gain", "label_error", "coverage"))})
+            found.append({**setting, "policy": policy, **_by_set(values, ("gain", "label_error", "coverage"))})
     return found
+
+
+def _by_setting(records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Records of the same protocol and draw, with these two."""
+    for protocol, shots in dict.fromkeys((record["protocol"], record["shots"]) for record in records):
+        own = [record for record in records if (record["protocol"], record["shots"]) == (protocol, shots)]
+        yield {"protocol": protocol, "shots": shots}, own
 
 
 def _by_set(values: Sequence[tuple[str, dict[str, Any]]], measures: Iterable[str]) -> dict[str, Any]:
@@ -169,17 +184,17 @@ def _by_set(values: Sequence[tuple[str, dict[str, Any]]], measures: Iterable[str
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
-    """For each number of shots, precision and coverage of judges, and gain and label error of policies."""
+    """For each protocol and draw, precision and coverage of judges, and gain and label error of policies."""
     found = []
-    for shots in dict.fromkeys(row["shots"] for row in rows):
+    for setting, there in _by_setting(rows):
         for kind, first, second, sign in (
             ("judge", "precision", "coverage", ""),
             ("policy", "gain", "label_error", "+"),
         ):
-            own = [row for row in rows if row["shots"] == shots and kind in row]
+            own = [row for row in there if kind in row]
             names = list(own[0]["sets"])
             words = f"{first} / {second.replace('_', ' ')}"
-            table = new_table(kind, *names, "mean", "95 %", title=f"{shots} rows a class: {words}")
+            table = new_table(kind, *names, "mean", "95 %", title=f"{setting['protocol']}, {setting['shots']}: {words}")
             for row in own:
                 cells = [_two(row["sets"][name], first, second, sign) for name in names]
                 over = row["over_sets"]
@@ -200,25 +215,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.labels", description="Label policies on the same texts.")
     add_options(parser)
     parser.add_argument("--first-split", type=int, default=0, help="leave out those before it")
+    parser.add_argument("--finished", type=Path, help="cells.jsonl of an earlier study, made with the same settings")
     options = parser.parse_args()
     show_logs()
     settings = read_settings(options.config) if options.config else {}
     settings["methods"] = BASELINE
     folder = options.output / "labels"
     run = study_run(folder, {"data": str(options.data.resolve()), "settings": settings}, [settings.get("pair")])
+    if options.finished:
+        for done in map(json.loads, options.finished.read_text(encoding="utf-8").splitlines()):
+            recorded(run, cell_name(done), lambda done=done: done)  # type: ignore[misc]
     references: dict[str, Reference] = {}
     cells: list[dict[str, Any]] = []
     for number, bench in benches(options, settings, options.first_split):
         reference = references.setdefault(bench.folder.name, Reference(bench.rows))
-        place = re.sub(r"[^\w-]", "_", f"{bench.protocol}-{bench.draw}-{bench.folder.name}-{number:03d}")
-        cells.append(recorded(run, f"cells/{place}", partial(cell, bench, number, reference)))
-    lines = [json.dumps(record) + "\n" for cell in cells for record in cell["runs"]]
-    write_whole(folder / "runs.jsonl", "".join(lines).encode())
-    write_report([record for cell in cells for record in cell["runs"]], folder)
+        where = place(bench, number)
+        cells.append(recorded(run, cell_name(where), partial(cell, bench, number, reference)))
+    write_whole(folder / "cells.jsonl", _lines(cells))
+    runs = [record for cell in cells for record in cell["runs"]]
+    write_whole(folder / "runs.jsonl", _lines(runs))
+    write_report(runs, folder)
     rows = summarise(cells)
     write_whole(folder / "labels.json", json.dumps(rows, indent=1).encode())
     for table in tables(rows):
         output().print(table)
+
+
+def _lines(records: Sequence[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
 if __name__ == "__main__":

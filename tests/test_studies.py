@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import json
+import shutil
 import weakref
 from functools import partial
 from pathlib import Path
@@ -72,7 +73,13 @@ def test_label_policies_are_compared_on_the_texts_of_the_evidence(unseen, shippe
     assert {row.get("judge") or row["policy"] for row in rows} == {*labels.JUDGES, *labels.POLICIES}
     own = {row["judge"]: row["over_sets"] for row in rows if "judge" in row}
     assert own["reference"] == {"precision": 1, "coverage": 1}
-    assert "3 rows a class: precision / coverage" in capsys.readouterr().out
+    assert "frozen, 3: precision / coverage" in capsys.readouterr().out
+    with monkeypatch.context() as patch:  # a cell of an earlier study is not made again
+        patch.setattr(labels, "cell", lambda *_: pytest.fail("made again"))
+        finished = (tmp_path / "out/labels/cells.jsonl").rename(tmp_path / "cells.jsonl")
+        shutil.rmtree(tmp_path / "out/labels")
+        study(labels, "--splits", "1", "--finished", str(finished))
+    assert (tmp_path / "out/labels/cells.jsonl").read_bytes() == finished.read_bytes()
     monkeypatch.setattr(labels, "POLICIES", {name: labels.POLICIES[name] for name in ("interpolated", "pool")})
     study(labels, "--splits", "2", "--first-split", "1")
     assert {run["split"] for run in map(json.loads, (tmp_path / "out/labels/runs.jsonl").open())} == {1}
