@@ -110,7 +110,7 @@ def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_
     described = tmp_path / "described.yaml"
     described.write_text("refund: the money back please\n")
     options = {"labels": "pool:llm+tuned", "judge_steps": 2, "force_judge": True, "descriptions": str(described)}
-    tiny_pair.task_model.set_classes(classes, seed=0)
+    tiny_pair.task_model.set_classes(classes)
     here = RowWriter(tiny_pair, examples, classes, config(**options), folder=tmp_path / "here")
     task = cluster.Task.of(here, lambda block: block)
     assert {"tuned/seal.json", "tuned/adapter_model.safetensors", "descriptions.yaml"} <= set(task.files)
@@ -143,7 +143,7 @@ def test_workers_of_a_machine_share_what_rows_are_drawn_from(tiny_pair, examples
     import ray
 
     many = [dataclasses.replace(row, id=f"{row.id}-{copy}") for copy in range(1000) for row in examples]
-    tiny_pair.task_model.set_classes(sorted({example.label for example in examples}), seed=0)
+    tiny_pair.task_model.set_classes(sorted({example.label for example in examples}))
     writer = RowWriter(tiny_pair, many, tiny_pair.task_model.classes, config(pairs="any"))
     ray.init(two_nodes.address, ignore_reinit_error=True, log_to_driver=False)
     try:
@@ -162,7 +162,7 @@ def test_a_pipeline_does_not_outlive_its_cluster(tiny_pair, examples, config, tw
     """Ray ends the whole process, exit code 1, when a thread asks it for something after its shutdown."""
     import ray
 
-    tiny_pair.task_model.set_classes(sorted({example.label for example in examples}), seed=0)
+    tiny_pair.task_model.set_classes(sorted({example.label for example in examples}))
     tiny_pair.save(tmp_path, encoder=True)
     writer = RowWriter(tiny_pair, examples, tiny_pair.task_model.classes, config(pairs="any"))
     models = cluster.Models.read(tmp_path, llm=None, device="cpu", dtype="float32")

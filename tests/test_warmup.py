@@ -53,11 +53,21 @@ def test_only_the_folds_that_are_asked_about_are_fitted(tiny_pair, examples):
     assert len(made) == 1
 
 
+def test_what_no_row_says_anything_about_a_head_knows_nothing_of(tiny_pair):
+    model = tiny_pair.task_model
+    known = torch.eye(model.dim)[:2]  # two rows, and a direction at right angles to both
+    model.set_classes(["a", "b"])
+    model.fit(["one", "two"], torch.eye(2), torch.ones(2), FitSettings(steps=50, encoder=False), known=known)
+    assert model.predict_proba(known).argmax(1).tolist() == [0, 1]
+    unknown = model.predict_proba(torch.eye(model.dim)[2:])
+    assert np.allclose(unknown, unknown[0], atol=1e-6)
+
+
 def test_a_head_that_draws_few_of_its_rows_learns_what_it_would_with_all_of_them_encoded(tiny_pair):
     model, targets = tiny_pair.task_model, torch.eye(2)[torch.arange(400) % 2]
     texts, heads = [f"{SENTENCES[at % 18]} {at}" for at in range(400)], []
     for known in (None, model.encode(texts)):
-        model.set_classes(["a", "b"], seed=0)
+        model.set_classes(["a", "b"])
         model.fit(texts, targets, torch.ones(400), FitSettings(steps=5, encoder=False), known=known)
         heads.append(model.head.weight.detach().clone())
     assert torch.allclose(*heads, atol=1e-5)

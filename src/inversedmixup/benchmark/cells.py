@@ -185,7 +185,7 @@ class Bench:
         weight = config.augmented_weight if added.weight is None else added.weight
         texts = [row.text for row in examples] + list(added.texts)
         model = self.fresh()
-        model.set_classes(split.classes, seed=config.seed)
+        model.set_classes(split.classes)
         model.fit(
             texts, torch.from_numpy(np.concatenate([one_hot(examples, split.classes), added.targets])).float(),
             torch.from_numpy(np.concatenate([weights, np.full(len(added.texts), weight)])).float(),

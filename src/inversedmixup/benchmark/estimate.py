@@ -74,7 +74,7 @@ def measured_speeds(bench: Bench) -> Speeds:
     classes = sorted({row.label for row in bench.rows})
     texts, targets = [row.text for row in rows], torch.from_numpy(one_hot(rows, classes)).float()
     model = bench.fresh()
-    model.set_classes(classes, seed=0)
+    model.set_classes(classes)
 
     def step() -> None:
         model.fit(texts, targets, torch.ones(len(rows)), fit_settings(bench.config, PROBE_STEPS))

@@ -261,7 +261,7 @@ class Pair:
             load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
             task_model.transformer.requires_grad_()  # peft froze it, and stage 2 would train the head alone
         if config.classes:
-            task_model.set_classes(config.classes, seed=0)
+            task_model.set_classes(config.classes)
             assert task_model.head is not None
             load_weights(task_model.head, where / "head.safetensors")
         return task_model

@@ -145,14 +145,16 @@ class TaskModel(nn.Module):
         inside: nn.Module = self.encoder.transformers_model  # type: ignore[assignment]
         return inside
 
-    def set_classes(self, classes: Sequence[str], *, seed: int) -> None:
-        """Give the model a fresh head for these classes, initialised from ``seed`` alone."""
+    def set_classes(self, classes: Sequence[str]) -> None:
+        """Give the model a head for these classes that knows nothing: every class is as likely as any other.
+
+        It begins at zero, not at random: few rows span few of the ``dim`` directions, and what a random head says in
+        the others would stay as it was and be noise in every prediction (docs/log.md).
+        """
         self.classes = list(classes)
-        head = nn.Linear(self.dim, len(classes))
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            head.weight.normal_(0.0, self.dim**-0.5, generator=generator)
-            head.bias.zero_()
+        head = nn.utils.skip_init(nn.Linear, self.dim, len(classes))
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
         self.head = head.to(self.device)
 
     def features(self, texts: Sequence[str]) -> dict[str, Any]:

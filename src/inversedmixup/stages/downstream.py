@@ -51,7 +51,7 @@ def run_downstream(
     with progress("downstream task models", 2 * settings.steps) as advance:
         for name, extra in (("without", ()), ("with", rows)):
             model = fresh()
-            model.set_classes(classes, seed=settings.seed)
+            model.set_classes(classes)
             both = _Both(examples, extra)
             weights = torch.cat([torch.ones(len(examples)), torch.full((len(extra),), weight)])
             model.fit(Texts(both), _Targets(both, classes), weights, settings, advance=advance)

@@ -139,7 +139,7 @@ def fit_task_model(
     *, known: Tensor | None = None,
 ) -> None:  # fmt: skip
     """L_CE(θ) on the labelled set, from a fresh head; ``known`` are the embeddings where the encoder does not learn."""
-    model.set_classes(classes, seed=config.seed)
+    model.set_classes(classes)
     targets = OneHot(class_numbers(examples, classes), len(classes))
     settings = fit_settings(config, config.task_steps)
     model.fit(Texts(examples), targets, torch.ones(len(examples)), settings, known=known, advance=advance)
