@@ -152,10 +152,9 @@ class TaskModel(nn.Module):
         the others would stay as it was and be noise in every prediction (docs/log.md).
         """
         self.classes = list(classes)
-        head = nn.utils.skip_init(nn.Linear, self.dim, len(classes))
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        self.head = head.to(self.device)
+        self.head = nn.Linear(self.dim, len(classes), device=self.device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def features(self, texts: Sequence[str]) -> dict[str, Any]:
         """What the encoder reads: token numbers and attention mask [n, t] of one padded batch, on the device."""
