@@ -62,9 +62,8 @@ def opinions(split: Split, texts: Sequence[str], embeddings: Tensor) -> dict[str
     assert panel is not None
     said = panel.hear(texts, embeddings)
     said["pool of three"] = said["pool"]
-    two, voices = ("task", "tuned"), {judge.name: judge.voice for judge in panel.judges}
-    said["both"] = majority([said[name] for name in two])
-    said["pool"] = pool([said[name] for name in two], [voices[name] for name in two])
+    two = [said["task"], said["tuned"]]
+    said |= {"both": majority(two), "pool": pool(two)}
     return said | by_distance(split, embeddings)
 
 

@@ -328,26 +328,17 @@ def test_unknown_judges_are_refused(name, said):
 
 def test_the_pool_is_the_renormalised_product_of_those_who_answer():
     first, second = np.array([[0.8, 0.2], [0.5, 0.5]]), np.array([[0.5, 0.5], [0.1, 0.9]])
-    assert np.allclose(pool([first, second], [1, 1]), [[0.8, 0.2], [0.1, 0.9]])
-    assert np.allclose(pool([first, second], [0.5, 1]), [[2 / 3, 1 / 3], [0.1, 0.9]])
+    assert np.allclose(pool([first, second]), [[0.8, 0.2], [0.1, 0.9]])
     silent = np.full((2, 2), np.nan)
-    assert np.allclose(pool([first, silent], [1, 1]), first)
-    assert np.isnan(pool([silent, silent], [1, 1])).all()
+    assert np.allclose(pool([first, silent]), first)
+    assert np.isnan(pool([silent, silent])).all()
     ruled_out = np.array([[1.0, 0.0], [1.0, 0.0]])
-    assert (pool([ruled_out, first], [1, 1]) > 0).all()
+    assert (pool([ruled_out, first]) > 0).all()
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 5), st.integers(0, 10**6))
 def test_a_pool_is_a_distribution_and_does_not_depend_on_the_order(judges, n, classes, seed):
     said = list(np.random.default_rng(seed).dirichlet(np.ones(classes), size=(judges, n)))
-    voices = np.linspace(0.5, 1, judges)
-    pooled = pool(said, voices)
+    pooled = pool(said)
     assert np.allclose(pooled.sum(axis=1), 1)
-    assert np.allclose(pooled, pool(said[::-1], voices[::-1]))
-
-
-def test_in_a_panel_the_task_model_has_half_a_voice(tiny_pair, examples):
-    panel = make_panel("task+llm", case(tiny_pair, examples), pooled=True)
-    texts = [example.text for example in examples]
-    said = panel.hear(texts, tiny_pair.task_model.encode(texts))
-    assert np.allclose(said["pool"], pool([said["task"], said["llm"]], [0.5, 1]))
+    assert np.allclose(pooled, pool(said[::-1]))

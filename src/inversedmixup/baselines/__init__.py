@@ -124,11 +124,6 @@ class Remembering:
         self._said: dict[str, np.ndarray] = {}
 
     @property
-    def voice(self) -> float:
-        """As the judge has it."""
-        return self.judge.voice
-
-    @property
     def unseen(self) -> np.ndarray:
         """As the judge says it, who need not look before he is asked."""
         return self.judge.unseen

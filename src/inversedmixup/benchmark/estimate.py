@@ -32,7 +32,7 @@ class Speeds:
     """Seconds on this machine.
 
     Attributes:
-        step: for a training step.
+        step: for a training step, or for all of a head where only it learns.
         read: for a text that is read.
         written: for a row that the LLM writes.
         tuned: for a training step of judge ``tuned``.
@@ -55,8 +55,9 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
         return 0.0
     config, learning = bench.config, bench.config.train_encoder == "full"
     writers = sum(method.writes for method in methods)
-    fits = config.downstream_steps * speeds.step + (len(bench.test) or len(bench.rows) / 5) * speeds.read * learning
-    warming = (config.task_steps + 3 * config.refine_steps * learning) * speeds.step if writers else 0.0
+    measured = len(bench.test) or len(bench.rows) / 5
+    fits = (config.downstream_steps if learning else 1) * speeds.step + measured * speeds.read * learning
+    warming = ((config.task_steps + 3 * config.refine_steps) if learning else 1) * speeds.step if writers else 0.0
     each = len(methods) * (fits + config.n * speeds.read) + warming
     texts = writers * config.n * TRIED * speeds.written + (0 if learning else len(bench.test) * speeds.read)
     return each + texts + tunes(methods, config) * tuning_steps(bench.train_rows, config) * speeds.tuned
@@ -80,7 +81,7 @@ def measured_speeds(bench: Bench) -> Speeds:
         model.fit(texts, targets, torch.ones(len(rows)), fit_settings(bench.config, PROBE_STEPS))
 
     reading = _timed(lambda: model.encode(texts)) / len(rows)
-    stepping = _timed(step) / PROBE_STEPS
+    stepping = _timed(step) / (PROBE_STEPS if bench.config.train_encoder == "full" else 1)
     writing = 0.0
     if any(method.writes for method in bench.methods):
         pair = bench.config.load_pair()

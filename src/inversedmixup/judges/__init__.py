@@ -40,11 +40,6 @@ class Judge(Protocol):
         ...
 
     @property
-    def voice(self) -> float:
-        """How much its say counts in a pool: 1, or less where it is surer of itself than it is right."""
-        ...
-
-    @property
     def unseen(self) -> np.ndarray:
         """Numbers [m] of the user's rows that :meth:`held_out` can judge without having learnt from them."""
         ...
@@ -159,7 +154,7 @@ def check_judges(name: str, config: JudgeConfig) -> tuple[str, ...]:
 
 
 def make_panel(name: str, case: Case, *, pooled: bool = False) -> Panel:
-    """The judges of this name: one, or several joined by ``+``, whose majority counts, or whose pool if ``pooled``.
+    """The judges of this name: one, or several joined by ``+``, whose majority counts, or whose product if ``pooled``.
 
     Raises:
         InputError: if one cannot be had; see :func:`check_judges`.

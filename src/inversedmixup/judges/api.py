@@ -85,7 +85,6 @@ class ApiJudge:
     """Asks a chat model for the class of each text, as structured output; abstains where the answer is no class."""
 
     name = "api"
-    voice = 1.0
 
     def __init__(self, case: Case) -> None:
         config = case.config

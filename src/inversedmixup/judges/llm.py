@@ -26,7 +26,6 @@ class LLMJudge:
     """
 
     name = "llm"
-    voice = 1.0
 
     def __init__(self, case: Case) -> None:
         self.llm, self.case, self.classes = case.pair.llm, case, list(case.classes)

@@ -1,4 +1,4 @@
-"""One judge or several: of several, the class that most of them name, or the pool of what they say."""
+"""One judge or several: of several, the class that most of them name, or the product of what they say."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Panel:
 
     Args:
         judges: one or more.
-        pooled: whether the pool of several counts, not their majority.
+        pooled: whether the product of several counts, not their majority.
 
     Attributes:
         name: their names, joined by ``+``.
@@ -51,13 +51,9 @@ class Panel:
         """The same for some of the user's rows, by judges that have not learnt from them."""
         return self._together({judge.name: judge.held_out(rows) for judge in self.judges})
 
-    @property
-    def _voices(self) -> list[float]:
-        return [judge.voice for judge in self.judges]
-
     def _together(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         each = list(said.values())
-        return {**said, "agreement": majority(each), "pool": pool(each, self._voices)} if len(each) > 1 else dict(said)
+        return {**said, "agreement": majority(each), "pool": pool(each)} if len(each) > 1 else dict(said)
 
 
 def named(probs: np.ndarray, classes: Sequence[str]) -> dict[str, float] | None:
@@ -82,18 +78,16 @@ def majority(said: Sequence[np.ndarray]) -> np.ndarray:
     return mean
 
 
-def pool(said: Sequence[np.ndarray], voices: Sequence[float]) -> np.ndarray:
+def pool(said: Sequence[np.ndarray]) -> np.ndarray:
     """The logarithmic pool (Genest & Zidek 1986): the renormalised product of what judges say, NaN where none answers.
 
     Args:
         said: what each judge says, [n, classes]; NaN where it abstains.
-        voices: the power that each judge's probabilities are raised to; see :class:`~inversedmixup.judges.Judge`.
     """
     answers = np.stack(said)
     silent = np.isnan(answers).any(axis=2)
     # no judge may rule a class out alone
-    logs = np.where(silent[:, :, None], 0.0, np.log(np.clip(np.nan_to_num(answers), 1e-3, 1.0)))
-    logs = np.einsum("j,jnc->nc", np.asarray(voices, dtype=float), logs)
+    logs = np.where(silent[:, :, None], 0.0, np.log(np.clip(np.nan_to_num(answers), 1e-3, 1.0))).sum(axis=0)
     product = np.exp(logs - logs.max(axis=1, keepdims=True))
     shares: np.ndarray = product / product.sum(axis=1, keepdims=True)
     shares[silent.all(axis=0)] = np.nan

@@ -12,15 +12,10 @@ if TYPE_CHECKING:
     from inversedmixup.judges import Case
 
 
-# fitted to the very rows, it is surer of other texts than it is right (docs/log.md, "The head begins at zero")
-VOICE = 0.5
-
-
 class TaskJudge:
     """The task model after stage 2. Every row of the user taught it, so it is measured by cross-validation."""
 
     name = "task"
-    voice = VOICE
 
     def __init__(self, case: Case) -> None:
         self.model = case.pair.task_model

@@ -40,7 +40,6 @@ class TunedJudge:
     """Label likelihood under the tuned copy. It takes a minute or two to make, and one to two times that to measure."""
 
     name = "tuned"
-    voice = 1.0
 
     def __init__(self, case: Case) -> None:
         self.case = case

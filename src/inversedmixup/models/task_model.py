@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -18,18 +19,23 @@ from inversedmixup.models.sources import resolve
 
 logger = logging.getLogger(__name__)
 
+# of a head on an encoder that does not learn (docs/log.md, "The head of a frozen encoder"):
+HEAD_C = 10.0  # the inverse of its L2 penalty, as scikit-learn's C
+HEAD_ROWS = 8192  # rows that it learns from, at most
+HEAD_ITERATIONS = 200
+
 
 @dataclasses.dataclass(frozen=True)
 class FitSettings:
     """How a task model is trained.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps; a head alone takes them only with a mixer.
         batch_size: rows per step.
         encoder: whether the encoder learns too, or only the head.
         encoder_learning_rate: peak rate of the encoder (linear warm-up over a tenth, then linear decay).
         head_learning_rate: peak rate of the head.
-        seed: decides the order of the rows.
+        seed: decides the order of the rows, and which ones are left out if there are more than :data:`HEAD_ROWS`.
     """
 
     steps: int
@@ -194,6 +200,9 @@ class TaskModel(nn.Module):
     ) -> None:  # fmt: skip
         """Cross-entropy training of head and encoder against soft or one-hot targets (paper, stage 2: L_CE(θ)).
 
+        Where the encoder does not learn, the head is L2-regularised logistic regression on its embeddings: a convex
+        problem, which is solved, not stepped towards. With a mixer, which needs batches, it takes the steps.
+
         Args:
             texts: n sentences; those that are drawn are asked for.
             targets: class probabilities [n, classes].
@@ -204,21 +213,16 @@ class TaskModel(nn.Module):
             advance: told of each finished step.
         """
         assert self.head is not None
+        if not settings.encoder and mixer is None:
+            self._solve_head(texts, targets, weights, settings, known)
+            advance(settings.steps)
+            return
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": settings.head_learning_rate}]
         if settings.encoder:
             groups.append({"params": list(self.encoder.parameters()), "lr": settings.encoder_learning_rate})
-        batches = list(
-            islice(
-                shuffled_batches(len(texts), settings.batch_size, np.random.default_rng([settings.seed, 2])),
-                settings.steps,
-            )
-        )
-        drawn = np.unique(np.concatenate(batches)) if batches else np.empty(0, dtype=np.int64)
         frozen = None
-        if not settings.encoder:  # of very many rows, few are drawn
-            frozen = (
-                self.encode([texts[i] for i in drawn.tolist()]) if known is None else known[torch.from_numpy(drawn)]
-            )
+        if not settings.encoder:
+            frozen = self.encode(texts) if known is None else known
         # fused: one pass over each weight; else the word table makes this a quarter of a CPU's time for a step
         optimiser = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
         ramp = max(1, settings.steps // 10)
@@ -226,25 +230,53 @@ class TaskModel(nn.Module):
             optimiser, lambda s: min((s + 1) / ramp, max(0.0, (settings.steps - s) / max(1, settings.steps - ramp)))
         )
         mixing = np.random.default_rng([settings.seed, 13])
-        for rows in batches:
+        batches = shuffled_batches(len(texts), settings.batch_size, np.random.default_rng([settings.seed, 2]))
+        for rows in islice(batches, settings.steps):
             at, batch = torch.from_numpy(rows), [texts[i] for i in rows]
-            here = None
-            if frozen is not None:
-                here = frozen[torch.from_numpy(np.searchsorted(drawn, rows))].to(self.device)
+            here = None if frozen is None else frozen[at].to(self.device)
             wanted, weight = targets[at].to(self.device), weights[at].to(self.device)
             if mixer is None:
-                embeddings = self(batch) if here is None else here
+                embeddings = self(batch)
             else:
                 embeddings, wanted = mixer(self, batch, here, wanted, mixing)
                 weight = torch.ones(len(embeddings), device=self.device)
             losses = -(wanted * self.logits(embeddings).log_softmax(-1)).sum(-1)
             loss = (losses * weight).sum() / weight.sum().clamp_min(1e-8)
+            if frozen is not None:
+                loss = loss + self._penalty(self.head, weights)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
             optimiser.step()
             schedule.step()
             advance(1)
+
+    def _solve_head(
+        self, texts: Sequence[str], targets: Targets, weights: Tensor, settings: FitSettings, known: Tensor | None
+    ) -> None:
+        """The head that minimises penalised cross-entropy on the rows as they are."""
+        assert self.head is not None
+        drawn = np.random.default_rng([settings.seed, 2]).permutation(len(texts))[:HEAD_ROWS]
+        rows = torch.from_numpy(np.sort(drawn))
+        points = self.encode([texts[i] for i in rows.tolist()]) if known is None else known[rows].cpu()
+        points, wanted, weight = points.double() * self.dim**0.5, targets[rows].double(), weights[rows].double()
+        head = copy.deepcopy(self.head).cpu().double()
+        optimiser = torch.optim.LBFGS(head.parameters(), max_iter=HEAD_ITERATIONS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimiser.zero_grad()
+            losses = -(wanted * head(points).log_softmax(-1)).sum(-1)
+            value: Tensor = (losses * weight).sum() / weight.sum().clamp_min(1e-8) + self._penalty(head, weight)
+            value.backward()  # type: ignore[no-untyped-call]
+            return value
+
+        optimiser.step(loss)  # type: ignore[no-untyped-call]
+        self.head.load_state_dict(head.state_dict())
+
+    def _penalty(self, head: nn.Linear, weights: Tensor) -> Tensor:
+        """½ ‖W‖² / C on the scale of a mean over rows, of the weights W that unit-length embeddings meet."""
+        square: Tensor = head.weight.pow(2).sum()
+        return square * (self.dim / (2 * HEAD_C * float(weights.sum().clamp_min(1e-8))))
 
     @torch.no_grad()
     def predict_proba(self, embeddings: Tensor) -> np.ndarray:
