@@ -24,7 +24,7 @@ ECE_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
 class DownstreamConfig:
     """Settings of the downstream task models."""
 
-    downstream_steps: int = option(150, "optimiser steps of each downstream task model")
+    downstream_steps: int = option(150, "optimiser steps of each downstream task model; a head alone takes none")
     augmented_weight: float = option(0.5, "weight of an augmented row in the downstream loss")
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ class WarmupConfig:
     """Settings of stage 2."""
 
     train_encoder: str = option("full", "what cross-entropy trains", choices=("full", "head"))
-    task_steps: int = option(150, "optimiser steps of the task model")
+    task_steps: int = option(150, "optimiser steps of the task model; a head alone takes none")
     encoder_learning_rate: float = option(5e-5, "peak learning rate of the encoder")
     head_learning_rate: float = option(5e-3, "peak learning rate of the head")
     follow_steps: int = option(
