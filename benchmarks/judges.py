@@ -17,7 +17,7 @@ from inversedmixup.options import build
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 
-JUDGES = ("task", "llm", "tuned")
+JUDGES = ("task", "probe", "llm", "tuned")
 ROWS = 64
 
 

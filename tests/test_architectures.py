@@ -11,6 +11,7 @@ import torch
 from inversedmixup.errors import InputError
 from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.llm import SoftTokenLLM
+from inversedmixup.models.lower_layers import mean_states
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY
 from inversedmixup.models.task_model import FitSettings
@@ -61,6 +62,20 @@ def learnt(request, encoders, tmp_path_factory):
     )  # fmt: skip
     run_align([corpus], folder / "pair", config)
     return Learnt(kind, Path(generator), folder / "pair")
+
+
+@pytest.mark.parametrize("kind", list(GENERATORS))
+def test_states_of_the_lower_layers_are_those_of_a_whole_pass(kind, tmp_path):
+    llm = SoftTokenLLM.from_pretrained(make_generator(kind, Size(64, 4, 4, 400), SENTENCES, tmp_path))
+    texts = ["she lost the lamp today", "", "she", *SENTENCES[:80]]
+    found = mean_states(llm, texts, 0.5)
+    reader = llm.lm.get_encoder() if llm.encoder_decoder else llm.lm.base_model
+    for text, mean in zip(texts[:6], found, strict=False):
+        ids = llm.ids(text) or [llm.eos]
+        with torch.no_grad():
+            states = reader(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        whole = states[-1 if llm.encoder_decoder else 2][0]
+        assert torch.allclose(mean, whole[1 if len(ids) > 1 else 0 :].mean(0), atol=1e-4)
 
 
 def inverted(pair):

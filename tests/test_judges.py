@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
-from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
+from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel, probe
 from inversedmixup.judges import prompt as prompts
 from inversedmixup.judges.llm import LLMJudge
 from inversedmixup.judges.panel import majority, pool
+from inversedmixup.judges.probe import ProbeJudge
 from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.judges.tuned import TunedJudge
+from inversedmixup.labelled import folds_of
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
 from tiny import LABELS, SENTENCES
@@ -269,6 +271,47 @@ def test_a_tuned_judge_is_measured_by_copies_that_have_not_seen_the_rows(tiny_pa
     folds = [set(range(18)) - rows for rows in seen]
     assert {3, 0, 17} <= set.union(*folds)
     assert sum(map(len, folds)) == len(set.union(*folds))
+
+
+# ---- probe -------------------------------------------------------------------------------------------------------
+
+
+def test_a_probe_learns_the_users_rows_and_leaves_the_pair_alone(tiny_pair, examples):
+    before = {name: weight.clone() for name, weight in tiny_pair.llm.model.state_dict().items()}
+    made = case(tiny_pair, examples)
+    judged = make_panel("probe", made).hear(SENTENCES, torch.empty(len(SENTENCES), 0))["probe"]
+    assert np.allclose(judged.sum(1), 1)
+    assert judged.argmax(1).tolist() == [CLASSES.index(label) for label in LABELS]
+    assert all(torch.equal(weight, before[name]) for name, weight in tiny_pair.llm.model.state_dict().items())
+    alone = ProbeJudge(made).probabilities(SENTENCES[3:4], torch.empty(1, 0))
+    assert np.allclose(alone, judged[3:4], atol=1e-4)  # whoever else is asked about
+
+
+def test_a_probe_is_measured_by_ones_that_have_not_seen_the_rows(tiny_pair, examples, monkeypatch):
+    monkeypatch.setattr(probe, "LEARNT_ROWS", 12)
+    judge, learnt = ProbeJudge(case(tiny_pair, examples)), []
+    assert len(judge.unseen) == 12
+    fitted = probe.Probe.__init__
+
+    def noted(self, points, *args):
+        learnt.append({point.tobytes() for point in points})
+        fitted(self, points, *args)
+
+    monkeypatch.setattr(probe.Probe, "__init__", noted)
+    asked = judge.unseen[[7, 0, 3]]
+    held_out = judge.held_out(asked.tolist())
+    assert np.allclose(held_out.sum(1), 1)
+    every = {row: judge._points[at].tobytes() for at, row in enumerate(judge.unseen.tolist())}
+    fold_of = folds_of(examples, seed=0)
+    assert len(learnt) == len({fold_of[row] for row in asked})
+    for row in asked:
+        assert any(every[row] not in points for points in learnt)
+    assert judge.held_out(asked[1:2].tolist()) == pytest.approx(held_out[1:2])
+
+
+def test_a_probe_of_rows_of_one_class_knows_no_other():
+    probs = probe.Probe(np.eye(4, dtype=np.float32), np.array([2, 2, 2, 2]), 3).probabilities(np.eye(4)[:1])
+    assert probs.tolist() == [[0, 0, 1]]
 
 
 # ---- several, and what they are worth ------------------------------------------------------------------------------

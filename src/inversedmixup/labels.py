@@ -18,7 +18,7 @@ POLICIES = {
     "drop": "the interpolated label; rows that the judge contradicts are rejected",
 }
 LABELS_HELP = (
-    "soft, or hard, pool, mitigated or drop and a judge: task, llm, tuned, api, or several joined by +, as in "
+    "soft, or hard, pool, mitigated or drop and a judge: task, probe, llm, tuned, api, or several joined by +, as in "
     "pool:task+tuned"
 )
 

@@ -1,8 +1,9 @@
 """Judges: who says which class a text belongs to.
 
-One protocol (:class:`Judge`) and one file for each real one: the warmed-up task model (:mod:`.task`), the pair's LLM
-(:mod:`.llm`), a copy of it tuned on the user's rows (:mod:`.tuned`), a chat endpoint (:mod:`.api`). A label policy asks
-one or several of them, as a :mod:`.panel`.
+One protocol (:class:`Judge`) and one file for each real one: the warmed-up task model (:mod:`.task`), a linear
+classifier of the LLM's hidden states (:mod:`.probe`), the pair's LLM, prompted (:mod:`.llm`), a copy of it tuned on the
+user's rows (:mod:`.tuned`), a chat endpoint (:mod:`.api`). A label policy asks one or several of them, as a
+:mod:`.panel`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from inversedmixup.options import at_least, option, read_yaml
 if TYPE_CHECKING:
     from inversedmixup.judges.panel import Panel
 
-NAMES = ("task", "llm", "tuned", "api")
+NAMES = ("task", "probe", "llm", "tuned", "api")
 JUDGE_MANNERS = ("force_judge", "api_concurrency", "api_price")  # settings that change no answer
 JUDGE_FILES = ("tuned",)  # in a run's folder, what was dear to make and every worker needs
 MEASURED_ROWS = 48  # rows of the user on which a judge's accuracy is measured
@@ -172,12 +173,13 @@ def make_judge(name: str, case: Case) -> Judge:
     """
     from inversedmixup.judges.api import ApiJudge
     from inversedmixup.judges.llm import LLMJudge
+    from inversedmixup.judges.probe import ProbeJudge
     from inversedmixup.judges.task import TaskJudge
     from inversedmixup.judges.tuned import TunedJudge
 
     makers: Mapping[str, Callable[[], Judge]] = {
-        "task": partial(TaskJudge, case), "llm": partial(LLMJudge, case), "tuned": partial(TunedJudge, case),
-        "api": partial(ApiJudge, case),
+        "task": partial(TaskJudge, case), "probe": partial(ProbeJudge, case), "llm": partial(LLMJudge, case),
+        "tuned": partial(TunedJudge, case), "api": partial(ApiJudge, case),
     }  # fmt: skip
     return makers[name]()
 

@@ -123,7 +123,7 @@ class SoftTokenLLM:
             raise InputError(f"prompt {prompt!r}: expected {SOFT} exactly once, where the soft tokens go")
         self.prompt = prompt
         before, after = prompt.split(SOFT)
-        self._before, self._after = (self._ids(part) for part in (before, after))
+        self._before, self._after = (self.ids(part) for part in (before, after))
         self._opening: Opening | None = None
 
     @property
@@ -131,7 +131,8 @@ class SoftTokenLLM:
         """Tokens of the prompt, without the soft ones."""
         return len(self._before) + len(self._after)
 
-    def _ids(self, text: str) -> list[int]:
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text, without marks of its beginning and end."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def targets(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
@@ -264,7 +265,7 @@ class SoftTokenLLM:
 
     def read(self, texts: Sequence[str], length: int) -> Tensor:
         """Embeddings [n, length, D] of texts, each cut or filled up with end-of-text to the same length."""
-        ids = [[*self._ids(text)[:length], *[self.eos] * length][:length] for text in texts]
+        ids = [[*self.ids(text)[:length], *[self.eos] * length][:length] for text in texts]
         return self._embed(torch.tensor(ids, device=self.device))
 
     def _words(self, ids: Sequence[int]) -> Tensor:
@@ -358,7 +359,7 @@ class SoftTokenLLM:
         The encoder of an encoder-decoder reads an empty text meanwhile, so that its decoder is on its own. Few are
         trained on that: compare such figures within one LLM only. An empty text scores :data:`EMPTY_FLUENCY`.
         """
-        encoded = [self._ids(text)[:max_tokens] for text in texts]
+        encoded = [self.ids(text)[:max_tokens] for text in texts]
         scores = np.full(len(texts), EMPTY_FLUENCY)
         order = [i for i in np.argsort([len(ids) for ids in encoded], kind="stable") if encoded[i]]
         with self.plain():

@@ -1,15 +1,20 @@
-"""The lower layers of an LLM whose upper layers alone learn: each text goes through them once, not once a step."""
+"""The lower layers of an LLM: what they make of a text is kept where only the upper ones learn, or is all one wants."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from inversedmixup.models.llm import SoftTokenLLM
+
 Row = tuple[int, ...]
+READ_ROWS = 64  # texts in one pass
 KEPT_BYTES = 2**28  # of hidden states; what does not fit is computed anew
 
 
@@ -74,26 +79,69 @@ class LowerLayers:
         found = {row: self._known[row] for row in rows if row in self._known}
         if not new:
             return found
-        seen: list[Tensor] = []
-
-        def catch(hidden: Tensor, *_: object, **__: object) -> Tensor:
-            seen.append(hidden)
-            return hidden
-
         # texts of one length together: a row's numbers depend on its neighbours' padding in their last bits
         for length in sorted({len(row) for row in new}):
             alike = [row for row in new if len(row) == length]
             ids = torch.tensor(alike, device=self.lm.get_input_embeddings().weight.device)
-            upper = self.layers[self.depth :]
-            with _replaced(upper, [catch, *[_passed] * (len(upper) - 1)]):
-                self.lm.base_model(input_ids=ids, use_cache=False)
-            found |= zip(alike, seen.pop(), strict=True)
+            found |= zip(alike, _before(self.layers[self.depth], self.lm, {"input_ids": ids}), strict=True)
         for row in new:
             size = found[row].nelement() * found[row].element_size()
             if self._bytes + size <= KEPT_BYTES:
                 self._known[row] = found[row].clone()
                 self._bytes += size
         return found
+
+
+@torch.no_grad()
+def mean_states(llm: SoftTokenLLM, texts: Sequence[str], share: float, *, max_tokens: int = 128) -> Tensor:
+    """Hidden states after this share of the LLM's layers, without LoRA, as a mean over each text's tokens, [n, D].
+
+    The layers above are not computed. Of an encoder-decoder it is the encoder's last states. The first token is left
+    out: of many LLMs its states are large and the same for any text (Xiao et al. 2023, "attention sinks").
+    """
+    rows = [llm.ids(text)[:max_tokens] or [llm.eos] for text in texts]
+    found: dict[int, Tensor] = {}
+    order = np.argsort([len(ids) for ids in rows], kind="stable").tolist()
+    for at in range(0, len(order), READ_ROWS):
+        batch = order[at : at + READ_ROWS]
+        ids, mask = llm.pad([rows[row] for row in batch])
+        with llm.plain():
+            hidden = _states(llm, share, {"input_ids": ids, "attention_mask": mask.long()})
+        mask[:, 0] &= mask.sum(1) == 1
+        weight = mask.to(hidden.dtype)[:, :, None]
+        found |= zip(batch, ((hidden * weight).sum(1) / weight.sum(1)).float().cpu(), strict=True)
+    return torch.stack([found[row] for row in range(len(rows))]) if rows else torch.empty(0, llm.dim)
+
+
+def _states(llm: SoftTokenLLM, share: float, call: dict[str, Tensor]) -> Tensor:
+    """Hidden states [n, t, D] of one padded batch."""
+    if llm.encoder_decoder:
+        last: Tensor = llm.lm.get_encoder()(**call).last_hidden_state
+        return last
+    stacks = deepest_stacks(llm.lm)
+    if len(stacks) == 1:
+        depth = max(1, min(len(stacks[0]) - 1, round(share * len(stacks[0]))))
+        return _before(stacks[0][depth], llm.lm, call)
+    every = llm.lm.base_model(**call, use_cache=False, output_hidden_states=True).hidden_states
+    middle: Tensor = every[max(1, round(share * (len(every) - 1)))]
+    return middle
+
+
+class _EnoughError(Exception):
+    """What a layer was to read is seen."""
+
+
+def _before(layer: nn.Module, lm: Any, call: dict[str, Tensor]) -> Tensor:  # noqa: ANN401
+    """What a layer of an LLM would read in a call; nothing from there on is computed."""
+    seen: list[Tensor] = []
+
+    def stop(*given: Tensor, **named: Any) -> None:
+        seen.append(given[0] if given else named["hidden_states"])
+        raise _EnoughError
+
+    with _replaced([layer], [stop]), contextlib.suppress(_EnoughError):
+        lm.base_model(**call, use_cache=False)
+    return seen.pop()
 
 
 def deepest_stacks(lm: nn.Module) -> list[list[nn.Module]]:
