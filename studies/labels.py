@@ -37,11 +37,12 @@ from inversedmixup.terminal import new_table, output, show_logs
 from studies.common import interval_words, study_run
 from studies.evidence import Reference, add_options, benches, cross_class
 
-ASKED = "task+llm+tuned"
+ASKED = "task+probe+llm+tuned"
 REFERENCE = "reference"
-# agreement: the majority of the three; both: where task and tuned say the same; pool: the product of these two
+# agreement: the majority of task, llm and tuned; both: where task and tuned say the same; pool: the product of these two
 JUDGES = (
-    "task", "llm", "tuned", "agreement", "both", "pool", "pool of three", "prototypes", "self-training", REFERENCE
+    "task", "probe", "llm", "tuned", "agreement", "both", "pool", "pool of three", "task and probe", "prototypes",
+    "self-training", REFERENCE
 )  # fmt: skip
 POLICIES: dict[str, tuple[LabelPolicy, float | None]] = {
     "interpolated": (LabelPolicy("soft", None), None),
@@ -51,7 +52,10 @@ POLICIES: dict[str, tuple[LabelPolicy, float | None]] = {
         for kind in ("hard", "mitigated", "drop")
         for judge in JUDGES
     },
-    **{judge: (LabelPolicy("pool", judge), None) for judge in ("task", "llm", "tuned", "pool", "pool of three")},
+    **{
+        judge: (LabelPolicy("pool", judge), None)
+        for judge in ("task", "probe", "llm", "tuned", "pool", "pool of three", "task and probe")
+    },
     "pool, half way": (LabelPolicy("pool", "pool"), 0.5),  # to its likeliest class
 }
 
@@ -61,9 +65,9 @@ def opinions(split: Split, texts: Sequence[str], embeddings: Tensor) -> dict[str
     panel = split.panel(f"pool:{ASKED}")
     assert panel is not None
     said = panel.hear(texts, embeddings)
-    said["pool of three"] = said["pool"]
-    two = [said["task"], said["tuned"]]
-    said |= {"both": majority(two), "pool": pool(two)}
+    two, three = ([said[name] for name in names] for names in (("task", "tuned"), ("task", "llm", "tuned")))
+    said |= {"agreement": majority(three), "both": majority(two), "pool": pool(two), "pool of three": pool(three)}
+    said["task and probe"] = pool([said["task"], said["probe"]])
     return said | by_distance(split, embeddings)
 
 

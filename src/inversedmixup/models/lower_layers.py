@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from inversedmixup.models.llm import SoftTokenLLM
 
 Row = tuple[int, ...]
-READ_ROWS = 64  # texts in one pass
+READ_ROWS = 16  # texts in one pass: padding costs more than small batches do
 KEPT_BYTES = 2**28  # of hidden states; what does not fit is computed anew
 
 
