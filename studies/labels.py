@@ -39,7 +39,7 @@ from studies.evidence import Reference, add_options, benches, cross_class
 
 ASKED = "task+probe+llm+tuned"
 REFERENCE = "reference"
-# agreement: the majority of task, llm and tuned; both: where task and tuned say the same; pool: the product of these two
+# agreement: the majority of task, llm and tuned; both: where task and tuned say the same; pool: these two
 JUDGES = (
     "task", "probe", "llm", "tuned", "agreement", "both", "pool", "pool of three", "task and probe", "prototypes",
     "self-training", REFERENCE
