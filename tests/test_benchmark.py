@@ -139,6 +139,7 @@ def test_a_run_measures_what_it_says(train_file, tmp_path, config, encoder):
         assert record["test"] + record["train"] == 18
         assert set(record["recall"]) <= {"delivery", "refund", "account"}
         assert record["added"] == (6 if record["method"] == "duplicate" else 0)
+        assert bool(record["steps"]) == (encoder == "full")
 
 
 def test_a_test_file_and_cross_validation_exclude_each_other(train_file, tmp_path, config):

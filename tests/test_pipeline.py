@@ -137,6 +137,11 @@ def test_a_test_file_gives_accuracy_with_and_without_at_equal_steps(train_file, 
     json.dumps(summary)
 
 
+def test_a_head_alone_takes_no_steps(train_file, tmp_path, config):
+    solved = config(test=str(train_file), train_encoder="head")
+    assert run_job(str(train_file), str(tmp_path / "out.jsonl"), solved).summary["steps"] == 0
+
+
 def test_a_test_label_unseen_in_training_is_refused_by_name(train_file, tmp_path, config):
     test = write_jsonl(tmp_path / "test.jsonl", [{"text": "hello there", "label": "martian"}])
     with pytest.raises(InputError, match="martian"):

@@ -57,9 +57,10 @@ def show(result: dict[str, Any]) -> None:
         rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
     out.print(", ".join(rates), soft_wrap=True)
     if "accuracy_with" in result:
+        trained = f"{result['steps']} steps each" if result["steps"] else "a head each, to its optimum"
         out.print(
             f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
-            f"{result['accuracy_with']:.3f} with the new rows ({result['steps']} steps each; macro-F1 "
+            f"{result['accuracy_with']:.3f} with the new rows ({trained}; macro-F1 "
             f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})", soft_wrap=True,
         )  # fmt: skip
     out.print(f"report: {result['report']}", soft_wrap=True)
