@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -111,6 +112,11 @@ def gained_accuracy(
 def interval_words(interval: Sequence[float] | None) -> str:
     """An interval of gains as tables show it."""
     return "–" if interval is None else f"{interval[0]:+.3f} … {interval[1]:+.3f}"
+
+
+def json_lines(records: Iterable[dict[str, Any]]) -> bytes:
+    """Records as a JSON Lines file holds them."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
 def run_grid(

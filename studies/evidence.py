@@ -29,7 +29,7 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build, read_settings
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.terminal import show_logs
-from studies.common import SETS, sample
+from studies.common import SETS, json_lines, sample
 
 REFERENCE = "inversed-reference"
 
@@ -160,7 +160,7 @@ def main() -> None:
         take_over(bench, finished)
         run_all(bench)
     records = gathered(options.output)
-    write_whole(options.output / "runs.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+    write_whole(options.output / "runs.jsonl", json_lines(records))
     write_report(records, options.output)
 
 

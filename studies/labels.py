@@ -34,7 +34,7 @@ from inversedmixup.labels import LabelPolicy, choose_label, is_intruded
 from inversedmixup.options import read_settings
 from inversedmixup.runs import recorded
 from inversedmixup.terminal import new_table, output, show_logs
-from studies.common import interval_words, study_run
+from studies.common import interval_words, json_lines, study_run
 from studies.evidence import Reference, add_options, benches, cross_class
 
 ASKED = "task+probe+llm+tuned"
@@ -235,18 +235,14 @@ def main() -> None:
         reference = references.setdefault(bench.folder.name, Reference(bench.rows))
         where = place(bench, number)
         cells.append(recorded(run, cell_name(where), partial(cell, bench, number, reference)))
-    write_whole(folder / "cells.jsonl", _lines(cells))
+    write_whole(folder / "cells.jsonl", json_lines(cells))
     runs = [record for cell in cells for record in cell["runs"]]
-    write_whole(folder / "runs.jsonl", _lines(runs))
+    write_whole(folder / "runs.jsonl", json_lines(runs))
     write_report(runs, folder)
     rows = summarise(cells)
     write_whole(folder / "labels.json", json.dumps(rows, indent=1).encode())
     for table in tables(rows):
         output().print(table)
-
-
-def _lines(records: Sequence[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
 if __name__ == "__main__":

@@ -102,14 +102,14 @@ def mean_states(llm: SoftTokenLLM, texts: Sequence[str], share: float, *, max_to
     rows = [llm.ids(text)[:max_tokens] or [llm.eos] for text in texts]
     found: dict[int, Tensor] = {}
     order = np.argsort([len(ids) for ids in rows], kind="stable").tolist()
-    for at in range(0, len(order), READ_ROWS):
-        batch = order[at : at + READ_ROWS]
-        ids, mask = llm.pad([rows[row] for row in batch])
-        with llm.plain():
+    with llm.plain():
+        for at in range(0, len(order), READ_ROWS):
+            batch = order[at : at + READ_ROWS]
+            ids, mask = llm.pad([rows[row] for row in batch])
             hidden = _states(llm, share, {"input_ids": ids, "attention_mask": mask.long()})
-        mask[:, 0] &= mask.sum(1) == 1
-        weight = mask.to(hidden.dtype)[:, :, None]
-        found |= zip(batch, ((hidden * weight).sum(1) / weight.sum(1)).float().cpu(), strict=True)
+            mask[:, 0] &= mask.sum(1) == 1
+            weight = mask.to(hidden.dtype)[:, :, None]
+            found |= zip(batch, ((hidden * weight).sum(1) / weight.sum(1)).float().cpu(), strict=True)
     return torch.stack([found[row] for row in range(len(rows))]) if rows else torch.empty(0, llm.dim)
 
 

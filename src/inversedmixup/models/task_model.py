@@ -240,8 +240,7 @@ class TaskModel(nn.Module):
             else:
                 embeddings, wanted = mixer(self, batch, here, wanted, mixing)
                 weight = torch.ones(len(embeddings), device=self.device)
-            losses = -(wanted * self.logits(embeddings).log_softmax(-1)).sum(-1)
-            loss = (losses * weight).sum() / weight.sum().clamp_min(1e-8)
+            loss = _cross_entropy(self.logits(embeddings), wanted, weight)
             if frozen is not None:
                 loss = loss + self._penalty(self.head, weights)
             optimiser.zero_grad(set_to_none=True)
@@ -265,8 +264,7 @@ class TaskModel(nn.Module):
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            losses = -(wanted * head(points).log_softmax(-1)).sum(-1)
-            value: Tensor = (losses * weight).sum() / weight.sum().clamp_min(1e-8) + self._penalty(head, weight)
+            value = _cross_entropy(head(points), wanted, weight) + self._penalty(head, weight)
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
@@ -282,3 +280,10 @@ class TaskModel(nn.Module):
     def predict_proba(self, embeddings: Tensor) -> np.ndarray:
         """Class probabilities [n, classes] of embeddings [n, d]."""
         return np.asarray(self.logits(embeddings.to(self.device)).softmax(-1).cpu().numpy())
+
+
+def _cross_entropy(logits: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over rows of −Σ target · log p, from logits and targets [n, classes] and weights [n]."""
+    losses = -(wanted * logits.log_softmax(-1)).sum(-1)
+    mean: Tensor = (losses * weight).sum() / weight.sum().clamp_min(1e-8)
+    return mean
