@@ -165,7 +165,8 @@ class Bench:
     def measured(self, method: Method, split: Split, test: Sequence[Example]) -> dict[str, Any]:
         """What the method's task model, or its own classifier, is worth on the test rows."""
         added = method.added(split) if method.added else Added([], np.empty((0, len(split.classes))))
-        steps = self.config.downstream_steps if self.config.train_encoder == "full" or method.mixer else 0
+        settings = fit_settings(self.config, self.config.downstream_steps)
+        steps = settings.steps_taken(mixing=method.mixer is not None)
         if method.short:
             steps = round(steps * len(split.examples) / (len(split.examples) + split.config.n))
         if method.classify:

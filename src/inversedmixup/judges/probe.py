@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from inversedmixup.judges import Case
 
 # settings tried: docs/log.md, "The head of a frozen encoder"
-DEPTH = 1 / 6  # share of the LLM's layers that a text goes through
+DEPTH = 1 / 10  # share of the LLM's layers that a text goes through
 C = 30.0  # the inverse of the L2 penalty
 LEARNT_ROWS = 2048  # of the user's rows, at most
 

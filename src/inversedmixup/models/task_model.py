@@ -30,7 +30,7 @@ class FitSettings:
     """How a task model is trained.
 
     Attributes:
-        steps: optimiser steps; a head alone takes them only with a mixer.
+        steps: optimiser steps; see :meth:`steps_taken`.
         batch_size: rows per step.
         encoder: whether the encoder learns too, or only the head.
         encoder_learning_rate: peak rate of the encoder (linear warm-up over a tenth, then linear decay).
@@ -44,6 +44,10 @@ class FitSettings:
     encoder_learning_rate: float = 5e-5
     head_learning_rate: float = 5e-3
     seed: int = 0
+
+    def steps_taken(self, *, mixing: bool = False) -> int:
+        """``steps``; none where a head alone learns from rows as they are, as it is solved for."""
+        return self.steps if self.encoder or mixing else 0
 
 
 class Mixer(Protocol):

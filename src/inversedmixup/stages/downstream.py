@@ -37,7 +37,7 @@ def run_downstream(
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracy and macro-F1 on ``test`` of two task models that differ only in their training rows.
 
-    ``steps`` is how many each took: none where only a head learns, which is solved for.
+    ``steps`` is how many each took.
 
     Args:
         fresh: makes an untrained task model, the same each time.
@@ -48,7 +48,7 @@ def run_downstream(
         settings: the same steps, rates and seed for both.
         weight: how much an augmented row counts in the loss; an original counts 1.
     """
-    measured: dict[str, Any] = {"steps": settings.steps if settings.encoder else 0, "test_rows": len(test)}
+    measured: dict[str, Any] = {"steps": settings.steps_taken(), "test_rows": len(test)}
     truth = class_numbers(test, classes)
     with progress("downstream task models", 2 * settings.steps) as advance:
         for name, extra in (("without", ()), ("with", rows)):
