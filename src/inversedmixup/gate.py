@@ -25,7 +25,7 @@ REASONS = {
     "low_cycle_similarity": "re-read, it is not where it was meant to be (--min-cycle)",
     "low_fluency": "reads badly to the LLM (--fluency-margin)",
     "intruded": "the judge sees a class that holds less than half of the interpolated label (--labels drop)",
-    "not_judged": "the judge abstained (--labels hard)",
+    "not_judged": "the judge abstained (--labels hard, --labels pool)",
     "label_contradicted": "the task model sees a class that --accept-labels does not allow",
 }
 

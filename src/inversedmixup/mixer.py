@@ -193,7 +193,7 @@ class InversedMixup:
         ratios = np.linspace(1.0, 0.0, steps).tolist() if lams is None else list(lams)
         if not all(0 <= lam <= 1 for lam in ratios):
             raise InputError("lams: λ lies between 0 and 1")
-        config = build(DecodeConfig, {"max_tokens": 48}, options)
+        config = build(DecodeConfig, {}, options)
         ends = self.models_.task_model.encode([first, second])
         a, b = (end.expand(len(ratios), -1) for end in ends)
         # the same stream for every λ: neighbours differ by λ, not by luck

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from inversedmixup.baselines import methods
 from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
+from inversedmixup.benchmark.cells import RUN
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.terminal import new_table, output
 
@@ -43,7 +45,7 @@ def show(result: dict[str, Any]) -> None:
     out.print(table)
     for sentence in result["verdicts"]:
         out.print(sentence, soft_wrap=True)
-    out.print(f"every run is a file in {result['output']}", soft_wrap=True)
+    out.print(f"every run is a file in {Path(result['output'], RUN, 'runs')}", soft_wrap=True)
 
 
 def _compared(found: Mapping[str, Any]) -> tuple[str, ...]:

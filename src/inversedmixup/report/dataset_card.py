@@ -29,9 +29,10 @@ TEMPLATE = """
 |---|---|---|
 {labels}
 
-{tried} were tried, {rejected} rejected; the rejected ones and their reasons are in `{rejected_file}`. Columns: `text`,
-`label`, `label_probs`, `parents` (ids in the training file), `lam` (mixing ratio), `lam_realised`, `cycle_similarity`,
-`fluency` (nats a token), `labels` (what each source says), `intruded`, `seed`, `kept`, `reject_reason`.
+{tried} were tried, {rejected} rejected; the rejected ones and their reasons are in `{rejected_file}`. Columns: `id`,
+`text`, `label`, `label_probs`, `parents` (ids in the training file), `lam` (mixing ratio), `lam_realised`,
+`cycle_similarity`, `fluency` (nats a token), `labels` (what each source says), `intruded`, `seed`, `kept`,
+`reject_reason`.
 
 ## Provenance
 
