@@ -168,3 +168,13 @@ def test_a_reference_with_unknown_classes_is_refused(tiny_pair_folder, train_fil
     arguments = ["intrusion", str(train_file), "-o", str(tmp_path / "s"), "--pair", tiny_pair_folder]
     assert main([*arguments, "--reference", str(reference)]) == 2
     assert "label 'greeting' does not occur in the training set" in capsys.readouterr().err
+
+
+def test_no_row_is_the_neighbour_of_its_copy(tiny_pair_folder, tmp_path, examples):
+    rows, found = [{"text": e.text, "label": e.label} for e in examples], []
+    for times in (1, 2):
+        train = write_jsonl(tmp_path / f"{times}.jsonl", rows * times)
+        report = run_intrusion(str(train), str(tmp_path / str(times)), config(tiny_pair_folder, texts=0))
+        found.append({one["name"]: one["accuracy"] for one in report["observers"]})
+    assert found[0]["neighbour"] == found[1]["neighbour"] < 1
+    assert found[0]["reference"] == found[1]["reference"]

@@ -19,6 +19,7 @@ from inversedmixup.labelled import (
     ExampleFile,
     Subset,
     Texts,
+    check_known_labels,
     class_counts,
     class_names,
     class_numbers,
@@ -189,3 +190,18 @@ def test_a_whole_job_does_not_take_the_rows_into_memory(tmp_path, tiny_pair_fold
     few, many = job(500), job(2_500)
     assert many[0] - few[0] < 2_000 * len(filling) / 2
     assert many[1] < few[1] + 100
+
+
+def test_no_text_is_held_out_from_its_copy():
+    once = [Example(str(at), f"text {at}", "ab"[at % 2]) for at in range(30)]
+    twice = [*once, *(Example(f"again {row.id}", row.text, row.label) for row in once)]
+    fold, alone = folds_of(twice, seed=0), folds_of(once, seed=0)
+    assert np.array_equal(fold[:30], alone)
+    assert np.array_equal(fold[:30], fold[30:])
+    assert len(set(folds_of([once[0]] * 6, seed=0).tolist())) > 1  # one text alone cannot be parted
+
+
+def test_an_unknown_label_is_named(tmp_path):
+    rows = [Example("0", "one", "a"), Example("1", "two", "elsewhere")]
+    with pytest.raises(InputError, match=r"test\.csv: label 'elsewhere' does not occur in the training set"):
+        check_known_labels(rows, ["a", "b"], "test.csv")

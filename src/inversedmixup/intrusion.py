@@ -38,7 +38,7 @@ from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
-from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, warmed_up
+from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, WarmupConfig, warmed_up
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 from inversedmixup.terminal import progress
 
@@ -66,7 +66,7 @@ class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
     overwrite: bool = option(False, "replace a study with other settings in the folder")
 
     def __post_init__(self) -> None:
-        for part in (DecodeConfig, JudgeConfig):
+        for part in (WarmupConfig, DecodeConfig, JudgeConfig):
             part.__post_init__(self)
         at_least(self, 1, "mixes")
         at_least(self, 0, "texts", "data_seed")
@@ -162,9 +162,10 @@ class _Study:
         self.known_classes = np.array([self.number[row.label] for row in known])
         learnt = self._not_parents(known)
         self.reference = ReferenceLabeller(self.known[learnt], [known[at].label for at in learnt])
-        # a row's own text among the known ones, so that it is not its own neighbour
-        place = {row.text: at for at, row in enumerate(known)}
-        self.own = np.array([place.get(example.text, -1) for example in examples])
+        # texts by number, so that no row is the neighbour of its own text, however often that is there
+        number = {text: at for at, text in enumerate(dict.fromkeys(row.text for row in known))}
+        self.known_texts = np.array([number[row.text] for row in known])
+        self.own = np.array([number.get(example.text, -1) for example in examples])
         fit = CrossValidation(config.load_task_model, self.examples, classes, config)
         case = Case(pair, self.examples, self.classes, config, config.seed, fit, run.folder)
         self.panel = make_panel(config.judges, case)
@@ -198,16 +199,15 @@ class _Study:
 
     def _neighbour_accuracy(self) -> float:
         """How often the nearest other real row has a row's class."""
-        said = self._neighbours(self.known, np.arange(len(self.known))[:, None])
+        said = self._neighbours(self.known, self.known_texts[:, None])
         return round(float((said == self.known_classes).mean()), 4)
 
     def _neighbours(self, points: Tensor, left_out: np.ndarray) -> np.ndarray:
-        """Classes [n] of the real rows nearest to points [n, d] by cosine; rows left out [n, any], −1 for none."""
+        """Classes [n] of the real rows nearest to points [n, d] by cosine; texts left out [n, any], −1 for none."""
         known, out = nn.functional.normalize(self.known, dim=1), []
         for at in range(0, len(points), 1024):
             near = (nn.functional.normalize(points[at : at + 1024], dim=1) @ known.T).numpy()
-            rows, columns = np.nonzero(left_out[at : at + 1024] >= 0)
-            near[rows, left_out[at : at + 1024][rows, columns]] = -np.inf
+            near[(left_out[at : at + 1024, :, None] == self.known_texts).any(axis=1)] = -np.inf
             out.append(self.known_classes[near.argmax(axis=1)])
         return np.concatenate(out)
 

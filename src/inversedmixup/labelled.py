@@ -244,11 +244,11 @@ def check_known_labels(examples: Sequence[Example], classes: Sequence[str], orig
     Raises:
         InputError: naming the label.
     """
-    for number, example in enumerate(examples, start=1):
-        if example.label not in classes:
+    for name in class_names(examples):
+        if name not in classes:
             raise InputError(
-                f"{origin}: row {number}: label {example.label!r} does not occur in the training set "
-                f"({', '.join(list(classes)[:8])}{', …' if len(classes) > 8 else ''}); correct it or remove the row"
+                f"{origin}: label {name!r} does not occur in the training set "
+                f"({', '.join(list(classes)[:8])}{', …' if len(classes) > 8 else ''}); correct it or remove its rows"
             )
 
 
@@ -273,15 +273,28 @@ def iter_shots(examples: Sequence[Example], shots: int, *, seed: int) -> Iterato
 
 
 def folds_of(examples: Sequence[Example], *, seed: int, folds: int = FOLDS) -> np.ndarray:
-    """The fold [n] that each row is held out in; each fold has about as many rows of every class."""
+    """The fold [n] that each row is held out in: as many texts of every class in each, and no text in two of them."""
     numbers, rng = class_numbers(examples, class_names(examples)), np.random.default_rng([seed, 9])
-    place, begin = np.empty(len(numbers), dtype=int), 0
+    first = _first_of_text(examples)  # a held-out row must not be learnt from its copy
+    heads = np.unique(first)
+    if len(heads) < 2:  # one text alone cannot be parted
+        first = heads = np.arange(len(numbers))
+    numbers = numbers[heads]
+    place, begin = np.empty(len(heads), dtype=int), 0
     for number in range(numbers.max(initial=-1) + 1):
         rows = rng.permutation(np.flatnonzero(numbers == number))
         place[rows] = begin + np.arange(len(rows))
         begin += len(rows)
-    fold: np.ndarray = place % folds
+    fold: np.ndarray = (place % folds)[np.searchsorted(heads, first)]
     return fold
+
+
+def _first_of_text(examples: Sequence[Example]) -> np.ndarray:
+    """The first row [n] with the text of each row."""
+    texts = np.fromiter((fingerprint(row.text) for row in examples), dtype=np.uint64, count=len(examples))
+    _, first, which = np.unique(texts, return_index=True, return_inverse=True)
+    found: np.ndarray = first[which]
+    return found
 
 
 def finder(examples: Sequence[Example]) -> Callable[[str], Example | None]:

@@ -23,7 +23,7 @@ class ReferenceLabeller:
 
     Attributes:
         accuracy: share of held-out rows that it labels right, by (at most) five-fold cross-validation over the classes
-            with two rows or more; ``None`` if there are not two of those.
+            with two different rows or more; ``None`` if there are not two of those.
         n: rows that it was trained on.
     """
 
@@ -34,8 +34,10 @@ class ReferenceLabeller:
         points, names, self.n = embeddings.numpy(), np.asarray(labels), len(labels)
         # embeddings are of unit length: the penalty must be weak for the classes to come apart
         model = LogisticRegression(C=10.0, max_iter=1000)
-        classes, counts = np.unique(names, return_counts=True)
-        shared = np.isin(names, classes[counts > 1])  # a class of one row cannot be held out
+        # a row must not be held out from its copy, and a class of one row cannot be held out
+        different = np.sort(np.unique(points, axis=0, return_index=True)[1])
+        classes, counts = np.unique(names[different], return_counts=True)
+        shared = different[np.isin(names[different], classes[counts > 1])]
         self.accuracy: float | None = None
         if (counts > 1).sum() > 1:
             folds = StratifiedKFold(min(FOLDS, int(counts[counts > 1].min())), shuffle=True, random_state=0)
