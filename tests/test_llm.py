@@ -185,3 +185,8 @@ def test_an_llm_that_cannot_be_taken_apart_is_left_whole(tiny_llm):
     llm.lm.model.layers[1].forward = lambda hidden, **more: above(hidden + kept.pop() if kept else hidden, **more)
     assert LowerLayers.of(llm.lm, 1) is None
     assert llm.lm.model.layers[0].forward is leaves_more_behind
+
+
+def test_a_temperature_next_to_nothing_is_greedy():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [-5.0, -7.0, -6.0]])
+    assert pick(logits, Sampling(temperature=1e-310), np.array([0.5, 0.999])).tolist() == [1, 0]

@@ -105,3 +105,26 @@ def test_a_head_that_draws_few_of_its_rows_learns_what_it_would_with_all_of_them
         model.fit(texts, targets, torch.ones(400), FitSettings(steps=5, encoder=False), known=known)
         heads.append(model.head.weight.detach().clone())
     assert torch.allclose(*heads, atol=1e-5)
+
+
+def test_rows_that_do_not_count_leave_a_head_as_it_was(tiny_pair, monkeypatch):
+    monkeypatch.setattr(task_model, "HEAD_ROWS", 64)
+    model, heads = tiny_pair.task_model, []
+    known, targets = model.encode(SENTENCES), torch.eye(3)[torch.arange(18) % 3]
+    for extra in (0, 400):
+        model.set_classes(["a", "b", "c"])
+        points = torch.cat([known, torch.randn(extra, model.dim, generator=torch.Generator().manual_seed(0))])
+        wanted = torch.cat([targets, torch.eye(3)[torch.zeros(extra, dtype=torch.long)]])
+        weights = torch.cat([torch.ones(18), torch.zeros(extra)])
+        model.fit([""] * len(points), wanted, weights, FitSettings(1, encoder=False), known=points)
+        heads.append(model.head.weight.detach().clone())
+    assert torch.equal(*heads)
+
+
+def test_rows_that_count_more_are_drawn_more_often(monkeypatch):
+    monkeypatch.setattr(task_model, "HEAD_ROWS", 200)
+    weights = np.concatenate([np.ones(1000), np.full(1000, 0.1)])
+    rows, counts = task_model._drawn(weights, np.random.default_rng(0))
+    assert len(rows) == len(set(rows.tolist())) == 200
+    assert 0.8 < (rows < 1000).mean() < 1
+    assert np.ptp(counts) == 0

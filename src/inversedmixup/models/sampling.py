@@ -64,7 +64,8 @@ def pick(logits: Tensor, sampling: Sampling, uniforms: np.ndarray | None) -> Ten
         return logits.argmax(-1).cpu()
     # chosen where the logits are: only these few come to the processor
     top, tokens = (part.cpu() for part in logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1))
-    probs = (top.double() / sampling.temperature).softmax(-1)
+    top = top.double()
+    probs = ((top - top[:, :1]) / sampling.temperature).softmax(-1)  # so that a small one does not overflow
     ahead = probs.cumsum(-1) - probs
     probs = probs.masked_fill(ahead >= sampling.top_p, 0.0)
     edges = probs.cumsum(-1)

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 HEAD_C = 10.0  # the inverse of its L2 penalty, as scikit-learn's C
 HEAD_ROWS = 8192  # rows that it learns from, at most
 HEAD_ITERATIONS = 200
+HEAD_HISTORY = 10  # steps that L-BFGS remembers, each twice the size of the head in float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,12 +260,14 @@ class TaskModel(nn.Module):
     ) -> None:
         """The head that minimises penalised cross-entropy on the rows as they are."""
         assert self.head is not None
-        drawn = np.random.default_rng([settings.seed, 2]).permutation(len(texts))[:HEAD_ROWS]
-        rows = torch.from_numpy(np.sort(drawn))
+        drawn, counts = _drawn(weights.double().numpy(), np.random.default_rng([settings.seed, 2]))
+        rows, weight = torch.from_numpy(drawn), torch.from_numpy(counts)
         points = self.encode([texts[i] for i in rows.tolist()]) if known is None else known[rows].cpu()
-        points, wanted, weight = points.double() * self.dim**0.5, targets[rows].double(), weights[rows].double()
+        points, wanted = points.double() * self.dim**0.5, targets[rows].double()
         head = copy.deepcopy(self.head).cpu().double()
-        optimiser = torch.optim.LBFGS(head.parameters(), max_iter=HEAD_ITERATIONS, line_search_fn="strong_wolfe")
+        optimiser = torch.optim.LBFGS(
+            head.parameters(), max_iter=HEAD_ITERATIONS, history_size=HEAD_HISTORY, line_search_fn="strong_wolfe"
+        )
 
         def loss() -> Tensor:
             optimiser.zero_grad()
@@ -284,6 +287,17 @@ class TaskModel(nn.Module):
     def predict_proba(self, embeddings: Tensor) -> np.ndarray:
         """Class probabilities [n, classes] of embeddings [n, d]."""
         return np.asarray(self.logits(embeddings.to(self.device)).softmax(-1).cpu().numpy())
+
+
+def _drawn(weights: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers, in their order, and weights of what a head learns from: all that count, or a draw by weight."""
+    rows = np.flatnonzero(weights > 0)
+    if len(rows) <= HEAD_ROWS:
+        return rows, weights[rows]
+    # without replacement (Efraimidis & Spirakis 2006); what counts more is drawn more often, and then counts the same
+    first = np.argpartition(rng.exponential(size=len(rows)) / weights[rows], HEAD_ROWS)[:HEAD_ROWS]
+    drawn = np.sort(rows[first])
+    return drawn, np.full(HEAD_ROWS, weights[drawn].mean())
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
