@@ -4,7 +4,11 @@ import dataclasses
 import json
 import os
 import signal
+import threading
+import time
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from conftest import write_jsonl
-from inversedmixup import baselines
+from inversedmixup import baselines, benchmark
 from inversedmixup.baselines import BASELINE, Added, Method
 from inversedmixup.benchmark import BenchmarkConfig, run_all, run_benchmark
 from inversedmixup.benchmark.cells import Bench
@@ -22,8 +26,10 @@ from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw
 from inversedmixup.cli import main
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
+from inversedmixup.models.task_model import HEAD_ROWS
 from inversedmixup.options import build
 from inversedmixup.stages.downstream import scores
+from server import serving
 from test_pipeline import QUICK
 
 ROWS = [Example(str(at), f"text {at}", "abc"[at % 3]) for at in range(60)]
@@ -228,6 +234,45 @@ def _killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def test_an_interrupt_does_not_wait_for_what_the_processes_do(train_file, tmp_path, config, monkeypatch):
+    monkeypatch.setattr("inversedmixup.benchmark._one_split", _slow)
+    folder = tmp_path / "toy"
+
+    def interrupt():
+        while not list(folder.glob("begun-*")):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run(str(train_file), None, str(folder), config(processes=2, splits=5))
+    assert not list(folder.glob("ended-*"))
+
+
+def _slow(train, test, output, config, number):
+    (Path(output) / f"begun-{number}").touch()
+    time.sleep(30)
+    (Path(output) / f"ended-{number}").touch()
+
+
+def test_a_process_ends_with_its_parent(monkeypatch):
+    ended = []
+    monkeypatch.setattr(benchmark, "parent_process", lambda: SimpleNamespace(join=lambda: ended.append("joined")))
+    monkeypatch.setattr("os._exit", ended.append)
+    benchmark._end_with_parent()
+    assert ended == ["joined", 1]
+
+
+def test_a_benchmark_goes_on_in_a_folder_of_another_name(train_file, tmp_path, config, monkeypatch):
+    first = run(str(train_file), None, str(tmp_path / "toy"), config())
+    (tmp_path / "toy").rename(tmp_path / "other")
+    more = run(str(train_file), None, str(tmp_path / "other"), config(splits=3))
+    assert {record["set"] for record in more} == {"other"}
+    assert [{**record, "set": "toy"} for record in more if record["split"] < 2] == first
+    monkeypatch.chdir(tmp_path / "other")
+    assert run(str(train_file), None, ".", config(splits=3)) == more
+
+
 # ---- scores --------------------------------------------------------------------------------------------------------
 
 
@@ -346,3 +391,35 @@ def test_inversed_is_what_augment_does(train_file, tmp_path, config, split):
     run_job(str(train), str(test), build(JobConfig, {**QUICK, **own}))
     rows = [json.loads(line) for line in test.read_text().splitlines()]
     assert baselines.methods()["inversed"].added(split).texts == [row["text"] for row in rows]
+
+
+def test_a_long_grid_of_ratios_is_no_file_name(tiny_pair_folder, train_file, tmp_path, config):
+    grid = "grid:" + ",".join(f"{at / 100:.2f}" for at in range(50, 101))
+    own = config(methods="inversed", splits=1, lam=grid, labels="soft", pairs="same-class", refine_steps=0)
+    assert len(run(str(train_file), None, str(tmp_path / "toy"), own)) == 2
+
+
+def test_edits_of_many_rows_are_as_many_as_a_frozen_encoders_head_learns_from(config):
+    rows = [Example(str(at), f"some words of row {at}", "ab"[at % 2]) for at in range(3000)]
+    made = {}
+    for encoder in ("head", "full"):
+        own = config(train_encoder=encoder, downstream_steps=150)
+        split = SimpleNamespace(
+            examples=rows, classes=["a", "b"], config=own, stream=lambda use: np.random.default_rng(use)
+        )
+        made[encoder] = len(baselines.methods()["aeda"].added(split).texts)
+    assert made == {"head": HEAD_ROWS - 3000, "full": 1}
+
+
+def test_a_paid_answer_is_not_paid_for_again_by_a_killed_benchmark(train_file, tmp_path, config, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk")
+    with serving(lambda body: (200, json.dumps({"label": "refund"}))) as endpoint:
+        own = config(
+            methods="inversed", splits=1, labels="hard:api", api_model="m", api_url=endpoint.url, tries=1.0,
+            candidates=1,
+        )  # fmt: skip
+        run(str(train_file), None, str(tmp_path / "toy"), own)
+        paid = len(endpoint.requests)
+        (tmp_path / "toy/run/runs/000-inversed.json").unlink()
+        run(str(train_file), None, str(tmp_path / "toy"), own)
+        assert len(endpoint.requests) == paid > 0

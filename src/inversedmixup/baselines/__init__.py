@@ -105,7 +105,9 @@ class Split:
         policy = parse_labels(labels)
         if policy.judge is None:
             return None
-        case = Case(self.pair, self.examples, self.classes, self.config, self.config.seed, self.cross_validated)
+        case = Case(
+            self.pair, self.examples, self.classes, self.config, self.config.seed, self.cross_validated, self.run.folder
+        )
         names = check_judges(policy.judge, self.config)
         judges = [self.tuned if name == "tuned" else make_judge(name, case) for name in names]
         return Panel(judges, pooled=policy.kind == "pool")

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from inversedmixup.baselines import Added, Split
-from inversedmixup.models.task_model import FitSettings
+from inversedmixup.models.task_model import HEAD_ROWS, FitSettings
 from inversedmixup.stages.downstream import one_hot
+from inversedmixup.stages.warmup import fit_settings
 
 Edit = Callable[[list[str], np.random.Generator], list[str]]
 
@@ -37,7 +38,8 @@ def edited(split: Split, use: int, edit: Edit) -> Added:
         edit: words → words.
     """
     _, copies = recommended(len(split.examples))
-    looks = split.config.downstream_steps * FitSettings.batch_size - len(split.examples)
+    steps = fit_settings(split.config, split.config.downstream_steps).steps_taken()
+    looks = (steps * FitSettings.batch_size or HEAD_ROWS) - len(split.examples)
     count = min(copies * len(split.examples), max(1, looks))
     order = split.stream(use).permutation(len(split.examples))
     parents = [split.examples[order[row % len(order)]] for row in range(count)]

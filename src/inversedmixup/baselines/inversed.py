@@ -15,6 +15,7 @@ from inversedmixup.baselines import POOL, Added, Method, Split
 from inversedmixup.data import Example, Row
 from inversedmixup.gate import Gate
 from inversedmixup.runs import recorded
+from inversedmixup.sealed import digest
 from inversedmixup.stages.augment import AugmentConfig, RowWriter, known_fluencies, shards_at_most
 from inversedmixup.stages.downstream import row_targets
 from inversedmixup.stages.writer import Written
@@ -66,8 +67,10 @@ def kept_rows(split: Split, config: AugmentConfig) -> list[Row]:
 def _rows(split: Split, writer: RowWriter) -> Iterator[tuple[Row, tuple[Example, Example]]]:
     """Rows under the writer's label policy, with their parents; texts are recorded, and written by nobody twice."""
     config = writer.config
+    lam = config.lam.replace(":", "-")
+    lam = lam if len(lam) <= 64 else digest(lam)[:16]  # a long grid is no file name
     for number in range(shards_at_most(config)):
-        name = f"{config.pairs}-{config.lam.replace(':', '-')}-{number:03d}"
+        name = f"{config.pairs}-{lam}-{number:03d}"
         stored = recorded(split.store, name, partial(_as_record, writer, number))
         # read again whether or not it was just written, so that a resumed run has the same numbers
         reread = split.pair.task_model.encode(stored["texts"])

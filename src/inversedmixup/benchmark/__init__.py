@@ -6,10 +6,11 @@ import dataclasses
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from inversedmixup.options import at_least, option
 from inversedmixup.report.results import BENCHMARK_FILE
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.downstream import DownstreamConfig
-from inversedmixup.stages.warmup import WarmedConfig
+from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig
 from inversedmixup.terminal import progress
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class BenchmarkConfig(WarmedConfig, AugmentConfig, DownstreamConfig):
     overwrite: bool = option(False, "replace a benchmark with other settings in the folder")
 
     def __post_init__(self) -> None:
-        for part in (AugmentConfig, DownstreamConfig):
+        for part in (WarmupConfig, AugmentConfig, DownstreamConfig):
             part.__post_init__(self)
         at_least(self, 1, "splits", "processes", "test_rows")
         at_least(self, 0, "data_seed")
@@ -95,7 +96,7 @@ def _in_processes(bench: Bench, numbers: Sequence[int]) -> Iterator[int]:
     """
     processes = bench.config.processes
     share = max(1, (os.cpu_count() or 1) // processes)
-    single = dataclasses.replace(bench.config, processes=1, overwrite=False)
+    single, others = dataclasses.replace(bench.config, processes=1, overwrite=False), active_children()
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_take_cores, initargs=(share,))
     try:
         work = {pool.submit(_one_split, *bench.given, single, number): number for number in numbers}
@@ -107,6 +108,10 @@ def _in_processes(bench: Bench, numbers: Sequence[int]) -> Iterator[int]:
             f"one of the {processes} processes was killed, mostly for lack of memory; run the same command again with "
             f"a lower --processes: finished runs are kept"
         ) from error
+    except (KeyboardInterrupt, GeneratorExit):  # what is under way is not waited for
+        for process in set(active_children()).difference(others):
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -115,6 +120,15 @@ def _take_cores(share: int) -> None:
     import torch
 
     torch.set_num_threads(share)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _one_split(train: str, test: str | None, output: str, config: BenchmarkConfig, number: int) -> None:

@@ -85,6 +85,11 @@ class Bench:
             )
 
     @property
+    def name(self) -> str:
+        """What the records call the data set: the folder's name."""
+        return self.folder.resolve().name
+
+    @property
     def protocol(self) -> str:
         """How the task model is trained, one of :data:`PROTOCOLS`."""
         return PROTOCOLS[self.config.train_encoder]
@@ -108,7 +113,8 @@ class Bench:
     def records(self, number: int) -> list[dict[str, Any]]:
         """What has run on a split."""
         found = [self._record(number, method) for method in self.methods]
-        return [record for record in found if record is not None]
+        # whatever the folder was called when they ran
+        return [{**record, "set": self.name} for record in found if record is not None]
 
     def _record(self, number: int, method: Method) -> dict[str, Any] | None:
         """What a finished run measured; one of a method that had other means then is not finished."""
@@ -151,7 +157,7 @@ class Bench:
                         f"method {method.name}, split {number}: {error}; or leave the method away"
                     ) from error
             record = {
-                "set": self.folder.name, "shots": self.draw, "split": number, "seed": split.config.seed,
+                "set": self.name, "shots": self.draw, "split": number, "seed": split.config.seed,
                 "protocol": self.protocol, "method": method.name, **measured,
                 **(method.facts() if method.facts else {}), "version": __version__, "commit": commit(),
                 "seconds": round(time.monotonic() - started, 2),
