@@ -11,7 +11,10 @@ from inversedmixup.errors import InputError
 from inversedmixup.judges import Case, JudgeConfig, api, check_judges, judge_record, make_panel
 from inversedmixup.judges.api import ApiJudge
 from inversedmixup.models.llm import SoftTokenLLM
+from inversedmixup.options import build
+from inversedmixup.pipeline import JobConfig, run_job
 from server import serving, text_of
+from test_pipeline import QUICK
 from tiny import LABELS, SENTENCES
 
 CLASSES = sorted(set(LABELS))
@@ -77,8 +80,9 @@ def test_only_a_class_is_an_answer(tiny_pair, examples, answer, label):
         assert len(endpoint.requests) == (1 if label else api.ASKED_TWICE)
 
 
-def test_a_server_without_structured_output_is_asked_without(tiny_pair, examples):
-    with serving(lambda body: (400, "unknown field") if "response_format" in body else right(body)) as endpoint:
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_server_without_structured_output_is_asked_without(tiny_pair, examples, status):
+    with serving(lambda body: (status, "unknown field") if "response_format" in body else right(body)) as endpoint:
         assert ask(judge(endpoint, tiny_pair, examples, api_concurrency=4), SENTENCES[:3]) == LABELS[:3]
 
 
@@ -104,6 +108,18 @@ def test_an_answer_of_no_known_shape_is_nonsense(tiny_pair, examples, raw):
 def test_an_answer_of_many_brackets_is_nonsense(tiny_pair, examples):
     with serving(lambda body: (200, "[" * 100_000)) as endpoint:
         assert ask(judge(endpoint, tiny_pair, examples), SENTENCES[:1]) == [None]
+
+
+@pytest.mark.parametrize("password", ["s3cret", "s3@cret", "a:b@c"])
+def test_no_file_of_a_run_holds_the_password_of_the_url(train_file, tmp_path, tiny_pair_folder, password):
+    with serving(lambda body: (200, json.dumps({"label": "refund"}))) as endpoint:
+        url = endpoint.url.replace("//", f"//user:{password}@")
+        assert api.endpoint(JudgeConfig(api_url=url)) == endpoint.url
+        own = {"pair": tiny_pair_folder, "labels": "hard:api", "api_model": "m", "api_url": url, "force_judge": True}
+        run_job(str(train_file), str(tmp_path / "o.jsonl"), build(JobConfig, {**QUICK, **own}))
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if password.encode() in path.read_bytes()]
 
 
 def test_a_refused_request_is_tried_again(tiny_pair, examples):

@@ -1,6 +1,8 @@
 """The command line's contracts: exit codes, one clear line, --json, --config, no torch for --help."""
 
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -77,7 +79,8 @@ def test_config_file_and_flags_share_names_and_flags_win(train_file, tmp_path, t
 @pytest.mark.parametrize(
     ("content", "message"),
     [("lamb: 3", "unknown option 'lamb'"), ("n: many", "n: expected int, found 'many'"), ("[1", "not valid YAML"),
-     ("pairs: odd", "pairs: 'odd' is not one of"), ("- 1", "expected `name: value` lines")],
+     ("pairs: odd", "pairs: 'odd' is not one of"), ("- 1", "expected `name: value` lines"),
+     ("tries: 1" + "0" * 400, "tries: 1000")],
 )  # fmt: skip
 def test_a_bad_config_file_is_refused_by_name(tmp_path, train_file, capsys, content, message):
     (tmp_path / "c.yaml").write_text(content)
@@ -185,3 +188,55 @@ def test_ctrl_c_stops_soon_exits_130_and_says_how_to_resume(train_file, tmp_path
     assert "run the same command again" in stderr
     assert "Traceback" not in stderr
     assert shard.exists()
+
+
+@pytest.mark.parametrize("flag", [
+    "--task-steps", "--follow-steps", "--refine-steps", "--encoder-learning-rate", "--head-learning-rate",
+    "--refine-learning-rate",
+])  # fmt: skip
+def test_numbers_below_nothing_are_refused_before_any_work(train_file, tmp_path, capsys, tiny_pair_folder, flag):
+    line = refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl", "--pair", tiny_pair_folder, flag, "-1")
+    assert flag.removeprefix("--").replace("-", "_") in line.replace("-", "_")
+    assert not (tmp_path / "o.jsonl.run").exists()
+
+
+@pytest.mark.parametrize("name", ["\udce9.jsonl", "http://[bad/x.jsonl"])
+def test_input_names_that_cannot_be_are_refused(tmp_path, capsys, tiny_pair_folder, name):
+    refused(capsys, "augment", name, "-o", tmp_path / "o.jsonl", "--pair", tiny_pair_folder)
+
+
+def test_an_output_that_is_a_folder_is_refused(train_file, tmp_path, capsys):
+    (tmp_path / "o.jsonl").mkdir()
+    assert "is a folder" in refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl")
+
+
+def test_help_is_written_to_streams_of_few_letters():
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    command = [sys.executable, "-m", "inversedmixup", "mix", "--help"]
+    assert b"\\u03bb" in subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+
+
+def test_json_is_json_on_streams_of_few_letters(monkeypatch, tiny_pair_folder):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert main(["mix", "λ 🎉 one", "two", "--steps", "2", "--pair", tiny_pair_folder, "--json"]) == 0
+    assert json.loads(stream.buffer.getvalue().decode("cp1252").splitlines()[-1])["first"] == "λ 🎉 one"
+
+
+def test_overwriting_deletes_nothing_before_it_is_known_to_be_possible(train_file, tmp_path, capsys, tiny_pair_folder):
+    out, summary = tmp_path / "o.jsonl", tmp_path / "o.jsonl.run" / "summary.json"
+    arguments = ["augment", train_file, "-o", out, "--pair", tiny_pair_folder, *QUICK]
+    assert main([str(a) for a in arguments]) == 0
+    capsys.readouterr()
+    refused(capsys, *arguments, "--overwrite", "--unlabelled", tmp_path / "typo.jsonl")
+    assert summary.exists()
+    arguments[1] = tmp_path / "o.jsonl.run" / "examples.jsonl"
+    assert main([str(a) for a in [*arguments, "--overwrite", "--lam", "0.5"]]) == 0
+
+
+def test_ids_are_not_given_twice(train_file, tmp_path, capsys, tiny_pair_folder):
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    options = ["--pair", tiny_pair_folder, "--include-original", *QUICK]
+    assert main([str(a) for a in ["augment", train_file, "-o", first, *options]]) == 0
+    capsys.readouterr()
+    assert "give them twice" in refused(capsys, "augment", first, "-o", second, *options)

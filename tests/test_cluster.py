@@ -123,6 +123,28 @@ def test_what_the_judges_need_travels_in_files(tiny_pair, examples, config, tmp_
     assert there.shard(0) == here.shard(0)
 
 
+def test_a_worker_reads_the_llm_that_a_pair_carries_again_for_the_judge(
+    tiny_pair, examples, config, tmp_path, monkeypatch
+):
+    classes = sorted({example.label for example in examples})
+    tiny_pair.task_model.set_classes(classes)
+    tiny_pair.config.own_llm = True
+    tiny_pair.save(tmp_path / "pair", encoder=True)
+    pair = Pair.load(tmp_path / "pair")
+    here = RowWriter(
+        pair, examples, classes, config(labels="pool:task+tuned", judge_steps=2, force_judge=True),
+        folder=tmp_path / "here",
+    )  # fmt: skip
+    task = cluster.Task.of(here, lambda block: block)
+    models = cluster.Models.read(tmp_path / "pair", llm=None, device="cpu", dtype="float32")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda reference: reference))
+    monkeypatch.setattr(cluster, "_block", lambda block: block)
+    shutil.move(tmp_path / "pair", tmp_path / "elsewhere")
+    monkeypatch.setattr(TunedJudge, "_tuned", None)  # nobody tunes it again
+    worker = cluster.ShardWorker(models, task)
+    assert len(worker({"item": np.array([0])})["made"]) == 1
+
+
 def test_rows_travel_in_blocks_of_which_a_worker_holds_a_few(examples, monkeypatch):
     assert cluster._block.cache_parameters()["maxsize"] == cluster.BLOCKS_HELD
     store, asked = [], []

@@ -122,6 +122,8 @@ def test_data_sets_and_frames_are_read_with_their_class_names():
     frame = pd.DataFrame({"text": ["a b", "c d"], "label": [3, 4]})
     assert [e.label for e in as_examples(frame)] == ["3", "4"]
     assert [e.label for e in as_examples(frame["text"], frame["label"])] == ["3", "4"]
+    missing = pd.Series(["a b", pd.NA, "c d"], dtype="string")
+    assert [e.text for e in as_examples(missing, ["x", "x", "y"])] == ["a b", "c d"]
     with pytest.raises(InputError, match="2 texts but 1 labels"):
         as_examples(["a", "b"], ["x"])
 

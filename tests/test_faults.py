@@ -50,6 +50,13 @@ def test_a_flipped_bit_in_sealed_tensors_is_noticed(tmp_path, at):
         sealed.read_tensors(path)
 
 
+def test_what_a_kill_left_of_a_seal_is_no_part_of_the_next(tmp_path):
+    (tmp_path / "weights").write_text("w")
+    (tmp_path / f"{sealed.SEAL}.partial").write_text("{")
+    sealed.seal_folder(tmp_path)
+    assert sealed.is_whole(tmp_path)
+
+
 def test_a_flipped_bit_in_a_pair_is_refused_by_file(tmp_path, tiny_pair):
     tiny_pair.save(tmp_path, encoder=True)
     write_config(tmp_path, read_config(tmp_path))

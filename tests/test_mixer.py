@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from inversedmixup import InputError, InversedMixup
+from inversedmixup.mixer import _like
 from tiny import LABELS, SENTENCES
 
 QUICK = {"task_steps": 3, "follow_steps": 2, "refine_steps": 1, "tolerance": 1.0}
@@ -97,6 +98,12 @@ def test_integer_labels_come_back_as_integers(tiny_pair_folder):
     numbers = np.array([0] * 6 + [1] * 3 + [2] * 2)
     _, new_y = mixer.fit_resample(IMBALANCED, numbers)
     assert new_y.dtype == numbers.dtype
+
+
+@pytest.mark.parametrize("kind", ["category", "int8", "string"])
+def test_a_series_of_labels_comes_back_as_one_of_its_kind(kind):
+    template = pd.Series(["1", "2", "2"]).astype(kind)
+    assert _like(template, [*template, template[0]]).dtype == template.dtype
 
 
 def test_it_works_in_an_imbalanced_learn_pipeline(tiny_pair_folder):

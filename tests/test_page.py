@@ -217,3 +217,5 @@ def test_a_taken_port_is_refused_with_the_remedy(url, tiny_encoder, tiny_llm):
     explorer = Explorer(make_pair(tiny_encoder, tiny_llm), [Example("0", "x", "a"), Example("1", "y", "b")])
     with pytest.raises(InputError, match="choose another --port"):
         launch(explorer, port=urlparse(url).port)
+    with pytest.raises(InputError, match="choose another --port"):
+        launch(explorer, port=70_000)

@@ -17,7 +17,7 @@ from conftest import write_jsonl
 from inversedmixup.data import Row, RowFile, iter_records
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
-from inversedmixup.pipeline import JobConfig, run_job
+from inversedmixup.pipeline import JobConfig, files_digest, run_job
 from inversedmixup.runs import RunFolder
 from inversedmixup.stages.augment import AugmentConfig, Tally
 from server import serving, text_of
@@ -364,3 +364,12 @@ def test_a_judge_that_decides_is_not_overruled_by_the_task_model():
     assert build(AugmentConfig, {"labels": "soft"}).accept_labels == "agree"
     assert build(AugmentConfig, {"labels": "drop:llm"}).accept_labels == "any"
     assert build(AugmentConfig, {"labels": "hard:task", "accept_labels": "agree"}).accept_labels == "agree"
+
+
+def test_a_changed_file_of_unlabelled_texts_is_a_changed_run_wherever_it_lies(tmp_path, monkeypatch, config):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    digests = []
+    for text in ("one", "two"):
+        write_jsonl(tmp_path / "more.jsonl", [{"text": text}])
+        digests.append(files_digest(config(unlabelled="~/more.jsonl"))["unlabelled"])
+    assert len(set(digests)) == 2

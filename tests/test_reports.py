@@ -68,7 +68,8 @@ def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsy
     train = write_jsonl(
         tmp_path / "t.jsonl", [{"text": t, "label": one} for t, one in zip(SENTENCES, LABELS, strict=True)]
     )
-    command = ["invert", str(file), "--pair", str(tmp_path / "pair"), "--evaluate", "--candidates", "2", "--record"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    command = ["invert", str(file), "--pair", "~/pair", "--evaluate", "--candidates", "2", "--record"]
     assert main([*command, "--max-tokens", "6", "--reference", str(train), "--json"]) == 0
     result = last_json(capsys)
     for way in ("greedy", "reranked"):
@@ -143,6 +144,13 @@ def test_pairs_are_half_of_one_class_and_half_of_two():
     assert (drawn[:, 0] != drawn[:, 1]).all()
     with pytest.raises(InputError, match="two classes"):
         control._draw(["a", "a"], 2, 1, np.random.default_rng(0))
+
+
+def test_pairs_of_two_classes_are_found_among_many_rows_of_one():
+    labels = ["a"] * 199_999 + ["b"]  # drawing until a pair fits would take some 200,000 attempts a pair
+    drawn, kinds = control._draw(labels, len(labels), 400, np.random.default_rng(0))
+    assert (np.sort(drawn[kinds == "cross-class"])[:, 1] == 199_999).all()
+    assert (drawn[kinds == "same-class"] < 199_999).all()
 
 
 def test_mix_evaluates_labelled_and_unlabelled_files(train_file, corpus_file, tmp_path, capsys, tiny_pair_folder):

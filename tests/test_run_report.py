@@ -180,6 +180,26 @@ def test_rows_read_back_as_they_were_written(tmp_path, suffix):
     assert list(iter_rows(tmp_path / f"rows{suffix}")) == rows
 
 
+def test_a_spreadsheet_writes_its_truths_in_capitals(tmp_path):
+    with RowFile(tmp_path / "rows.csv", ["a", "b"]) as file:
+        file.write(dict(vars(make_row(0))))
+    text = (tmp_path / "rows.csv").read_text(encoding="utf-8")
+    assert "True" in text
+    (tmp_path / "rows.csv").write_text(text.replace("True", "TRUE"), encoding="utf-8")
+    assert next(iter_rows(tmp_path / "rows.csv")).kept
+
+
+@pytest.mark.parametrize("change", [
+    {"lam": "0.5"}, {"lam": None}, {"lam": -3}, {"text": None}, {"parents": "12"}, {"parents": ["1"]}, {"label": None},
+    {"cycle_similarity": None}, {"label_probs": None}, {"label_probs": {"a": "much"}},
+])  # fmt: skip
+def test_rows_that_were_changed_by_hand_are_named(tmp_path, change):
+    rows = [dict(vars(make_row(0))), {**vars(make_row(1)), **change}]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(InputError, match="row 2: not a row that `augment` wrote"):
+        list(iter_rows(tmp_path / "rows.jsonl"))
+
+
 def test_the_card_is_one_that_the_hub_reads(run):
     from huggingface_hub import DatasetCard
 
@@ -205,6 +225,9 @@ def test_what_is_no_finished_run_is_refused_with_the_remedy(tmp_path, run):
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     with pytest.raises(InputError, match="not finished; run the same"):
+        read_run(folder)
+    (folder / "summary.json").write_text("{}")
+    with pytest.raises(InputError, match="not as `augment` wrote it"):
         read_run(folder)
     assert main(["report", str(run / "out.jsonl"), "-o", str(tmp_path / "report.txt")]) == 2
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -62,6 +64,9 @@ def _terminations_interrupt() -> Iterator[None]:
 
 def _main(argv: Sequence[str] | None) -> int:
     _quiet_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # λ is not in every encoding
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     parser = _parser(chosen if chosen in COMMANDS else None)
@@ -96,11 +101,13 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
 
     show_logs(int(verbose))
     try:
+        _check_utf8(options)
         result = command.run(options)
         if not result:  # one of several processes, and not the one that reports
             return 0
         if as_json:
-            sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+            unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf").lower()
+            sys.stdout.write(json.dumps(result, ensure_ascii=not unicode) + "\n")
         else:
             command.show(result)
         sys.stdout.flush()
@@ -119,6 +126,13 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
             f"some, then run the same command again: finished work is kept", style="red", markup=False, soft_wrap=True,
         )  # fmt: skip
         return 2
+
+
+def _check_utf8(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and re.search("[\ud800-\udfff]", word):
+                raise InputError(f"{name} {word!r}: not UTF-8; rename it, or choose another")
 
 
 def _quiet_libraries() -> None:

@@ -203,7 +203,7 @@ class ShardWorker:
         what, where = ray.get(task), ray.get(models)
         with unpacked(where.files) as folder:
             pair = Pair.load(folder, llm=where.llm, device=where.device, dtype=where.dtype)
-        self.writer = what.writer(pair)
+            self.writer = what.writer(pair)  # a judge may read the LLM again
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Each shard's rows, as JSON."""

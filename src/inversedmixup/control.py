@@ -86,12 +86,12 @@ def _draw(
         raise InputError("--evaluate: the labels need two classes, and one of them two rows")
     classes = np.asarray(labels)
     drawn, kinds = [], np.array(["same-class", "cross-class"] * pairs)[:pairs]
-    for kind in kinds:
-        while True:
-            first, second = rng.choice(n, 2, replace=False)
-            if (classes[first] == classes[second]) == (kind == "same-class"):
-                break
-        drawn.append((first, second))
+    own = counts[np.searchsorted(names, classes)]  # rows of each row's class
+    partners = {"same-class": own - 1, "cross-class": n - own}
+    for kind in kinds:  # every such pair is as likely as any other
+        first = rng.choice(n, p=partners[kind] / partners[kind].sum())
+        fitting = np.flatnonzero((classes == classes[first]) == (kind == "same-class"))
+        drawn.append((first, rng.choice(fitting[fitting != first])))
     return np.array(drawn), kinds
 
 

@@ -291,7 +291,7 @@ def checked_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> 
     usable, left_out = False, dict[str, _LeftOut]()
     for number, identity, text, label in rows:
         name = _checked_label(label, f"{origin}: row {number}")
-        if text is None or (isinstance(text, float) and math.isnan(text)) or not str(text).strip():
+        if (label_name(text) is None and not isinstance(text, str)) or not str(text).strip():
             left_out.setdefault("empty text", _LeftOut()).add(number)
         elif not isinstance(text, str):
             raise InputError(f"{origin}: row {number}: the text is a {type(text).__name__}, not a string")
@@ -348,9 +348,26 @@ def iter_rows(path: str | Path) -> Iterator[Row]:
         if str(path).lower().endswith(".csv"):
             record = {name: _from_cell(value, str(kinds.get(name, "str"))) for name, value in record.items()}
         try:
-            yield Row(**record)
+            row = Row(**record)
+            whole = _is_whole(row)
         except (TypeError, ValueError):
-            raise InputError(f"{path}: row {number}: not a row that `augment` wrote; give the file as it was") from None
+            whole = False
+        if not whole:
+            raise InputError(f"{path}: row {number}: not a row that `augment` wrote; give the file as it was")
+        yield row
+
+
+def _is_whole(row: Row) -> bool:
+    """Whether the fields that every reader counts on hold what they should."""
+    if not (isinstance(row.parents, list) and len(row.parents) == 2 and isinstance(row.label_probs, dict)):
+        return False
+    texts = [row.id, row.text, row.label, *row.parents]
+    scores = [row.lam, row.lam_realised, row.cycle_similarity, *row.label_probs.values()]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(score, int | float) for score in scores)
+        and 0 <= row.lam <= 1
+    )
 
 
 def _from_cell(value: str, kind: str) -> Any:  # noqa: ANN401
@@ -358,7 +375,7 @@ def _from_cell(value: str, kind: str) -> Any:  # noqa: ANN401
     if kind.startswith("str"):
         return value or (None if "None" in kind else "")
     if kind == "bool":
-        return value == "True"
+        return value.lower() == "true"  # a spreadsheet writes TRUE
     if not value:
         return None  # the fluency of a repeated original
     try:
@@ -381,6 +398,8 @@ def check_output(path: str | Path) -> Path:
         raise InputError(f"output {str(path)!r}: the name is not UTF-8; choose another")
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"output {path}: cannot tell the format; end it in {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise InputError(f"output {path}: is a folder; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

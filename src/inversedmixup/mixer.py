@@ -273,7 +273,7 @@ def _like(template: Any, values: list[Any]) -> Any:  # noqa: ANN401
 
         if hasattr(template, "columns"):
             return pd.DataFrame({template.columns[0]: values})
-        return pd.Series(values, name=template.name)
+        return pd.Series(values, name=template.name, dtype=template.dtype)
     return values
 
 

@@ -77,11 +77,11 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: ANN401
     if value is None and optional:
         return None
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # `lam: 0.5` in YAML is the policy "0.5"
-    if type(value) is not kind:
+    if type(value) is not kind and not (kind is float and type(value) is int):
         raise InputError(f"{name}: expected {kind.__name__}, found {_clipped(value)}")
     if kind in (int, float) and not abs(value) < 2**63:  # neither endless, nor more than torch can count
         raise InputError(f"{name}: {_clipped(value)} is out of range")

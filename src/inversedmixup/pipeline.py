@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from inversedmixup import __version__
 from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
-from inversedmixup.data import SOURCES, Example, Row, RowFile, check_output, iter_examples
+from inversedmixup.data import SOURCES, Example, Row, RowFile, check_output, iter_examples, iter_texts
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges import JUDGE_MANNERS
 from inversedmixup.judges.api import endpoint
@@ -37,7 +38,7 @@ from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import AugmentConfig, MadeRows, check_rows, number_of, run_augment
 from inversedmixup.stages.downstream import DownstreamConfig, run_downstream
-from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, fit_settings, warmed_up
+from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, WarmupConfig, fit_settings, warmed_up
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class JobConfig(WarmedConfig, AugmentConfig, DownstreamConfig, ClusterConfig):
     overwrite: bool = option(False, "replace a finished or interrupted run with other settings")
 
     def __post_init__(self) -> None:
-        for part in (AugmentConfig, DownstreamConfig, ClusterConfig):
+        for part in (WarmupConfig, AugmentConfig, DownstreamConfig, ClusterConfig):
             part.__post_init__(self)
         if self.engine not in ENGINES and address_of(self.engine) is None:
             raise InputError(f"engine: {self.engine!r} is not one of {', '.join(ENGINES)}, ray, ray:ADDRESS")
@@ -131,10 +132,18 @@ class _Job:
         # everything that can be refused is refused here, before minutes of warm-up and before the run is recorded
         check_rows(self.examples, config)
         config.check_corrects(config.correct)
+        if config.include_original and any(re.fullmatch(r"aug-\d+", example.id) for example in self.examples):
+            raise InputError(
+                f"{train}: its rows have ids of augmented rows (aug-…), and --include-original would give them twice; "
+                f"rename the column id, or leave the option away"
+            )
+        if config.unlabelled is not None:
+            next(iter_texts([config.unlabelled], config.text_column), None)
         folder = output.with_name(output.name + ".run")
         settings = run_settings(config, endpoint(config), self.examples, self.test)
+        made = provenance(train, str(output), dataclasses.replace(config, api_url=config.api_url and endpoint(config)))
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
-        self.run_folder.write("provenance", provenance(train, str(output), config))
+        self.run_folder.write("provenance", made)
         self.examples.save(folder / EXAMPLES_FILE)
 
     def _beside(self, ending: str) -> Path:
@@ -231,8 +240,8 @@ def files_digest(config: PairOptions) -> dict[str, str]:
     paths = {str(path.relative_to(folder)): path for path in files if path.is_file()}
     for name in ("unlabelled", "descriptions"):
         given = getattr(config, name, None)
-        if given and Path(given).is_file():
-            paths[name] = Path(given)
+        if given and (path := Path(given).expanduser()).is_file():
+            paths[name] = path
     return {name: file_sha256(path) for name, path in paths.items()}
 
 

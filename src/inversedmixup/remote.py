@@ -26,7 +26,7 @@ def fetched(name: str) -> Iterator[str]:
         yield name
         return
     with tempfile.TemporaryDirectory(prefix="inversedmixup-") as folder:
-        path = Path(folder) / (Path(urlsplit(name).path).name or "file")
+        path = Path(folder) / (local_name(name) or "file")
         with _opened(name, "rb") as source, path.open("wb") as target:
             shutil.copyfileobj(source, target)
         yield str(path)
@@ -34,7 +34,10 @@ def fetched(name: str) -> Iterator[str]:
 
 def local_name(name: str) -> str:
     """Where a file for a URL is made: in the working folder, under its name."""
-    return Path(urlsplit(name).path).name if is_url(name) else name
+    try:
+        return Path(urlsplit(name).path).name if is_url(name) else name
+    except ValueError as error:
+        raise InputError(f"{name}: is no URL ({error})") from None
 
 
 def put(path: Path, url: str) -> None:

@@ -58,7 +58,11 @@ def is_whole(folder: Path, *, belongs_to: str = "") -> bool:
 def _files_of(folder: Path) -> dict[str, str]:
     """sha256 of each file by its path in the folder."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if name != SEAL}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in files.items()
+        if name not in (SEAL, f"{SEAL}.partial")
+    }
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: str = "") -> None:

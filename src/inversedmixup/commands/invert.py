@@ -78,7 +78,9 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
             write_json(output.with_name(output.name + ".config.json"), dataclasses.asdict(config))
     if config.record:
         name = "/".join(Path(path).expanduser().absolute().parts[-2:])  # trec/test.jsonl: many files are called test
-        record_report(Path(str(config.pair)), name, result, rows)
+        folder = Path(str(config.pair)).expanduser()
+        with clear_write_errors(folder):
+            record_report(folder, name, result, rows)
     if not config.evaluate:
         for way in WAYS:
             if way in result:

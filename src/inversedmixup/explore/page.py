@@ -76,7 +76,7 @@ def launch(explorer: Explorer, *, host: str = "127.0.0.1", port: int | None = No
             # the stock themes fetch their fonts
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         )  # fmt: skip
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise InputError(
             f"explore: {host}:{port or 'any port'} cannot be used ({error}); choose another --port"
         ) from None

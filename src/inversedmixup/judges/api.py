@@ -65,7 +65,7 @@ def check_api(config: JudgeConfig) -> None:
 def endpoint(config: JudgeConfig) -> str | None:
     """Where judge ``api`` asks, without a password in the URL; ``None``: the client's default."""
     url = _url(config)
-    return url and re.sub(r"//[^/@]*@", "//", url)
+    return url and re.sub(r"//[^/]*@", "//", url)
 
 
 def _url(config: JudgeConfig) -> str | None:
@@ -227,7 +227,7 @@ class ApiJudge:
         for level in range(self._level, len(levels)):
             try:
                 answer: Any = self._client.chat.completions.create(model=self.model, messages=messages, **levels[level])
-            except openai.BadRequestError:
+            except (openai.BadRequestError, openai.UnprocessableEntityError):
                 continue  # a server that does not know an option, or a text that it will not have
             except json.JSONDecodeError:
                 return ""

@@ -101,7 +101,8 @@ class TunedJudge:
         case, n = self.case, len(self.case.examples)
         learnt = np.unique([*self._batches(n)]).tolist()
         rows = [[case.examples[at].text, case.examples[at].label] for at in learnt]
-        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, case.pair.llm.name]
+        llm = "llm" if case.pair.config.own_llm else case.pair.llm.name  # its own lies elsewhere on each machine
+        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, llm]
         return digest([n, learnt, rows, list(case.classes), settings])
 
     def _prompt_of(self, stored: Path) -> Prompt:

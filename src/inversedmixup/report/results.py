@@ -74,6 +74,8 @@ def read_run(
     if not (folder / "summary.json").is_file():
         raise InputError(f"{folder}: the run is not finished; run the same `augment` command again to finish it")
     settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
+    if not {"kept", "tried", "rejected", "originals"} <= summary.keys():
+        raise InputError(f"{folder / 'summary.json'}: not as `augment` wrote it; run the same command again")
     return RunResults(
         folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings, summary,
         _read(folder / "provenance.json").get("value", {}), examples or _examples(folder / EXAMPLES_FILE),

@@ -101,7 +101,7 @@ class AlignConfig:
         )  # fmt: skip
         at_least(self, 1, "sentences", "tokens")
         at_least(self, 0.001, "minutes")
-        at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed", "words", "mixed")
+        at_least(self, 0, "layers", "lora", "encoder_lora", "warmup_steps", "seed", "words", "mixed", "learning_rate")
         if not self.mixed <= 1:
             raise InputError(f"mixed {self.mixed}: a share lies between 0 and 1")
         if self.words and self.teach != "invert":

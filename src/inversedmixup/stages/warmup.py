@@ -29,7 +29,7 @@ from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, OneHot, TaskModel
 from inversedmixup.models.word_head import WordHead
-from inversedmixup.options import option
+from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.terminal import Advance, progress
@@ -58,6 +58,10 @@ class WarmupConfig:
     tolerance: float = option(0.1, "largest drop of reconstruction token F1 that stage 2 may cause")
     text_column: str = option("text", "column of the text")
     seed: int = option(0, "seed of everything random but the choice of examples")
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "task_steps", "follow_steps", "refine_steps")
+        at_least(self, 0, "encoder_learning_rate", "head_learning_rate", "refine_learning_rate")
 
     @property
     def steps_of_following(self) -> int:
