@@ -76,8 +76,9 @@ class TunedJudge:
             for fold in range(self._folds):
                 asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
                 if asked:
-                    prompt = self._made(self._tuned(np.flatnonzero(fold_of != fold), advance))
-                    out[asked] = prompt.probabilities([self.case.examples[rows[at]].text for at in asked])
+                    texts = [self.case.examples[rows[at]].text for at in asked]
+                    # no name for the copy: it is gone before the next one is made
+                    out[asked] = self._made(self._tuned(np.flatnonzero(fold_of != fold), advance)).probabilities(texts)
         return out
 
     @cached_property

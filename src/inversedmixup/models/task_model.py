@@ -20,7 +20,7 @@ from inversedmixup.models.sources import resolve
 logger = logging.getLogger(__name__)
 
 # of a head on an encoder that does not learn (docs/log.md, "The head of a frozen encoder"):
-HEAD_C = 10.0  # the inverse of its L2 penalty, as scikit-learn's C
+HEAD_C = 10.0  # the inverse of its L2 penalty, as scikit-learn's C, of two classes half of it
 HEAD_ROWS = 8192  # rows that it learns from, at most
 HEAD_ITERATIONS = 200
 HEAD_HISTORY = 10  # steps that L-BFGS remembers, each twice the size of the head in float64
