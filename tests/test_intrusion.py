@@ -40,6 +40,13 @@ def test_the_share_behind_an_observers_errors_is_found(share, accuracy, classes,
     assert found["low"] <= found["rate"] <= found["high"]
 
 
+@pytest.mark.parametrize("hit", [False, True])
+def test_the_interval_of_a_corrected_share_holds_the_share(hit):
+    found = seen(np.full(32, hit), np.ones(32), 2, Observer("perfect", 1.0, 5000))
+    assert found["corrected_low"] <= found["corrected"] <= found["corrected_high"]
+    assert found["corrected"] == hit
+
+
 def test_an_observer_at_chance_gives_no_corrected_share():
     hits = np.array([True, False])
     assert seen(hits, np.ones(2), 4, Observer("x", 0.25, 9))["corrected"] is None

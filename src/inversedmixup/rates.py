@@ -66,6 +66,8 @@ def seen(hits: np.ndarray, allowed: np.ndarray, classes: int, observer: Observer
     accuracy = rng.beta(right + 0.5, observer.n - right + 0.5, DRAWS)
     drawn = _without_errors(share, accuracy, inside, classes)
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    # where nothing was seen, or nothing else, equal tails would leave out what was seen (Brown, Cai & DasGupta 2001)
+    low, high = (0.0 if not count else low), (1.0 if count == n else high)
     return {**found, "corrected_low": _round(low), "corrected_high": _round(high)}
 
 
