@@ -101,12 +101,12 @@ def take_over(bench: Bench, finished: list[dict[str, Any]]) -> None:
         InputError: for one with another seed or other test rows. That the other settings are the same is for the
             caller to know.
     """
-    own = {"set": bench.folder.name, "shots": bench.draw, "protocol": bench.protocol}.items()
+    own = {"set": bench.name, "shots": bench.draw, "protocol": bench.protocol}.items()
     for record in finished:
         if own <= record.items() and record["split"] < bench.config.splits:
             name = run_name(record["split"], record["method"])
             if (record["seed"], record["test"]) != (bench.config.seed + record["split"], len(bench.test)):
-                raise InputError(f"--finished: {bench.folder.name} {name} has another seed, or other test rows")
+                raise InputError(f"--finished: {bench.name} {name} has another seed, or other test rows")
             if bench.run.read(name) is None:
                 bench.run.write(name, record)
 
@@ -154,7 +154,7 @@ def main() -> None:
     references: dict[str, Reference] = {}
     for _, bench in benches(options, settings):
         if options.reference:
-            reference = references.setdefault(bench.folder.name, Reference(bench.rows))
+            reference = references.setdefault(bench.name, Reference(bench.rows))
             about = "mixes across classes, labelled by a classifier of all training rows"
             bench.methods.append(Method(REFERENCE, about, added=reference.added, writes=True))
         take_over(bench, finished)

@@ -95,7 +95,7 @@ def by_distance(split: Split, embeddings: Tensor) -> dict[str, np.ndarray]:
 
 def place(bench: Bench, number: int) -> dict[str, Any]:
     """Which cell of the grid a split of a benchmark is."""
-    return {"set": bench.folder.name, "shots": bench.draw, "split": number, "protocol": bench.protocol}
+    return {"set": bench.name, "shots": bench.draw, "split": number, "protocol": bench.protocol}
 
 
 def cell_name(cell: dict[str, Any]) -> str:
@@ -232,7 +232,7 @@ def main() -> None:
     references: dict[str, Reference] = {}
     cells: list[dict[str, Any]] = []
     for number, bench in benches(options, settings, options.first_split):
-        reference = references.setdefault(bench.folder.name, Reference(bench.rows))
+        reference = references.setdefault(bench.name, Reference(bench.rows))
         where = place(bench, number)
         cells.append(recorded(run, cell_name(where), partial(cell, bench, number, reference)))
     write_whole(folder / "cells.jsonl", json_lines(cells))

@@ -12,7 +12,6 @@ import importlib
 import io
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -129,9 +128,11 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
 
 
 def _check_utf8(options: dict[str, Any]) -> None:
+    from inversedmixup.data import LONE_SURROGATE
+
     for name, value in options.items():
         for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str) and re.search("[\ud800-\udfff]", word):
+            if isinstance(word, str) and LONE_SURROGATE.search(word):
                 raise InputError(f"{name} {word!r}: not UTF-8; rename it, or choose another")
 
 

@@ -31,7 +31,7 @@ DELIMITERS = ",;\t|"
 # What a spreadsheet would run as a formula: CSV output puts an apostrophe before it (and before an apostrophe that
 # precedes it, so that reading can take one away again). Numbers are no formulas.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _HALF = "half a character (a lone surrogate)"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -229,7 +229,7 @@ def unusable(text: str) -> str | None:
         return f"text over {MAX_CHARACTERS} characters"
     if "\0" in text:
         return "a NUL character"
-    return _HALF if _LONE_SURROGATE.search(text) else None
+    return _HALF if LONE_SURROGATE.search(text) else None
 
 
 def iter_texts(paths: Sequence[str | Path], text_column: str = "text") -> Iterator[str]:
@@ -295,7 +295,7 @@ def checked_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> 
             left_out.setdefault("empty text", _LeftOut()).add(number)
         elif not isinstance(text, str):
             raise InputError(f"{origin}: row {number}: the text is a {type(text).__name__}, not a string")
-        elif reason := unusable(text) or (_LONE_SURROGATE.search(f"{identity}{name}") and _HALF):
+        elif reason := unusable(text) or (LONE_SURROGATE.search(f"{identity}{name}") and _HALF):
             left_out.setdefault(reason, _LeftOut()).add(number)
         elif name is None:
             left_out.setdefault("no label", _LeftOut()).add(number)
@@ -394,7 +394,7 @@ def check_output(path: str | Path) -> Path:
         InputError: otherwise.
     """
     path = Path(path).expanduser()
-    if _LONE_SURROGATE.search(str(path)):
+    if LONE_SURROGATE.search(str(path)):
         raise InputError(f"output {str(path)!r}: the name is not UTF-8; choose another")
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"output {path}: cannot tell the format; end it in {', '.join(SUFFIXES)}")
