@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from inversedmixup.baselines import Added, Method, Split
 from inversedmixup.baselines.inversed import kept_rows
+from inversedmixup.baselines.pseudo_label import of_texts
 from inversedmixup.benchmark import BenchmarkConfig, run_all
 from inversedmixup.benchmark.cells import RUN, Bench, run_name
 from inversedmixup.benchmark.report import write_report
@@ -32,6 +34,7 @@ from inversedmixup.terminal import show_logs
 from studies.common import SETS, json_lines, sample
 
 REFERENCE = "inversed-reference"
+PSEUDO = "pseudo-label"  # the benchmark's method of this name, on training rows that the split did not draw
 
 # with an encoder that stays as it ships, stage 2 would only polish the adaptor on the shots: left out for its cost
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -94,6 +97,11 @@ def cross_class(split: Split) -> list[Row]:
     return kept_rows(split, dataclasses.replace(split.config, pairs="cross-class", labels="soft", accept_labels="any"))
 
 
+def pseudo(bench: Bench, split: Split) -> Added:
+    """Training rows that the split did not draw, without their labels, labelled as the policy does."""
+    return of_texts(split, (row.text for row in bench.rows))
+
+
 def take_over(bench: Bench, finished: list[dict[str, Any]]) -> None:
     """Count runs of an earlier study as finished here: those of this benchmark's set, draw, protocol and splits.
 
@@ -142,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.evidence", description="Every method on every set.")
     add_options(parser)
     parser.add_argument("--methods", help="default: those of the config file")
+    parser.add_argument("--unlabelled", action="store_true", help=f"also {PSEUDO}, of other training rows")
     parser.add_argument("--reference", action="store_true", help=f"also {REFERENCE}: labels of all training rows")
     parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
     options = parser.parse_args()
@@ -157,6 +166,9 @@ def main() -> None:
             reference = references.setdefault(bench.name, Reference(bench.rows))
             about = "mixes across classes, labelled by a classifier of all training rows"
             bench.methods.append(Method(REFERENCE, about, added=reference.added, writes=True))
+        if options.unlabelled:
+            about = "other training rows, labelled as the policy does"
+            bench.methods.append(Method(PSEUDO, about, added=partial(pseudo, bench), tunes=True))
         take_over(bench, finished)
         run_all(bench)
     records = gathered(options.output)

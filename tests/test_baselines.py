@@ -359,6 +359,7 @@ def test_every_method_runs_and_says_what_it_is(name, protocol, train_file, tmp_p
             "pair": tiny_pair_folder, "splits": 1, "draw": "cv", "methods": name, "n": 6, "tries": 2.0, "candidates": 1,
             "max_tokens": 8, "task_steps": 2, "follow_steps": 1, "refine_steps": 1, "downstream_steps": 4,
             "min_cycle": -1.0, "fluency_margin": 99.0, "tolerance": 1.0, "judge_steps": 2, "train_encoder": protocol,
+            "unlabelled": str(train_file) if name == "pseudo-label" else None,
         },
     )  # fmt: skip
     records = run_all(Bench(str(train_file), None, str(tmp_path / "out"), config))

@@ -23,6 +23,7 @@ from inversedmixup.errors import InputError, out_of_memory
 
 COMMANDS = {
     "augment": "make more labelled sentences from a labelled file (the main job)",
+    "label": "label sentences that you have, by the judges that label new ones",
     "mix": "show what lies between two sentences",
     "invert": "reconstruct sentences from their embeddings, with scores",
     "align": "train an adaptor for any encoder and LLM on unlabelled text",

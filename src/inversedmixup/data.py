@@ -87,6 +87,27 @@ class Row:
     reject_reason: str | None = None
 
 
+@dataclasses.dataclass
+class LabelledText:
+    """A sentence of the user's that judges have labelled.
+
+    Attributes:
+        id: its id column or else its row number, counted from 0.
+        text: the sentence.
+        label: the likeliest class under the label policy; empty if no judge answered.
+        label_probs: probability of each class under the label policy.
+        labels: what each judge names, and their ``agreement`` and ``pool`` (``None`` where one abstained).
+        reject_reason: why it is not to be trained on; ``None`` if it is.
+    """
+
+    id: str
+    text: str
+    label: str
+    label_probs: dict[str, float]
+    labels: dict[str, str | None]
+    reject_reason: str | None = None
+
+
 # ---- reading -------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +180,7 @@ def _iter_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise InputError(f"{path}: row 1: no column names; remove blank lines at the top")
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise InputError(f"{path}: row {reader.line_num}: the column {twice[0]!r} is there twice; rename one")
-        ours = {"id", "text", "label", "label_probs", "parents", "lam"} <= set(names)
+        ours = {"id", "text", "label", "label_probs", "labels"} <= set(names)
         for record in reader:
             if None in record:
                 raise InputError(
@@ -286,11 +307,29 @@ def iter_examples(path: str | Path, *, text_column: str = "text", label_column: 
     return checked_examples(triples(), str(path))
 
 
-def checked_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> Iterator[Example]:
-    """Examples from ``(row number, id, text, label)``; see :func:`iter_examples`."""
+def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[Example]:
+    """Rows of a file that are to be labelled, one by one, with empty labels; see :func:`iter_examples`.
+
+    Lines of a .txt file are texts, whatever ``text_column`` says.
+    """
+    column = "text" if str(path).lower().endswith(".txt") else text_column
+
+    def triples() -> Iterator[tuple[int, str, Any, Any]]:
+        for index, (number, record) in enumerate(iter_records(path)):
+            identity = record.get("id")
+            text = _column(record, column, path, number, "--text-column")
+            yield number, str(index if identity is None else identity), text, None
+
+    return checked_examples(triples(), str(path), labelled=False)
+
+
+def checked_examples(
+    rows: Iterable[tuple[int, str, Any, Any]], origin: str, *, labelled: bool = True
+) -> Iterator[Example]:
+    """Examples from ``(row number, id, text, label)``; see :func:`iter_examples`. Or with empty labels."""
     usable, left_out = False, dict[str, _LeftOut]()
     for number, identity, text, label in rows:
-        name = _checked_label(label, f"{origin}: row {number}")
+        name = _checked_label(label, f"{origin}: row {number}") if labelled else ""
         if (label_name(text) is None and not isinstance(text, str)) or not str(text).strip():
             left_out.setdefault("empty text", _LeftOut()).add(number)
         elif not isinstance(text, str):
@@ -305,7 +344,7 @@ def checked_examples(rows: Iterable[tuple[int, str, Any, Any]], origin: str) -> 
     for reason, which in left_out.items():
         logger.warning("%s: %d row(s) left out, %s: row %s", origin, which.count, reason, which)
     if not usable:
-        raise InputError(f"{origin}: no usable row; every row needs a text and a label")
+        raise InputError(f"{origin}: no usable row; every row needs a text{' and a label' if labelled else ''}")
 
 
 class _LeftOut:
@@ -416,11 +455,12 @@ class RowFile:
     Args:
         path: .jsonl, .csv or .parquet.
         classes: class names.
+        kind: whose fields the rows have.
     """
 
     BATCH = 4096  # rows of a Parquet row group
 
-    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+    def __init__(self, path: Path, classes: Sequence[str], kind: type[Row] | type[LabelledText] = Row) -> None:
         self.path, self.partial = path, path.with_name(path.name + ".partial")
         self.suffix = path.suffix.lower()
         self._waiting: list[dict[str, Any]] = []
@@ -428,12 +468,12 @@ class RowFile:
         if self.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            self._schema = _schema(classes)
+            self._schema = _schema(classes, kind)
             self._table = pq.ParquetWriter(self.partial, self._schema)
         else:
             self._file = self.partial.open("w", encoding="utf-8", newline="" if self.suffix == ".csv" else "\n")
             if self.suffix == ".csv":
-                self._csv = csv.DictWriter(self._file, fieldnames=[f.name for f in dataclasses.fields(Row)])
+                self._csv = csv.DictWriter(self._file, fieldnames=[f.name for f in dataclasses.fields(kind)])
                 self._csv.writeheader()
 
     def __enter__(self) -> RowFile:
@@ -481,15 +521,16 @@ def _cell(value: Any) -> Any:  # noqa: ANN401
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-def _schema(classes: Sequence[str]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
-    """Arrow types of :class:`Row`, so that an empty or all-null column still has its type."""
+def _schema(classes: Sequence[str], kind: type[Row] | type[LabelledText]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
+    """Arrow types of a kind of row, so that an empty or all-null column still has its type."""
     import pyarrow as pa
 
     text, real, flag = pa.string(), pa.float64(), pa.bool_()
-    return pa.schema({
+    types = {
         "id": text, "text": text, "label": text,
         "label_probs": pa.struct([(name, real) for name in classes]),
         "parents": pa.list_(text), "lam": real, "lam_realised": real, "cycle_similarity": real, "fluency": real,
         "labels": pa.struct([(source, text) for source in SOURCES]),
         "intruded": flag, "seed": pa.int64(), "kept": flag, "reject_reason": text,
-    })  # fmt: skip
+    }  # fmt: skip
+    return pa.schema([(field.name, types[field.name]) for field in dataclasses.fields(kind)])

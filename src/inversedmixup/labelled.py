@@ -18,7 +18,7 @@ from typing import IO, TypeVar, overload
 
 import numpy as np
 
-from inversedmixup.data import Example, Row
+from inversedmixup.data import Example, LabelledText, Row
 from inversedmixup.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class Subset(Labelled):
 class Texts(Lazy[str]):
     """The texts of rows."""
 
-    def __init__(self, rows: Sequence[Example | Row]) -> None:
+    def __init__(self, rows: Sequence[Example | Row | LabelledText]) -> None:
         self.rows = rows
 
     def __len__(self) -> int:

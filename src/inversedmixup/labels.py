@@ -84,6 +84,11 @@ def is_intruded(judged: str, soft: Mapping[str, float]) -> bool:
     return soft.get(judged, 0.0) < 0.5 - 1e-9
 
 
+def likeliest(probs: Mapping[str, float]) -> str:
+    """The (first) most probable class."""
+    return max(probs, key=probs.__getitem__)
+
+
 def choose_label(
     policy: LabelPolicy, soft: Mapping[str, float], judged: Mapping[str, float] | None, temperature: float | None
 ) -> Labelled:
@@ -95,7 +100,7 @@ def choose_label(
         judged: the judge's class probabilities; ``None`` if it abstained or was not asked.
         temperature: see :class:`LabelConfig`.
     """
-    verdict = None if judged is None else max(judged, key=judged.__getitem__)
+    verdict = None if judged is None else likeliest(judged)
     contradicted = verdict is not None and is_intruded(verdict, soft)
     if policy.kind in ("hard", "pool") and judged is None:
         return Labelled("", dict.fromkeys(soft, 0.0), "not_judged")
@@ -104,7 +109,7 @@ def choose_label(
     default = 0.0 if from_judge and policy.kind != "pool" else 1.0
     probs = sharpened(chosen, default if temperature is None else temperature)
     refused = "intruded" if policy.kind == "drop" and contradicted else None
-    return Labelled(max(chosen, key=chosen.__getitem__), probs, refused)
+    return Labelled(likeliest(chosen), probs, refused)
 
 
 def sharpened(probs: Mapping[str, float], temperature: float) -> dict[str, float]:

@@ -34,9 +34,9 @@ from inversedmixup.remote import fetched, is_url, local_name, put, sibling
 from inversedmixup.report.dataset_card import write_dataset_card
 from inversedmixup.report.page import write_report
 from inversedmixup.report.results import EXAMPLES_FILE, read_run
-from inversedmixup.runs import RunFolder
+from inversedmixup.runs import RunFolder, ShardedRows
 from inversedmixup.sealed import write_json
-from inversedmixup.stages.augment import AugmentConfig, MadeRows, check_rows, number_of, run_augment
+from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, check_rows, number_of, run_augment
 from inversedmixup.stages.downstream import DownstreamConfig, run_downstream
 from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, WarmupConfig, fit_settings, warmed_up
 
@@ -208,8 +208,9 @@ class _Job:
         config, run = self.config, self.run_folder
         stored = run.read("downstream")
         if stored is None:
+            rows = ShardedRows(run, self.kept, SHARD_ROWS, Row)
             stored = run_downstream(
-                config.load_task_model, self.examples, MadeRows(run, self.kept), self.test, self.classes,
+                config.load_task_model, self.examples, rows, self.test, self.classes,
                 fit_settings(config, config.downstream_steps), weight=config.augmented_weight,
             )  # fmt: skip
             run.write("downstream", stored)

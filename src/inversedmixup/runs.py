@@ -6,17 +6,20 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from inversedmixup.errors import InputError, write_whole
+from inversedmixup.labelled import Lazy
 from inversedmixup.sealed import digest, read_record, write_json, write_record
 
 logger = logging.getLogger(__name__)
-
+T = TypeVar("T", covariant=True)
 
 JUDGEMENTS = "judgements.jsonl"  # what judge api was told
+SHARDS_HELD = 32  # of rows that are read again
 
 
 class RunFolder:
@@ -102,3 +105,32 @@ def recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any: 
 def shard_name(number: int) -> str:
     """Name of a shard's record."""
     return f"shards/{number:06d}"
+
+
+class ShardedRows(Lazy[T]):
+    """Rows of a run, read from its shards when they are asked for.
+
+    Args:
+        run: its folder.
+        numbers: theirs, counted over all shards.
+        size: rows of a shard.
+        kind: what they are, by the fields in the records.
+    """
+
+    def __init__(self, run: RunFolder, numbers: Sequence[int], size: int, kind: Callable[..., T]) -> None:
+        self.run, self.numbers, self.size, self.kind = run, numbers, size, kind
+        self._shard = lru_cache(SHARDS_HELD)(self._read)  # texts are asked for first, then their labels
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def item(self, number: int) -> T:
+        """See :class:`~inversedmixup.labelled.Lazy`."""
+        shard, place = divmod(self.numbers[number], self.size)
+        return self._shard(shard)[place]
+
+    def _read(self, number: int) -> list[T]:
+        stored = self.run.read(shard_name(number))
+        if stored is None:
+            raise InputError(f"{self.run.folder / shard_name(number)}.json is damaged; run the same command again")
+        return [self.kind(**row) for row in stored]

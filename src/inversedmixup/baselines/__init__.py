@@ -112,6 +112,13 @@ class Split:
         judges = [self.tuned if name == "tuned" else make_judge(name, case) for name in names]
         return Panel(judges, pooled=policy.kind == "pool")
 
+    def labelled(self, texts: Sequence[str]) -> Added:
+        """Texts, whoever wrote them, with what :data:`POOL` says of them."""
+        panel = self.panel(POOL)
+        if panel is None or not texts:
+            return Added([], np.empty((0, len(self.classes))))
+        return Added(texts, panel.hear(texts, self.pair.task_model.encode(texts))[panel.verdict])
+
     @cached_property
     def cross_validated(self) -> CrossValidation:
         """See :class:`~inversedmixup.judges.Case`."""
@@ -160,6 +167,7 @@ class Method:
         short: trained for as many epochs as with augmentation, not for as many steps.
         writes: whether the LLM writes its rows: it takes minutes, not seconds.
         tunes: whether it asks judge ``tuned``, which takes minutes to make; ``None``: if the settings' labels do.
+        check: refuses settings that it cannot serve, before anything runs.
         facts: what a run's record says of the means that are there; a run with others is done again.
     """
 
@@ -171,6 +179,7 @@ class Method:
     short: bool = False
     writes: bool = False
     tunes: bool | None = False
+    check: Callable[[BenchmarkConfig], None] | None = None
     facts: Callable[[], Mapping[str, Any]] | None = None
 
 
@@ -186,6 +195,7 @@ _FILES = (
     "ssmix",
     "paraphrase",
     "generate",
+    "pseudo_label",
     "inversed",
     "tuned",
 )

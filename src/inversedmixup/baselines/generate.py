@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from inversedmixup.baselines import Added, Method, Split
-from inversedmixup.baselines.prompted import Answers, Request, answers, by_pool, by_request, clipped
+from inversedmixup.baselines.prompted import Answers, Request, answers, by_request, clipped
 
 EXAMPLES = 3  # shown in a prompt
 SHARING = 8  # rows of a class in a row that share their examples, and with them the work of reading these
@@ -45,7 +45,7 @@ def by_class(split: Split) -> Added:
 
 def pooled(split: Split) -> Added:
     """The same texts labelled by what task model and tuned LLM say together."""
-    return by_pool(split, generated(split))
+    return split.labelled(generated(split).texts)
 
 
 METHODS = (

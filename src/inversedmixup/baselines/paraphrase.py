@@ -7,7 +7,7 @@ for an LLM of 135M parameters answers a question that it is told to rewrite, and
 from __future__ import annotations
 
 from inversedmixup.baselines import Added, Method, Split
-from inversedmixup.baselines.prompted import Answers, Request, answers, by_pool, by_request, clipped
+from inversedmixup.baselines.prompted import Answers, Request, answers, by_request, clipped
 
 # of no data set; half of them are questions, which the LLM would answer rather than ask in other words
 SHOWN = (
@@ -40,7 +40,7 @@ def by_parent(split: Split) -> Added:
 
 def pooled(split: Split) -> Added:
     """The same paraphrases labelled by what task model and tuned LLM say together."""
-    return by_pool(split, paraphrases(split))
+    return split.labelled(paraphrases(split).texts)
 
 
 METHODS = (

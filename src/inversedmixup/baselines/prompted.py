@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from inversedmixup.baselines import POOL, Added, Split
+from inversedmixup.baselines import Added, Split
 from inversedmixup.gate import normalised
 from inversedmixup.judges.prompt import MAX_TOKENS, MAX_WORDS
 from inversedmixup.models.llm import SOFT
@@ -96,15 +96,6 @@ def by_request(split: Split, found: Answers) -> Added:
     """Answers labelled as they were asked for."""
     columns = np.array([split.classes.index(label) for label in found.labels], dtype=int)
     return Added(found.texts, np.eye(len(split.classes))[columns])
-
-
-def by_pool(split: Split, found: Answers) -> Added:
-    """Answers labelled by what task model and tuned LLM say together, as the rows of ``inversed-pooled`` are."""
-    panel = split.panel(POOL)
-    if panel is None or not found.texts:
-        return by_request(split, found)
-    said = panel.hear(found.texts, split.pair.task_model.encode(found.texts))
-    return Added(found.texts, said[panel.verdict])
 
 
 def clipped(text: str) -> str:

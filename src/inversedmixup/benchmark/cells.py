@@ -75,6 +75,9 @@ class Bench:
         if any(method.writes for method in self.methods):
             check_rows(self.rows, config)
         config.check_corrects(config.correct)
+        for method in self.methods:
+            if method.check:
+                method.check(config)
         self._known = {} if known is None else known
         self.folder = Path(output).expanduser()
         with clear_write_errors(self.folder):

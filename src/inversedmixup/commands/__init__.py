@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from inversedmixup.options import add_arguments as add_options
@@ -22,3 +23,13 @@ def resolve(config: type[T], options: dict[str, Any]) -> T:
     options = dict(options)
     path = options.pop("config", None)
     return build(config, read_settings(path) if path else {}, options)
+
+
+def compared(result: Mapping[str, Any]) -> str:
+    """What :func:`~inversedmixup.stages.downstream.run_downstream` measured, in words."""
+    trained = f"{result['steps']} steps each" if result["steps"] else "a head each, to its optimum"
+    return (
+        f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
+        f"{result['accuracy_with']:.3f} with the new rows ({trained}; macro-F1 "
+        f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})"
+    )

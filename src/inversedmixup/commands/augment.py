@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from inversedmixup.commands import add_config, resolve
+from inversedmixup.commands import add_config, compared, resolve
 from inversedmixup.gate import REASONS
 from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.stages.trust import describe
@@ -57,12 +57,7 @@ def show(result: dict[str, Any]) -> None:
         rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
     out.print(", ".join(rates), soft_wrap=True)
     if "accuracy_with" in result:
-        trained = f"{result['steps']} steps each" if result["steps"] else "a head each, to its optimum"
-        out.print(
-            f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
-            f"{result['accuracy_with']:.3f} with the new rows ({trained}; macro-F1 "
-            f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})", soft_wrap=True,
-        )  # fmt: skip
+        out.print(compared(result), soft_wrap=True)
     out.print(f"report: {result['report']}", soft_wrap=True)
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result["seconds_by_stage"].items())
     out.print(f"time: {spent}", soft_wrap=True)

@@ -14,7 +14,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +27,8 @@ from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.panel import Panel, named
-from inversedmixup.labelled import Lazy, class_names, class_numbers, repeated_id
-from inversedmixup.labels import LabelConfig, choose_label, is_intruded, parse_labels
+from inversedmixup.labelled import class_names, class_numbers, repeated_id
+from inversedmixup.labels import LabelConfig, choose_label, is_intruded, likeliest, parse_labels
 from inversedmixup.mixing import (
     LAM_HELP,
     PAIR_POLICIES,
@@ -49,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 32
 ENCODED = 16  # parents at a time: of a shard's few, more at once would only mean more padding
-SHARDS_HELD = 32  # of rows that are read again
 PILOT_SHARDS = 2  # rows on which a judge is compared with the interpolated labels before its own are used
 
 
@@ -147,33 +146,6 @@ def run_augment(
         )  # fmt: skip
     summary = {**tally.summary(), "seconds": round(time.monotonic() - started, 1)}
     return {**summary, "judge": record} if record else summary
-
-
-class MadeRows(Lazy[Row]):
-    """Kept rows of a run, read from its shards when they are asked for.
-
-    Args:
-        run: its folder.
-        numbers: theirs in the stream of pairs, see :func:`number_of`.
-    """
-
-    def __init__(self, run: RunFolder, numbers: Sequence[int]) -> None:
-        self.run, self.numbers = run, numbers
-        self._shard = lru_cache(SHARDS_HELD)(self._read)  # texts are asked for first, then their labels
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def item(self, number: int) -> Row:
-        """See :class:`~inversedmixup.labelled.Lazy`."""
-        shard, place = divmod(self.numbers[number], SHARD_ROWS)
-        return self._shard(shard)[place]
-
-    def _read(self, number: int) -> list[Row]:
-        stored = self.run.read(shard_name(number))
-        if stored is None:
-            raise InputError(f"{self.run.folder / shard_name(number)}.json is damaged; run the same command again")
-        return [Row(**row) for row in stored]
 
 
 def number_of(row: Row) -> int:
@@ -404,7 +376,7 @@ class RowWriter:
         soft = soft_label(parents[0].label, parents[1].label, draw.lam, self.classes)
         verdict = said[self.panel.verdict] if self.panel else None
         chosen = choose_label(self.policy, soft, verdict, self.config.label_temperature)
-        names = {source: _likeliest(probs) for source, probs in {**said, "soft": soft}.items() if probs}
+        names = {source: likeliest(probs) for source, probs in {**said, "soft": soft}.items() if probs}
         return Row(
             id=f"aug-{draw.row}",
             text=written.texts[at],
@@ -416,14 +388,10 @@ class RowWriter:
             cycle_similarity=written.cycle_similarity[at],
             fluency=written.fluency[at],
             labels={source: names.get(source) for source in SOURCES},
-            intruded=is_intruded(_likeliest(verdict) if verdict else names["task"], soft),
+            intruded=is_intruded(likeliest(verdict) if verdict else names["task"], soft),
             seed=self.config.seed,
             reject_reason=chosen.refused,
         )
-
-
-def _likeliest(probs: dict[str, float]) -> str:
-    return max(probs, key=probs.__getitem__)
 
 
 def _round(value: Any) -> float:  # noqa: ANN401 (float, numpy or torch scalar)

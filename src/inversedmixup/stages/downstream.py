@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inversedmixup.data import Example, Row
+from inversedmixup.data import Example, LabelledText, Row
 from inversedmixup.labelled import Lazy, Texts, class_numbers
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.options import at_least, option
@@ -32,8 +32,8 @@ class DownstreamConfig:
 
 
 def run_downstream(
-    fresh: Callable[[], TaskModel], examples: Sequence[Example], rows: Sequence[Row], test: Sequence[Example],
-    classes: Sequence[str], settings: FitSettings, *, weight: float,
+    fresh: Callable[[], TaskModel], examples: Sequence[Example], rows: Sequence[Row | LabelledText],
+    test: Sequence[Example], classes: Sequence[str], settings: FitSettings, *, weight: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracy and macro-F1 on ``test`` of two task models that differ only in their training rows.
 
@@ -42,11 +42,11 @@ def run_downstream(
     Args:
         fresh: makes an untrained task model, the same each time.
         examples: the original rows.
-        rows: the augmented rows, used in the second model only.
+        rows: the new rows, used in the second model only.
         test: labelled rows to measure on.
         classes: class names.
         settings: the same steps, rates and seed for both.
-        weight: how much an augmented row counts in the loss; an original counts 1.
+        weight: how much a new row counts in the loss; an original counts 1.
     """
     measured: dict[str, Any] = {"steps": settings.steps_taken(), "test_rows": len(test)}
     truth = class_numbers(test, classes)
@@ -66,16 +66,16 @@ def run_downstream(
 _SHOWN = ("accuracy", "macro_f1")
 
 
-class _Both(Lazy[Example | Row]):
-    """Originals, and augmented rows behind them; only those asked for are read."""
+class _Both(Lazy[Example | Row | LabelledText]):
+    """Originals, and new rows behind them; only those asked for are read."""
 
-    def __init__(self, examples: Sequence[Example], rows: Sequence[Row]) -> None:
+    def __init__(self, examples: Sequence[Example], rows: Sequence[Row | LabelledText]) -> None:
         self.examples, self.rows = examples, rows
 
     def __len__(self) -> int:
         return len(self.examples) + len(self.rows)
 
-    def item(self, number: int) -> Example | Row:
+    def item(self, number: int) -> Example | Row | LabelledText:
         """See :class:`~inversedmixup.labelled.Lazy`."""
         beyond = number - len(self.examples)
         return self.examples[number] if beyond < 0 else self.rows[beyond]
@@ -90,7 +90,8 @@ class _Targets:
     def __getitem__(self, rows: Tensor) -> Tensor:
         drawn = (self.both[at] for at in rows.tolist())
         probs = [
-            row_targets([row], self.classes) if isinstance(row, Row) else one_hot([row], self.classes) for row in drawn
+            one_hot([row], self.classes) if isinstance(row, Example) else row_targets([row], self.classes)
+            for row in drawn
         ]
         return torch.from_numpy(np.concatenate(probs)).float()
 
@@ -101,8 +102,8 @@ def one_hot(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
     return targets
 
 
-def row_targets(rows: Sequence[Row], classes: Sequence[str]) -> np.ndarray:
-    """What the label policy says of augmented rows, as class probabilities [n, classes]."""
+def row_targets(rows: Sequence[Row | LabelledText], classes: Sequence[str]) -> np.ndarray:
+    """What the label policy says of new rows, as class probabilities [n, classes]."""
     return np.array([[row.label_probs[name] for name in classes] for row in rows]).reshape(len(rows), len(classes))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inversedmixup.data import Row
@@ -68,6 +68,36 @@ def check(record: dict[str, Any], labels: str, classes: int, *, force: bool) -> 
     message = (
         f"--labels {labels}: {describe(record)}, {rival}; use --labels soft --pairs same-class, or "
         f"--labels drop:{record['name']}, another judge, or --force-judge"
+    )
+    if not force:
+        raise InputError(message)
+    logger.warning("%s", message)
+
+
+def check_alone(record: dict[str, Any], labels: str, counts: Mapping[str, int], *, force: bool) -> None:
+    """Refuse a judge of real texts who is right no more often than whoever always names the largest class.
+
+    Args:
+        record: of :func:`~inversedmixup.judges.judge_record`.
+        labels: the label policy, as the user wrote it.
+        counts: the user's rows of each class, largest first.
+        force: only warn.
+
+    Raises:
+        InputError: if he is wrong more often, by more than a standard error; no better than chance; or not measured.
+    """
+    largest, rows = next(iter(counts)), sum(counts.values())
+    accuracy, share = record["accuracy"], counts[largest] / rows
+    if accuracy is None:
+        rival = "so nobody knows whether it is to be trusted"
+    else:
+        error = (accuracy * (1 - accuracy) / max(1.0, record["n"] * record["coverage"])) ** 0.5
+        if accuracy > max(1 / len(counts), share - error):
+            return
+        rival = f"and always saying {largest!r} would be on {share:.0%}"
+    message = (
+        f"--labels {labels}: {describe(record)}, {rival}; label more rows yourself, name another judge, or add "
+        f"--force-judge"
     )
     if not force:
         raise InputError(message)

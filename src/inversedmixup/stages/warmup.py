@@ -42,13 +42,24 @@ MEASURED_ROWS = 32  # texts on which reconstruction is measured before and after
 
 
 @dataclasses.dataclass(frozen=True)
-class WarmupConfig:
-    """Settings of stage 2."""
+class TaskModelConfig:
+    """Settings of the task model's own training."""
 
     train_encoder: str = option("full", "what cross-entropy trains", choices=("full", "head"))
     task_steps: int = option(150, "optimiser steps of the task model; a head alone takes none")
     encoder_learning_rate: float = option(5e-5, "peak learning rate of the encoder")
     head_learning_rate: float = option(5e-3, "peak learning rate of the head")
+    text_column: str = option("text", "column of the text")
+    seed: int = option(0, "seed of everything random but the choice of examples")
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "task_steps", "encoder_learning_rate", "head_learning_rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupConfig(TaskModelConfig):
+    """Settings of stage 2."""
+
     follow_steps: int = option(
         100, "adaptor steps that follow the moved embeddings, without the LLM; none where only the head is trained"
     )
@@ -56,12 +67,10 @@ class WarmupConfig:
     refine_learning_rate: float = option(1e-4, "learning rate of the adaptor in stage 2")
     unlabelled: str | None = option(None, "file of unlabelled texts to replay in stage 2")
     tolerance: float = option(0.1, "largest drop of reconstruction token F1 that stage 2 may cause")
-    text_column: str = option("text", "column of the text")
-    seed: int = option(0, "seed of everything random but the choice of examples")
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "task_steps", "follow_steps", "refine_steps")
-        at_least(self, 0, "encoder_learning_rate", "head_learning_rate", "refine_learning_rate")
+        TaskModelConfig.__post_init__(self)
+        at_least(self, 0, "follow_steps", "refine_steps", "refine_learning_rate")
 
     @property
     def steps_of_following(self) -> int:
@@ -76,14 +85,25 @@ class WarmedConfig(PairOptions, WarmupConfig):
 
 def warmed_up(config: WarmedConfig, examples: Sequence[Example], classes: Sequence[str], run: RunFolder) -> Pair:
     """The pair after stage 2, from the run folder if it was finished there."""
+    return fitted(config, run, lambda pair: run_warmup(pair, examples, classes, config))
+
+
+def fitted(config: PairOptions, run: RunFolder, work: Callable[[Pair], dict[str, Any]]) -> Pair:
+    """The pair after ``work`` on it, from the run folder if that was finished there.
+
+    Args:
+        config: which pair.
+        run: holds the pair, and what ``work`` measured as its record ``warmup``.
+        work: fits the pair in place.
+    """
     model = run.folder / "model"
     if run.read("warmup") is not None:
         try:
             return config.load_pair(model)
         except InputError as error:
-            logger.warning("%s; stage 2 is done again", error)
+            logger.warning("%s; it is fitted again", error)
     pair = config.load_pair()
-    measured = run_warmup(pair, examples, classes, config)
+    measured = work(pair)
     pair.save(model, encoder=True)
     run.write("warmup", measured)
     return pair
@@ -108,7 +128,7 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     old_embeddings, old = pair.task_model.encode(texts + replayed), copy.deepcopy(_heads(pair))
     with progress("warm-up", config.task_steps + config.steps_of_following + config.refine_steps) as advance:
         fit_task_model(pair.task_model, examples, classes, config, advance)
-        accuracy = _training_accuracy(pair.task_model, taught)
+        accuracy = training_accuracy(pair.task_model, taught)
         _refine(pair, old, old_embeddings, texts, replayed, config, advance)
     moved = config.train_encoder == "full" or config.refine_steps
     after = evaluate_pair(pair, probe, 40, word_weight=0.0) if moved else before
@@ -139,7 +159,7 @@ def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
 
 
 def fit_task_model(
-    model: TaskModel, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig, advance: Advance,
+    model: TaskModel, examples: Sequence[Example], classes: Sequence[str], config: TaskModelConfig, advance: Advance,
     *, known: Tensor | None = None,
 ) -> None:  # fmt: skip
     """L_CE(θ) on the labelled set, from a fresh head; ``known`` are the embeddings where the encoder does not learn."""
@@ -160,8 +180,9 @@ class CrossValidation:
     """
 
     def __init__(
-        self, fresh: Callable[[], TaskModel], examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig
-    ) -> None:
+        self, fresh: Callable[[], TaskModel], examples: Sequence[Example], classes: Sequence[str],
+        config: TaskModelConfig,
+    ) -> None:  # fmt: skip
         self.fresh, self.examples, self.classes, self.config = fresh, examples, classes, config
         self._said: dict[int, np.ndarray] = {}
 
@@ -188,12 +209,13 @@ def _some(examples: Sequence[Example], seed: int) -> list[Example]:
     return [examples[at] for at in sorted(rows.tolist())]
 
 
-def _training_accuracy(model: TaskModel, examples: Sequence[Example]) -> float:
+def training_accuracy(model: TaskModel, examples: Sequence[Example]) -> float:
+    """How often a fitted task model is right on rows."""
     predicted = model.predict_proba(model.encode([example.text for example in examples])).argmax(1)
     return float(np.mean([model.classes[at] == row.label for at, row in zip(predicted, examples, strict=True)]))
 
 
-def fit_settings(config: WarmupConfig, steps: int) -> FitSettings:
+def fit_settings(config: TaskModelConfig, steps: int) -> FitSettings:
     """The task-model training settings of a config."""
     return FitSettings(
         steps=steps, encoder=config.train_encoder == "full", encoder_learning_rate=config.encoder_learning_rate,
