@@ -110,6 +110,10 @@ def test_an_answer_of_many_brackets_is_nonsense(tiny_pair, examples):
         assert ask(judge(endpoint, tiny_pair, examples), SENTENCES[:1]) == [None]
 
 
+def test_a_key_in_the_query_of_the_url_is_not_shown_either():
+    assert api.endpoint(JudgeConfig(api_url="https://host/v1?key=s3cret")) == "https://host/v1"
+
+
 @pytest.mark.parametrize("password", ["s3cret", "s3@cret", "a:b@c"])
 def test_no_file_of_a_run_holds_the_password_of_the_url(train_file, tmp_path, tiny_pair_folder, password):
     with serving(lambda body: (200, json.dumps({"label": "refund"}))) as endpoint:

@@ -154,7 +154,7 @@ def test_best_and_worst_are_the_extremes_of_cycle_similarity(scores):
 @settings(deadline=None, max_examples=30)
 def test_the_command_in_the_report_reads_back_to_the_same_settings(changes):
     config = build(JobConfig, changes)
-    words = shlex.split(command_line("augment", "my train.csv", "out.jsonl", config))
+    words = shlex.split(command_line("augment", ["my train.csv"], "out.jsonl", config))
     options = vars(_parser("augment").parse_args(words[1:]))
     assert (options.pop("train"), options.pop("output")) == ("my train.csv", "out.jsonl")
     for name in ("command", "json", "verbose"):

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from inversedmixup.errors import InputError, write_whole
+from inversedmixup.errors import InputError, unfinished, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -461,10 +461,9 @@ class RowFile:
     BATCH = 4096  # rows of a Parquet row group
 
     def __init__(self, path: Path, classes: Sequence[str], kind: type[Row] | type[LabelledText] = Row) -> None:
-        self.path, self.partial = path, path.with_name(path.name + ".partial")
+        self.path, self.partial = path, unfinished(path)
         self.suffix = path.suffix.lower()
         self._waiting: list[dict[str, Any]] = []
-        self.partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
         if self.suffix == ".parquet":
             import pyarrow.parquet as pq
 

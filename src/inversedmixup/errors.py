@@ -17,6 +17,9 @@ _CANNOT_WRITE = (
 _NO_MEMORY = ("failed to map segment", "could not create a primitive", "annot allocate memory", "std::bad_alloc")
 
 
+PARTIAL = ".partial"  # ending of a file that is not whole yet
+
+
 class InputError(ValueError):
     """Something the user gave cannot be used.
 
@@ -28,10 +31,16 @@ class InputError(ValueError):
         super().__init__(re.sub(r"\s*[\r\n]\s*", " ", message))  # a library's words within may have lines of their own
 
 
+def unfinished(path: Path) -> Path:
+    """Where a file is written before it is whole; nothing is there now."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
+    return partial
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
+    partial = unfinished(path)
     partial.write_bytes(data)  # through Python's own file, so that a full disk is an OSError like any other
     partial.replace(path)
 

@@ -19,7 +19,7 @@ from typing import IO, TypeVar, overload
 import numpy as np
 
 from inversedmixup.data import Example, LabelledText, Row
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, unfinished
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", covariant=True)
@@ -121,8 +121,7 @@ class ExampleFile(Labelled):
 
     def save(self, path: Path) -> None:
         """Write the rows to a place of their own, whole or not at all; from then on they are read there."""
-        partial = path.with_name(path.name + ".partial")
-        partial.unlink(missing_ok=True)  # a link put there would lead elsewhere
+        partial = unfinished(path)
         with partial.open("w+b") as file:
             for begin in range(0, len(self._bytes), COPIED):
                 file.write(self._bytes[begin : begin + COPIED])

@@ -16,6 +16,7 @@ from inversedmixup.labelled import ExampleFile, check_classes, check_known_label
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.options import at_least, option
 from inversedmixup.pipeline import run_settings
+from inversedmixup.provenance import provenance
 from inversedmixup.remote import fetched, is_url, local_name, put, sibling
 from inversedmixup.runs import RunFolder, ShardedRows
 from inversedmixup.sealed import write_json
@@ -90,6 +91,7 @@ def _run(train: str, unlabelled: str, out: Path, rejected: Path, config: LabelJo
         out.with_name(out.name + ".run"), run_settings(config, endpoint(config), examples, texts, test),
         overwrite=config.overwrite,
     )  # fmt: skip
+    run.write("provenance", provenance("label", [train, unlabelled], str(out), config))
     pair = fitted(config, run, lambda pair: _fit(pair, examples, classes, config))
     sample, numbers, place = list[LabelledText](), array("q"), 0
     with RowFile(out, classes, LabelledText) as kept, RowFile(rejected, classes, LabelledText) as others:

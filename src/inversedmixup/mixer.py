@@ -1,4 +1,4 @@
-"""The Python API: fit a pair to your labelled sentences, then mix, augment or resample."""
+"""The Python API: fit a pair to your labelled sentences, then mix, augment, resample or label."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from inversedmixup.data import MAX_CHARACTERS, Example, Row, checked_examples, label_name, unusable
+from inversedmixup.data import MAX_CHARACTERS, Example, LabelledText, Row, checked_examples, label_name, unusable
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import check_classes, class_counts
 from inversedmixup.mixing import row_stream
@@ -18,6 +18,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
 from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
+from inversedmixup.stages.pseudo_label import PseudoLabelConfig, run_pseudo_label
 from inversedmixup.stages.warmup import CrossValidation, WarmupConfig, run_warmup
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 
@@ -48,6 +49,7 @@ class InversedMixup:
         classes_: class names, after :meth:`fit`.
         warmup_: what stage 2 measured, after :meth:`fit`.
         result_: kept and rejected rows and the summary of the last :meth:`augment`.
+        labelled_: what the last :meth:`label` counted and measured.
     """
 
     def __init__(
@@ -155,6 +157,35 @@ class InversedMixup:
             lambda row: (kept if row.kept else rejected).append(row), cross_validated=self._cross_validated,
         )  # fmt: skip
         return AugmentResult(kept, rejected, summary)
+
+    def label(self, texts: Any, **options: Any) -> Dataset:  # noqa: ANN401
+        """Labels for sentences that nobody has labelled, by the judges that label new ones (pseudo-labels, Lee 2013).
+
+        Args:
+            texts: sentences: list, array, Series, or something with one column.
+            options: fields of :class:`~inversedmixup.stages.pseudo_label.PseudoLabelConfig`, e.g.
+                ``labels="pool:task+probe"``.
+
+        Returns:
+            A row for each usable text, with the columns of :class:`~inversedmixup.data.LabelledText`; ``id`` is its
+            place in ``texts``. What ``reject_reason`` names is not to be trained on. The counts, and how often the
+            judges are right on rows given to :meth:`fit`, are in ``labelled_``.
+
+        Raises:
+            InputError: before :meth:`fit`, for options that the rows cannot serve, or a judge not to be trusted.
+        """
+        if not self._examples:
+            raise InputError("label needs labelled rows: call fit(texts, labels) first")
+        config = build(PseudoLabelConfig, options)
+        numbered = ((at, str(at), text, None) for at, text in enumerate(flatten(texts)))
+        rows: list[LabelledText] = []
+        self.labelled_ = run_pseudo_label(
+            self.models_, self._examples, self.classes_, list(checked_examples(numbered, "texts", labelled=False)),
+            config, rows.append, seed=self.seed, cross_validated=self._cross_validated,
+        )  # fmt: skip
+        from datasets import Dataset
+
+        return Dataset.from_list([dataclasses.asdict(row) for row in rows])
 
     def _fresh(self) -> TaskModel:
         """An untrained task model."""

@@ -141,7 +141,7 @@ class _Job:
             next(iter_texts([config.unlabelled], config.text_column), None)
         folder = output.with_name(output.name + ".run")
         settings = run_settings(config, endpoint(config), self.examples, self.test)
-        made = provenance(train, str(output), dataclasses.replace(config, api_url=config.api_url and endpoint(config)))
+        made = provenance("augment", [train], str(output), config)
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", made)
         self.examples.save(folder / EXAMPLES_FILE)

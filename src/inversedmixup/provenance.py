@@ -6,20 +6,24 @@ import dataclasses
 import platform
 import shlex
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from inversedmixup import __version__
+from inversedmixup.judges.api import endpoint
 from inversedmixup.models.sources import file_sha256
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "numpy")
 
 
-def command_line(command: str, train: str, output: str, config: Any) -> str:  # noqa: ANN401 (any options dataclass)
-    """The shell command with these settings: those that differ from their defaults, as flags."""
-    words = ["inversedmixup", command, train, "-o", output]
+def command_line(command: str, inputs: Sequence[str], output: str, config: Any) -> str:  # noqa: ANN401 (any options)
+    """The shell command with these settings: those that differ from their defaults, as flags; without secrets."""
+    words = ["inversedmixup", command, *inputs, "-o", output]
+    if getattr(config, "api_url", None):
+        config = dataclasses.replace(config, api_url=endpoint(config))
     for field in dataclasses.fields(config):
         value, flag = getattr(config, field.name), field.name.replace("_", "-")
         if value == field.default or value is None:
@@ -46,13 +50,20 @@ def commit() -> str | None:
     return found.stdout.strip()
 
 
-def provenance(train: str, output: str, config: Any) -> dict[str, Any]:  # noqa: ANN401 (any options dataclass)
-    """The record that a run folder keeps of how it was made."""
+def provenance(command: str, inputs: Sequence[str], output: str, config: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The record that a run folder keeps of how it was made.
+
+    Args:
+        command: of the command line.
+        inputs: its files, the training file first.
+        output: what ``-o`` names.
+        config: any options dataclass.
+    """
     import torch
 
     return {
-        "command": command_line("augment", train, output, dataclasses.replace(config, overwrite=False)),
-        "train": Path(train).name, "train_sha256": file_sha256(Path(train).expanduser()),
+        "command": command_line(command, inputs, output, dataclasses.replace(config, overwrite=False)),
+        "train": Path(inputs[0]).name, "train_sha256": file_sha256(Path(inputs[0]).expanduser()),
         "versions": {
             "inversedmixup": __version__, "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from inversedmixup.errors import InputError, write_whole
+from inversedmixup.errors import PARTIAL, InputError, write_whole
 
 SEAL = "seal.json"
 
@@ -61,7 +61,7 @@ def _files_of(folder: Path) -> dict[str, str]:
     return {
         name: hashlib.sha256(path.read_bytes()).hexdigest()
         for name, path in files.items()
-        if name not in (SEAL, f"{SEAL}.partial")
+        if name not in (SEAL, SEAL + PARTIAL)
     }
 
 

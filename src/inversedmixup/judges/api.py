@@ -63,9 +63,9 @@ def check_api(config: JudgeConfig) -> None:
 
 
 def endpoint(config: JudgeConfig) -> str | None:
-    """Where judge ``api`` asks, without a password in the URL; ``None``: the client's default."""
+    """Where judge ``api`` asks, without what may be a secret: password and query; ``None``: the client's default."""
     url = _url(config)
-    return url and re.sub(r"//[^/]*@", "//", url)
+    return url and re.sub(r"//[^/]*@", "//", url).partition("?")[0]
 
 
 def _url(config: JudgeConfig) -> str | None:

@@ -1,0 +1,212 @@
+"""`inversedmixup label`: sentences that somebody has, labelled by the judges."""
+
+import json
+
+import pytest
+
+from conftest import write_jsonl
+from inversedmixup import InputError, InversedMixup
+from inversedmixup.cli import main
+from inversedmixup.data import iter_records, iter_unlabelled
+from inversedmixup.labelling import LabelJobConfig, run_label
+from inversedmixup.options import build
+from inversedmixup.stages import pseudo_label
+from inversedmixup.stages.trust import check_alone
+from test_cli import refused
+from tiny import LABELS, SENTENCES
+
+TEXTS = [
+    "the box is late", "refund my money please", "my login fails", "where is the courier", "i want money",
+    "reset the account mail", "when will my refund arrive",
+]  # fmt: skip
+EASY = {"train_encoder": "head", "labels": "pool:task+probe", "force_judge": True}
+
+
+@pytest.fixture
+def texts_file(tmp_path):
+    return write_jsonl(tmp_path / "texts.jsonl", [{"id": f"t{at}", "text": text} for at, text in enumerate(TEXTS)])
+
+
+@pytest.fixture
+def settings(tiny_pair_folder):
+    return {**EASY, "pair": tiny_pair_folder}
+
+
+def written(path):
+    return [record for _, record in iter_records(path)]
+
+
+def test_every_text_comes_back_in_its_place_with_what_each_judge_says(train_file, texts_file, tmp_path, settings):
+    out = tmp_path / "out.jsonl"
+    made = run_label(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))
+    rows = written(out)
+    assert [(row["id"], row["text"]) for row in rows] == [(f"t{at}", text) for at, text in enumerate(TEXTS)]
+    for row in rows:
+        assert sum(row["label_probs"].values()) == pytest.approx(1, abs=1e-3)
+        assert row["label"] == max(row["label_probs"], key=row["label_probs"].get) == row["labels"]["pool"]
+        assert row["labels"]["task"] in LABELS
+        assert row["labels"]["soft"] is None
+    assert made["labelled"] == made["asked"] == len(TEXTS)
+    assert sum(made["classes"].values()) == len(TEXTS)
+    assert made["judge"]["n"] == len(SENTENCES)
+
+
+def test_labels_are_those_that_the_judges_give_new_texts(train_file, texts_file, tmp_path, settings):
+    """Like the benchmark's: the same rows, the same pool."""
+    out = tmp_path / "out.jsonl"
+    run_label(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings | {"labels": "hard:task"}))
+    from inversedmixup.data import read_examples
+    from inversedmixup.stages.warmup import fit_task_model
+
+    config = build(LabelJobConfig, settings)
+    examples = read_examples(train_file)
+    model = config.load_task_model()
+    fit_task_model(model, examples, sorted(set(LABELS)), config, lambda _: None)
+    said = model.predict_proba(model.encode(TEXTS)).argmax(axis=1)
+    assert [row["label"] for row in written(out)] == [model.classes[at] for at in said]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_other_formats_come_in_and_go_out(train_file, tmp_path, settings, suffix):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(["=1+1 is my login", *TEXTS]) + "\n", encoding="utf-8")
+    out, lines = tmp_path / f"out{suffix}", tmp_path / "out.jsonl"
+    for path in (out, lines):
+        config = build(LabelJobConfig, settings)
+        run_label(str(train_file), str(texts), str(path), config)
+    if suffix == ".csv":
+        assert out.read_text(encoding="utf-8").splitlines()[1].startswith("0,'=1+1")
+    there = [(row["id"], row["text"], row["label"]) for row in written(out)]
+    assert there == [(row["id"], row["text"], row["label"]) for row in written(lines)]
+    assert there[0][1] == "=1+1 is my login"
+
+
+def test_lines_are_texts_whatever_the_column_is_called(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("one text\n\nanother\n", encoding="utf-8")
+    assert [(row.id, row.text) for row in iter_unlabelled(path, text_column="body")] == [
+        ("0", "one text"),
+        ("1", "another"),
+    ]
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(train_file, texts_file, tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(pseudo_label, "SHARD_TEXTS", 2)
+    config = build(LabelJobConfig, settings)
+    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
+    run_label(str(train_file), str(texts_file), str(whole), config)
+    label, calls = pseudo_label._labelled, []
+
+    def until_the_third(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return label(*arguments)
+
+    monkeypatch.setattr(pseudo_label, "_labelled", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run_label(str(train_file), str(texts_file), str(stopped), config)
+    assert not stopped.exists()
+    run_label(str(train_file), str(texts_file), str(stopped), config)
+    assert len(calls) == 5  # the two that were finished are not done again
+    assert stopped.read_bytes() == whole.read_bytes()
+
+
+def test_what_is_known_or_unsure_is_set_aside_with_its_reason(train_file, tmp_path, settings):
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in [SENTENCES[0].upper(), *TEXTS]])
+    out = tmp_path / "out.jsonl"
+    config = build(LabelJobConfig, settings | {"min_confidence": 1.1})
+    made = run_label(str(train_file), str(texts), str(out), config)
+    assert made["rejected"] == {"unsure": len(TEXTS), "known": 1}
+    assert written(out) == []
+    aside = written(tmp_path / "out.rejected.jsonl")
+    assert [row["reject_reason"] for row in aside] == ["known"] + ["unsure"] * len(TEXTS)
+    assert aside[1]["label"] in LABELS
+
+
+def test_a_judge_that_abstains_labels_nothing(train_file, texts_file, tmp_path, settings, monkeypatch):
+    hear = pseudo_label.Panel.hear
+
+    def silent(panel, texts, embeddings):
+        return {name: probs * float("nan") for name, probs in hear(panel, texts, embeddings).items()}
+
+    monkeypatch.setattr(pseudo_label.Panel, "hear", silent)
+    made = run_label(str(train_file), str(texts_file), str(tmp_path / "out.jsonl"), build(LabelJobConfig, settings))
+    assert made["rejected"] == {"not_judged": len(TEXTS)}
+
+
+def test_accuracy_is_measured_with_and_without_the_new_rows(train_file, texts_file, tmp_path, settings, capsys):
+    arguments = ["label", train_file, texts_file, "-o", tmp_path / "out.jsonl", "--pair", settings["pair"]]
+    arguments += ["--train-encoder", "head", "--labels", "pool:task+probe", "--force-judge", "--test", train_file]
+    assert main([str(word) for word in arguments]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("labelled 7 of 7", "judge task+probe is right on", "accuracy on 18 test rows", "classes: "):
+        assert expected in shown
+    assert main([*map(str, arguments), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"accuracy_with", "accuracy_without", "judge", "labelled", "seconds", "sample"} <= set(summary)
+
+
+@pytest.mark.parametrize("labels", ["soft", "mitigated:task", "drop:task"])
+def test_labels_that_need_parents_are_refused(train_file, texts_file, tmp_path, capsys, settings, labels):
+    line = refused(
+        capsys, "label", train_file, texts_file, "-o", tmp_path / "o.jsonl", "--labels", labels, "--pair",
+        settings["pair"],
+    )  # fmt: skip
+    assert "lies between no two rows" in line
+    assert not (tmp_path / "o.jsonl.run").exists()
+
+
+def test_inputs_are_not_replaced_and_empty_ones_refused(train_file, texts_file, tmp_path, capsys, settings):
+    pair = ["--pair", settings["pair"]]
+    assert "would replace the input" in refused(capsys, "label", train_file, texts_file, "-o", texts_file, *pair)
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    line = refused(capsys, "label", train_file, empty, "-o", tmp_path / "o.jsonl", *pair)
+    assert line.endswith("no usable row; every row needs a text")
+
+
+COUNTS = {"a": 30, "b": 10}
+
+
+def record(accuracy, n=40, coverage=1.0):
+    return {"name": "task", "n": n, "accuracy": accuracy, "coverage": coverage}
+
+
+@pytest.mark.parametrize("accuracy", [0.8, 0.7])  # 0.75 would be right by naming the largest class
+def test_a_judge_about_as_good_as_the_largest_class_passes(accuracy):
+    check_alone(record(accuracy), "hard:task", COUNTS, force=False)
+
+
+@pytest.mark.parametrize(
+    ("counts", "accuracy", "reason"),
+    [
+        (COUNTS, 0.5, "always saying 'a' would be on 75%"),
+        ({"a": 20, "b": 20}, 0.5, "always saying 'a' would be on 50%"),
+        (COUNTS, None, "nobody knows whether it is to be trusted"),
+    ],
+)
+def test_a_judge_that_knows_nothing_is_refused_unless_forced(counts, accuracy, reason, caplog):
+    with pytest.raises(InputError, match=reason):
+        check_alone(record(accuracy), "hard:task", counts, force=False)
+    check_alone(record(accuracy), "hard:task", counts, force=True)
+    assert reason in caplog.text
+
+
+def test_the_library_labels_what_it_is_given(tiny_pair_folder):
+    mixer = InversedMixup.from_pretrained(tiny_pair_folder)
+    with pytest.raises(InputError, match="call fit"):
+        mixer.label(TEXTS)
+    mixer.fit(SENTENCES, LABELS, train_encoder="head", refine_steps=0)
+    rows = mixer.label([*TEXTS, " "], labels="pool:task+probe", force_judge=True)
+    assert rows["id"] == [str(at) for at in range(len(TEXTS))]
+    assert set(rows["label"]) <= set(LABELS)
+    assert mixer.labelled_["labelled"] == len(TEXTS)
+
+
+def test_the_benchmark_asks_for_texts_before_anything_runs(train_file, tmp_path, capsys, settings):
+    arguments = ["benchmark", train_file, "-o", tmp_path / "out", "--methods", "pseudo-label", "--pair"]
+    line = refused(capsys, *arguments, settings["pair"])
+    assert line.endswith("give a file of them with --unlabelled")
+    line = refused(capsys, *arguments, settings["pair"], "--unlabelled", tmp_path / "none.jsonl")
+    assert "no such file" in line
