@@ -126,6 +126,23 @@ def test_bfloat16_stays_near_float32(tiny_llm, llm):
     assert len(half.decode(soft, dataclasses.replace(GREEDY, max_tokens=5))) == 9
 
 
+def test_where_gradients_are_wanted_bfloat16_does_without_the_fused_attention(tiny_llm):
+    """Its backward pass takes a third of a training step there."""
+    gradients = []
+    for prepared in (False, True):
+        half = SoftTokenLLM.from_pretrained(tiny_llm, dtype=torch.bfloat16)
+        if prepared:
+            half.expect_gradients()
+        soft = torch.randn(2, 3, half.dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        half.loss(soft, half.targets(["where is my parcel", "i want a refund"], 8)).backward()
+        gradients.append(soft.grad)
+        assert (half.lm.config._attn_implementation == "eager") == prepared
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.1, atol=0.02 * gradients[0].abs().max().item())
+    whole = SoftTokenLLM.from_pretrained(tiny_llm)
+    whole.expect_gradients()
+    assert whole.lm.config._attn_implementation == "sdpa"
+
+
 def test_auto_takes_bfloat16_only_where_the_processor_has_it(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     assert choose_dtype("auto", "cpu") == torch.bfloat16

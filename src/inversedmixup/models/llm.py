@@ -231,6 +231,14 @@ class SoftTokenLLM:
         for weight in learning:
             weight.requires_grad_(True)
 
+    def expect_gradients(self) -> None:
+        """Choose the attention whose gradient is quick to have: torch's fused one in bfloat16 is slow on a CPU.
+
+        Its backward pass takes a third of a training step's time there (docs/engine.md).
+        """
+        if self.lm.dtype == torch.bfloat16 and self.device.type == "cpu":
+            self.lm.set_attn_implementation("eager")
+
     def compile_layers(self) -> None:
         """Compile the repeated layer rather than the whole model: the layers share their code, kept on disk."""
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
