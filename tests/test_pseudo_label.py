@@ -1,17 +1,24 @@
 """`inversedmixup label`: sentences that somebody has, labelled by the judges."""
 
+import dataclasses
 import json
 
+import datasets
 import pytest
 
 from conftest import write_jsonl
-from inversedmixup import InputError, InversedMixup
+from inversedmixup import InputError, InversedMixup, label_job
+from inversedmixup.baselines import Split
+from inversedmixup.baselines.pseudo_label import of_texts
+from inversedmixup.benchmark import BenchmarkConfig
 from inversedmixup.cli import main
-from inversedmixup.data import iter_records, iter_unlabelled
-from inversedmixup.labelling import LabelJobConfig, run_label
+from inversedmixup.data import iter_records, iter_texts, iter_unlabelled, read_examples
+from inversedmixup.label_job import LabelJobConfig, run_label
 from inversedmixup.options import build
+from inversedmixup.report.results import is_run
 from inversedmixup.stages import pseudo_label
 from inversedmixup.stages.trust import check_alone
+from inversedmixup.stages.warmup import fit_task_model
 from test_cli import refused
 from tiny import LABELS, SENTENCES
 
@@ -55,9 +62,6 @@ def test_labels_are_those_that_the_judges_give_new_texts(train_file, texts_file,
     """Like the benchmark's: the same rows, the same pool."""
     out = tmp_path / "out.jsonl"
     run_label(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings | {"labels": "hard:task"}))
-    from inversedmixup.data import read_examples
-    from inversedmixup.stages.warmup import fit_task_model
-
     config = build(LabelJobConfig, settings)
     examples = read_examples(train_file)
     model = config.load_task_model()
@@ -84,10 +88,9 @@ def test_other_formats_come_in_and_go_out(train_file, tmp_path, settings, suffix
 def test_lines_are_texts_whatever_the_column_is_called(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("one text\n\nanother\n", encoding="utf-8")
-    assert [(row.id, row.text) for row in iter_unlabelled(path, text_column="body")] == [
-        ("0", "one text"),
-        ("1", "another"),
-    ]
+    found = [(row.id, row.text) for row in iter_unlabelled(path, text_column="body")]
+    assert found == [("0", "one text"), ("2", "another")]  # its number in the file
+    assert list(iter_texts([path], "body")) == ["one text", "another"]
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(train_file, texts_file, tmp_path, settings, monkeypatch):
@@ -112,16 +115,28 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(train_file, texts_file
     assert stopped.read_bytes() == whole.read_bytes()
 
 
-def test_what_is_known_or_unsure_is_set_aside_with_its_reason(train_file, tmp_path, settings):
-    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in [SENTENCES[0].upper(), *TEXTS]])
+def test_what_is_known_or_unsure_is_set_aside_with_its_reason(train_file, tmp_path, settings, caplog):
+    given = [SENTENCES[0].upper(), *TEXTS, TEXTS[0] + " !"]
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in given])
     out = tmp_path / "out.jsonl"
-    config = build(LabelJobConfig, settings | {"min_confidence": 1.1})
+    config = build(LabelJobConfig, settings | {"labels": "hard:task", "min_confidence": 1.0})
     made = run_label(str(train_file), str(texts), str(out), config)
-    assert made["rejected"] == {"unsure": len(TEXTS), "known": 1}
+    assert made["rejected"] == {"unsure": len(TEXTS), "known": 1, "duplicate": 1}
+    assert "none of the 9 texts got a label" in caplog.text
     assert written(out) == []
     aside = written(tmp_path / "out.rejected.jsonl")
-    assert [row["reject_reason"] for row in aside] == ["known"] + ["unsure"] * len(TEXTS)
-    assert aside[1]["label"] in LABELS
+    assert [row["reject_reason"] for row in aside] == ["known"] + ["unsure"] * len(TEXTS) + ["duplicate"]
+    for row in aside:  # the class alone is the label, and how sure the judge was is known all the same
+        assert row["label_probs"][row["label"]] == 1
+        assert 1 / 3 <= row["confidence"] < 1
+
+
+def test_texts_without_words_are_known_by_their_signs(tmp_path, settings):
+    rows = [{"text": text, "label": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
+    train = write_jsonl(tmp_path / "train.jsonl", [*rows, {"text": "!!", "label": "refund"}])
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": "??"}, {"text": "!!"}])
+    made = run_label(str(train), str(texts), str(tmp_path / "out.jsonl"), build(LabelJobConfig, settings))
+    assert (made["labelled"], made["rejected"]) == (1, {"known": 1})
 
 
 def test_a_judge_that_abstains_labels_nothing(train_file, texts_file, tmp_path, settings, monkeypatch):
@@ -133,6 +148,54 @@ def test_a_judge_that_abstains_labels_nothing(train_file, texts_file, tmp_path, 
     monkeypatch.setattr(pseudo_label.Panel, "hear", silent)
     made = run_label(str(train_file), str(texts_file), str(tmp_path / "out.jsonl"), build(LabelJobConfig, settings))
     assert made["rejected"] == {"not_judged": len(TEXTS)}
+
+
+def test_rows_that_are_measured_on_are_not_trained_on(train_file, tmp_path, settings, monkeypatch):
+    """And those set aside leave the others their places in the shards."""
+    monkeypatch.setattr(pseudo_label, "SHARD_TEXTS", 2)
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": t, "label": LABELS[0]} for t in (TEXTS[0], TEXTS[3])])
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    trained = []
+    measure = label_job.run_downstream
+
+    def watched(fresh, examples, rows, *rest, **options):
+        trained.extend(row.text for row in rows)
+        return measure(fresh, examples, rows, *rest, **options)
+
+    monkeypatch.setattr(label_job, "run_downstream", watched)
+    config = build(LabelJobConfig, settings | {"test": str(test)})
+    made = run_label(str(train_file), str(texts), str(tmp_path / "out.jsonl"), config)
+    assert made["rejected"] == {"known": 2}
+    assert trained == [text for text in TEXTS if text not in (TEXTS[0], TEXTS[3])]
+    assert made["test_rows"] == 2
+
+
+def test_the_task_model_of_a_run_is_no_pair_to_write_with(train_file, texts_file, tmp_path, settings, caplog):
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    config = build(LabelJobConfig, settings | {"train_encoder": "full", "task_steps": 4})
+    run_label(str(train_file), str(texts_file), str(whole), config)
+    run_label(str(train_file), str(texts_file), str(out), config)
+    folder = tmp_path / "out.jsonl.run"
+    with pytest.raises(InputError, match="adaptor"):
+        config.load_pair(folder / "task_model")
+    for record in (folder / "shards").iterdir():
+        record.unlink()
+    run_label(str(train_file), str(texts_file), str(out), config)  # by the fitted task model
+    assert out.read_bytes() == whole.read_bytes()
+    head = folder / "task_model" / "head.safetensors"
+    head.write_bytes(head.read_bytes()[:-1] + b"x")
+    run_label(str(train_file), str(texts_file), str(out), config)
+    assert "fitted again" in caplog.text
+
+
+def test_a_run_of_label_is_none_of_augment(train_file, texts_file, tmp_path, settings, capsys):
+    out = tmp_path / "out.jsonl"
+    run_label(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))
+    assert "of another command there is no report" in refused(capsys, "report", out, "-o", tmp_path / "r.html")
+    assert not is_run(out)
+    again = label_job.LabelJobConfig(**{**settings, "seed": 1})
+    with pytest.raises(InputError, match="other settings"):
+        run_label(str(train_file), str(texts_file), str(out), again)
 
 
 def test_accuracy_is_measured_with_and_without_the_new_rows(train_file, texts_file, tmp_path, settings, capsys):
@@ -159,11 +222,14 @@ def test_labels_that_need_parents_are_refused(train_file, texts_file, tmp_path, 
 
 def test_inputs_are_not_replaced_and_empty_ones_refused(train_file, texts_file, tmp_path, capsys, settings):
     pair = ["--pair", settings["pair"]]
-    assert "would replace the input" in refused(capsys, "label", train_file, texts_file, "-o", texts_file, *pair)
+    for read in (train_file, texts_file):
+        assert "would replace the input" in refused(capsys, "label", train_file, texts_file, "-o", read, *pair)
     empty = tmp_path / "empty.txt"
     empty.write_text("\n")
     line = refused(capsys, "label", train_file, empty, "-o", tmp_path / "o.jsonl", *pair)
     assert line.endswith("no usable row; every row needs a text")
+    line = refused(capsys, "label", train_file, texts_file, "-o", tmp_path / "o.jsonl", "--min-confidence", "80", *pair)
+    assert "is a probability; must be at most 1" in line
 
 
 COUNTS = {"a": 30, "b": 10}
@@ -202,6 +268,10 @@ def test_the_library_labels_what_it_is_given(tiny_pair_folder):
     assert rows["id"] == [str(at) for at in range(len(TEXTS))]
     assert set(rows["label"]) <= set(LABELS)
     assert mixer.labelled_["labelled"] == len(TEXTS)
+    again = mixer.label(datasets.Dataset.from_dict({"text": TEXTS}), labels="pool:task+probe", force_judge=True, seed=3)
+    assert again["text"] == TEXTS
+    with pytest.raises(InputError, match="put it in brackets"):
+        mixer.label("my parcel is late")
 
 
 def test_the_benchmark_asks_for_texts_before_anything_runs(train_file, tmp_path, capsys, settings):
@@ -210,3 +280,17 @@ def test_the_benchmark_asks_for_texts_before_anything_runs(train_file, tmp_path,
     assert line.endswith("give a file of them with --unlabelled")
     line = refused(capsys, *arguments, settings["pair"], "--unlabelled", tmp_path / "none.jsonl")
     assert "no such file" in line
+    (tmp_path / "empty.txt").write_text("\n")
+    line = refused(capsys, *arguments, settings["pair"], "--unlabelled", tmp_path / "empty.txt")
+    assert line.endswith("no usable row; every row needs a text")
+
+
+def test_the_benchmark_takes_no_text_that_is_trained_or_measured_on(examples, monkeypatch):
+    monkeypatch.setattr(Split, "labelled", lambda split, texts: texts)
+    split = Split(examples, sorted(set(LABELS)), BenchmarkConfig(n=4), None, None, "000", frozenset(["my login fails"]))
+    texts = [SENTENCES[0].upper(), *TEXTS, TEXTS[0] + "!", "My login fails!"]
+    taken = of_texts(split, texts)
+    assert len(taken) == 4
+    everything = of_texts(dataclasses.replace(split, config=BenchmarkConfig(n=99)), texts)
+    assert {text.rstrip("!") for text in everything} == set(TEXTS) - {"my login fails"}
+    assert len(everything) == len(TEXTS) - 1

@@ -95,6 +95,7 @@ class LabelledText:
         id: its id column or else its row number, counted from 0.
         text: the sentence.
         label: the likeliest class under the label policy; empty if no judge answered.
+        confidence: its probability as the judges say it, before ``--label-temperature``; 0 if none answered.
         label_probs: probability of each class under the label policy.
         labels: what each judge names, and their ``agreement`` and ``pool`` (``None`` where one abstained).
         reject_reason: why it is not to be trained on; ``None`` if it is.
@@ -103,6 +104,7 @@ class LabelledText:
     id: str
     text: str
     label: str
+    confidence: float
     label_probs: dict[str, float]
     labels: dict[str, str | None]
     reject_reason: str | None = None
@@ -262,11 +264,21 @@ def iter_texts(paths: Sequence[str | Path], text_column: str = "text") -> Iterat
 
 def iter_sourced(path: str | Path, text_column: str = "text") -> Iterator[tuple[str, str | None]]:
     """The texts of one file as :func:`iter_texts` gives them, each with its ``source`` column if there is one."""
+    column = _text_column(path, text_column)
     for number, record in iter_records(path):
-        value = _column(record, text_column, path, number, "--text-column")
+        value = _column(record, column, path, number, "--text-column")
         if isinstance(value, str) and value.strip() and not unusable(value):
             source = record.get("source")
             yield " ".join(value.split()), None if source is None else str(source)
+
+
+def _is_txt(path: str | Path) -> bool:
+    return str(path).lower().endswith(".txt")
+
+
+def _text_column(path: str | Path, name: str) -> str:
+    """The text's column; lines of a .txt file are texts, whatever that of other files is called."""
+    return "text" if _is_txt(path) else name
 
 
 def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag: str) -> Any:  # noqa: ANN401
@@ -310,13 +322,13 @@ def iter_examples(path: str | Path, *, text_column: str = "text", label_column: 
 def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[Example]:
     """Rows of a file that are to be labelled, one by one, with empty labels; see :func:`iter_examples`.
 
-    Lines of a .txt file are texts, whatever ``text_column`` says.
+    A line of a .txt file has its number, counted from 0, as its id.
     """
-    column = "text" if str(path).lower().endswith(".txt") else text_column
+    lines, column = _is_txt(path), _text_column(path, text_column)
 
     def triples() -> Iterator[tuple[int, str, Any, Any]]:
         for index, (number, record) in enumerate(iter_records(path)):
-            identity = record.get("id")
+            identity = number - 1 if lines else record.get("id")
             text = _column(record, column, path, number, "--text-column")
             yield number, str(index if identity is None else identity), text, None
 
@@ -529,7 +541,7 @@ def _schema(classes: Sequence[str], kind: type[Row] | type[LabelledText]) -> Any
         "id": text, "text": text, "label": text,
         "label_probs": pa.struct([(name, real) for name in classes]),
         "parents": pa.list_(text), "lam": real, "lam_realised": real, "cycle_similarity": real, "fluency": real,
-        "labels": pa.struct([(source, text) for source in SOURCES]),
+        "confidence": real, "labels": pa.struct([(source, text) for source in SOURCES]),
         "intruded": flag, "seed": pa.int64(), "kept": flag, "reject_reason": text,
     }  # fmt: skip
     return pa.schema([(field.name, types[field.name]) for field in dataclasses.fields(kind)])

@@ -49,6 +49,11 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
+def words_of(text: str) -> str:
+    """By what a text is known again: its words, or all of it if it has none."""
+    return normalised(text) or text
+
+
 class Seen:
     """Remembers texts by fingerprints of 8 bytes each: of a million, a new one is taken for an old one once in 10¹³."""
 

@@ -51,7 +51,7 @@ class LabelPolicy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class ChosenLabel:
     """The label of one text.
 
     Attributes:
@@ -91,7 +91,7 @@ def likeliest(probs: Mapping[str, float]) -> str:
 
 def choose_label(
     policy: LabelPolicy, soft: Mapping[str, float], judged: Mapping[str, float] | None, temperature: float | None
-) -> Labelled:
+) -> ChosenLabel:
     """The label of one text.
 
     Args:
@@ -103,13 +103,13 @@ def choose_label(
     verdict = None if judged is None else likeliest(judged)
     contradicted = verdict is not None and is_intruded(verdict, soft)
     if policy.kind in ("hard", "pool") and judged is None:
-        return Labelled("", dict.fromkeys(soft, 0.0), "not_judged")
+        return ChosenLabel("", dict.fromkeys(soft, 0.0), "not_judged")
     from_judge = policy.kind in ("hard", "pool") or (policy.kind == "mitigated" and contradicted)
     chosen = judged if from_judge and judged is not None else soft
     default = 0.0 if from_judge and policy.kind != "pool" else 1.0
     probs = sharpened(chosen, default if temperature is None else temperature)
     refused = "intruded" if policy.kind == "drop" and contradicted else None
-    return Labelled(likeliest(chosen), probs, refused)
+    return ChosenLabel(likeliest(chosen), probs, refused)
 
 
 def sharpened(probs: Mapping[str, float], temperature: float) -> dict[str, float]:

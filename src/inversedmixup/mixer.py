@@ -167,21 +167,22 @@ class InversedMixup:
                 ``labels="pool:task+probe"``.
 
         Returns:
-            A row for each usable text, with the columns of :class:`~inversedmixup.data.LabelledText`; ``id`` is its
-            place in ``texts``. What ``reject_reason`` names is not to be trained on. The counts, and how often the
-            judges are right on rows given to :meth:`fit`, are in ``labelled_``.
+            A row for each text, but for empty and overlong ones, with the columns of
+            :class:`~inversedmixup.data.LabelledText`; ``id`` is its place in ``texts``. What ``reject_reason`` names
+            is not to be trained on. The counts, and how often the judges are right on rows given to :meth:`fit`, are
+            in ``labelled_``.
 
         Raises:
             InputError: before :meth:`fit`, for options that the rows cannot serve, or a judge not to be trusted.
         """
         if not self._examples:
             raise InputError("label needs labelled rows: call fit(texts, labels) first")
-        config = build(PseudoLabelConfig, options)
+        config = build(PseudoLabelConfig, {"seed": self.seed}, options)
         numbered = ((at, str(at), text, None) for at, text in enumerate(flatten(texts)))
         rows: list[LabelledText] = []
         self.labelled_ = run_pseudo_label(
             self.models_, self._examples, self.classes_, list(checked_examples(numbered, "texts", labelled=False)),
-            config, rows.append, seed=self.seed, cross_validated=self._cross_validated,
+            config, rows.append, cross_validated=self._cross_validated,
         )  # fmt: skip
         from datasets import Dataset
 
@@ -281,7 +282,16 @@ class InversedMixup:
 
 
 def flatten(texts: Any) -> list[Any]:  # noqa: ANN401
-    """A flat list from a list, array, Series, or something with one column."""
+    """A flat list from a list, array, Series, or something with one column.
+
+    Raises:
+        InputError: for more columns, or a single string.
+    """
+    if isinstance(texts, str):
+        raise InputError("one string was given where a list of sentences is expected; put it in brackets")
+    names = list(getattr(texts, "column_names", None) or [])  # of a datasets.Dataset
+    if len(names) == 1:
+        texts = texts[names[0]]
     if hasattr(texts, "columns") and hasattr(texts, "iloc"):
         if len(texts.columns) != 1:
             raise InputError(f"X has {len(texts.columns)} columns; give the one that holds the text")

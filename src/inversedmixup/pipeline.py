@@ -9,6 +9,7 @@ import re
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ from inversedmixup.remote import fetched, is_url, local_name, put, sibling
 from inversedmixup.report.dataset_card import write_dataset_card
 from inversedmixup.report.page import write_report
 from inversedmixup.report.results import EXAMPLES_FILE, read_run
-from inversedmixup.runs import RunFolder, ShardedRows
+from inversedmixup.runs import RunFolder, ShardedRows, recorded
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, check_rows, number_of, run_augment
 from inversedmixup.stages.downstream import DownstreamConfig, run_downstream
@@ -116,9 +117,7 @@ class _Job:
         self.config, self.output, self.seconds = config, output, dict[str, float]()
         self.sample, self.kept = list[Row](), array("q")
         self.rejected = self._beside(f"rejected{output.suffix}")
-        for read in (train, config.test, config.unlabelled):
-            if read and Path(read).expanduser().resolve() in (output.resolve(), self.rejected.resolve()):
-                raise InputError(f"output {output}: would replace the input {read}; choose another name")
+        check_apart((output, self.rejected), train, config.test, config.unlabelled)
         columns = {"text_column": config.text_column, "label_column": config.label_column}
         # rows stay on disk: in a file of nobody's until it is known that the run folder is this run's
         self.examples = ExampleFile.write(output.parent, iter_examples(train, **columns))
@@ -205,21 +204,28 @@ class _Job:
         return result
 
     def _downstream(self) -> dict[str, Any]:
-        config, run = self.config, self.run_folder
-        stored = run.read("downstream")
-        if stored is None:
-            rows = ShardedRows(run, self.kept, SHARD_ROWS, Row)
-            stored = run_downstream(
-                config.load_task_model, self.examples, rows, self.test, self.classes,
-                fit_settings(config, config.downstream_steps), weight=config.augmented_weight,
-            )  # fmt: skip
-            run.write("downstream", stored)
-        return dict(stored)
+        config, rows = self.config, ShardedRows(self.run_folder, self.kept, SHARD_ROWS, Row)
+        measure = partial(
+            run_downstream, config.load_task_model, self.examples, rows, self.test, self.classes,
+            fit_settings(config, config.downstream_steps), weight=config.augmented_weight,
+        )  # fmt: skip
+        return dict(recorded(self.run_folder, "downstream", measure))
 
     def _originals(self) -> Iterator[dict[str, Any]]:
         """Originals as rows of the schema, if they were asked for: λ = 1, their own parents."""
         examples = self.examples if self.config.include_original else ()
         return (_original_row(example, self.classes, self.config.seed) for example in examples)
+
+
+def check_apart(outputs: Sequence[Path], *inputs: str | None) -> None:
+    """Refuse an output that would replace an input.
+
+    Raises:
+        InputError: naming both.
+    """
+    for read in inputs:
+        if read and Path(read).expanduser().resolve() in [output.resolve() for output in outputs]:
+            raise InputError(f"output {outputs[0]}: would replace the input {read}; choose another name")
 
 
 def run_settings(config: PairOptions, api_url: str | None, *inputs: Sequence[Example]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T", covariant=True)
 
 JUDGEMENTS = "judgements.jsonl"  # what judge api was told
+FITTED = "fitted"  # a record that runs of `label` have, and those of `augment` have not
 SHARDS_HELD = 32  # of rows that are read again
 
 

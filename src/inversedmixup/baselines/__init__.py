@@ -60,6 +60,8 @@ class Split:
         fresh: makes an untrained task model, the same each time.
         run: where what is dear is recorded and found again.
         name: the split's, for these records.
+        measured: the words of the texts that are measured on, see :func:`~inversedmixup.gate.words_of`: no method may
+            learn from these texts, not even without their labels.
     """
 
     examples: Sequence[Example]
@@ -68,6 +70,7 @@ class Split:
     fresh: Callable[[], TaskModel]
     run: RunFolder
     name: str
+    measured: frozenset[str] = frozenset()
 
     def stream(self, use: int) -> np.random.Generator:
         """A random stream of the split, another one for each use."""

@@ -11,33 +11,35 @@ from typing import TYPE_CHECKING
 from inversedmixup.baselines import Added, Method, Split
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError
-from inversedmixup.gate import normalised
+from inversedmixup.gate import words_of
 
 if TYPE_CHECKING:
     from inversedmixup.benchmark import BenchmarkConfig
 
 
 def check(config: BenchmarkConfig) -> None:
-    """Refuse to run without a readable file of texts.
+    """Refuse to run without a file of texts.
 
     Raises:
         InputError: if there is none.
     """
     if config.unlabelled is None:
         raise InputError("method pseudo-label: needs sentences without labels; give a file of them with --unlabelled")
-    next(iter_texts([config.unlabelled], config.text_column), None)
+    if next(iter_texts([config.unlabelled], config.text_column), None) is None:
+        raise InputError(f"{config.unlabelled}: no usable row; every row needs a text")
 
 
 def of_file(split: Split) -> Added:
-    """``n`` texts of the file of unlabelled texts."""
+    """``n`` texts of ``--unlabelled``."""
     assert split.config.unlabelled is not None
     return of_texts(split, iter_texts([split.config.unlabelled], split.config.text_column))
 
 
 def of_texts(split: Split, texts: Iterable[str]) -> Added:
-    """``n`` of these texts, drawn at random, none of them a training row's, with the labels of the judges."""
-    known = {normalised(row.text) for row in split.examples}
-    others = [text for text in dict.fromkeys(texts) if normalised(text) not in known]
+    """``n`` of these texts, drawn at random, with the labels of the judges; none is trained or measured on already."""
+    known = {words_of(row.text) for row in split.examples} | split.measured
+    different = {words_of(text): text for text in texts}
+    others = [text for words, text in different.items() if words not in known]
     drawn = split.stream(35).permutation(len(others))[: split.config.n]
     return split.labelled([others[at] for at in sorted(drawn.tolist())])
 

@@ -20,6 +20,7 @@ from inversedmixup.baselines import Added, Method, Split, chosen
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw
 from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.gate import words_of
 from inversedmixup.judges.api import endpoint
 from inversedmixup.labelled import check_classes, check_known_labels, class_numbers
 from inversedmixup.models.task_model import TaskModel
@@ -145,7 +146,8 @@ class Bench:
         train, test = draw_rows(self.rows, self.test, self._draw, number, seed=self.config.data_seed)
         classes = check_classes(train, f"split {number}")
         config = dataclasses.replace(self.config, seed=self.config.seed + number)
-        return Split(train, classes, config, self.fresh, self.run, f"{number:03d}"), test
+        measured = frozenset(words_of(row.text) for row in test)
+        return Split(train, classes, config, self.fresh, self.run, f"{number:03d}", measured), test
 
     def run_split(self, number: int, advance: Advance) -> None:
         """Every method on one split, but what has run already."""

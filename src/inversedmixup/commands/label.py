@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from inversedmixup.commands import add_config, compared, resolve
-from inversedmixup.labelling import LabelJobConfig, run_label
+from inversedmixup.label_job import LabelJobConfig, run_label
 from inversedmixup.stages.pseudo_label import REASONS
 from inversedmixup.stages.trust import describe
 from inversedmixup.terminal import new_table, output
@@ -31,16 +31,17 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """Some of the labelled texts, the counts, what the judge is worth, and the accuracies."""
     out = output()
-    table = new_table("label", "probability", "sentence", title="A few of the labelled sentences")
+    table = new_table("label", "confidence", "sentence", title="A few of the labelled sentences")
     for row in result["sample"]:
-        table.add_row(Text(row["label"]), f"{row['label_probs'][row['label']]:.2f}", Text(row["text"]))
+        table.add_row(Text(row["label"]), f"{row['confidence']:.2f}", Text(row["text"]))
     out.print(table)
     parts = [f"{result['output']}: labelled {result['labelled']} of {result['asked']}"]
     if result["rejected"]:
         parts.append("left out " + ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items()))
     out.print("; ".join([*parts, describe(result["judge"])]), soft_wrap=True)
     for reason in result["rejected"]:
-        out.print(f"  {reason}: {REASONS[reason]}", soft_wrap=True)
+        out.print(f"  {reason}: {REASONS[reason]} (in {result['rejected_output']})", soft_wrap=True)
     out.print("classes: " + ", ".join(f"{count} {name}" for name, count in result["classes"].items()), soft_wrap=True)
     if "accuracy_with" in result:
-        out.print(f"{compared(result)}; {result['seconds']:.0f} s", soft_wrap=True)
+        out.print(compared(result), soft_wrap=True)
+    out.print(f"time: {result['seconds']:.0f} s", soft_wrap=True)

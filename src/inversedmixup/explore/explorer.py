@@ -27,7 +27,7 @@ from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.sampling import WORD_WEIGHT
 from inversedmixup.options import build
 from inversedmixup.report.evidence import Evidence, gather
-from inversedmixup.report.results import read_run, run_folder
+from inversedmixup.report.results import is_run, read_run
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 
@@ -262,7 +262,7 @@ def open_explorer(target: str, models: PairOptions, *, text_column: str, label_c
     Raises:
         InputError: if neither is there, or it cannot be read.
     """
-    if run_folder(target).is_dir():
+    if is_run(target):
         run = read_run(target)
         gate = build(GateConfig, {f.name: run.settings[f.name] for f in dataclasses.fields(GateConfig)})
         pair = models.load_pair(run.folder / "model")

@@ -72,9 +72,7 @@ class JudgeConfig:
     api_url: str | None = option(None, "OpenAI-compatible endpoint of judge api; default: $OPENAI_BASE_URL")
     api_concurrency: int = option(4, "requests to the endpoint at a time")
     api_price: float | None = option(None, "price of a million input tokens there, for the preview of the cost")
-    force_judge: bool = option(
-        False, "augment: use a judge's labels even where the interpolated ones are right more often"
-    )
+    force_judge: bool = option(False, "augment, label: use a judge's labels even where they are not to be trusted")
 
     def __post_init__(self) -> None:
         at_least(self, 1, "judge_shots", "judge_steps", "api_concurrency")

@@ -154,7 +154,7 @@ class ApiJudge:
         cost = "" if price is None else f", about {tokens * price / 1e6:.6f} each at the price given"
         logger.warning(
             "judge api asks %s at %s once per text, about %d input tokens a request%s; %d requests now, then one for "
-            "each text that is written", self.model, self.where, tokens, cost, now,
+            "each text that is to be judged", self.model, self.where, tokens, cost, now,
         )  # fmt: skip
 
     def _ask_all(self, texts: Sequence[str]) -> Iterator[tuple[str, str | None]]:

@@ -284,6 +284,15 @@ class Pair:
             self.save_corrector(folder)
         if self.config.own_llm:
             self.llm.save_merged(folder / "llm")
+        self._save_task_model(folder, encoder=encoder)
+
+    def save_task_model(self, folder: Path) -> None:
+        """Write what :meth:`load_task_model` reads, and no more: a folder that is no pair to write texts with."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_task_model(folder, encoder=True)
+
+    def _save_task_model(self, folder: Path, *, encoder: bool) -> None:
+        """The encoder's weights if they are wanted, the head, and the record of the files that lie there by now."""
         if encoder:
             self.config.encoder = "encoder"
             with quiet_loading():

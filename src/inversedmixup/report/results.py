@@ -12,6 +12,7 @@ from inversedmixup.data import Row, iter_rows
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import ExampleFile
 from inversedmixup.loading import first_line
+from inversedmixup.runs import FITTED
 
 RUN_SUFFIX = ".run"
 EXAMPLES_FILE = "examples.jsonl"
@@ -54,6 +55,12 @@ class RunResults:
             yield from (row for row in iter_rows(path) if row.parents != [row.id, row.id])
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether there is a run that :func:`read_run` can be asked for: of ``augment``, not of ``label``."""
+    folder = run_folder(path)
+    return folder.is_dir() and not (folder / f"{FITTED}.json").exists()
+
+
 def read_run(
     path: str | Path, benchmark: str | Path | None = None, *, examples: ExampleFile | None = None
 ) -> RunResults:
@@ -75,7 +82,10 @@ def read_run(
         raise InputError(f"{folder}: the run is not finished; run the same `augment` command again to finish it")
     settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
     if not {"kept", "tried", "rejected", "originals"} <= summary.keys():
-        raise InputError(f"{folder / 'summary.json'}: not as `augment` wrote it; run the same command again")
+        raise InputError(
+            f"{folder / 'summary.json'}: not as `augment` wrote it; run the same command again (of another "
+            f"command there is no report)"
+        )
     return RunResults(
         folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings, summary,
         _read(folder / "provenance.json").get("value", {}), examples or _examples(folder / EXAMPLES_FILE),

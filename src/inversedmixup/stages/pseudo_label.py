@@ -1,7 +1,7 @@
 """Pseudo-labels (Lee 2013): sentences that the user has, but nobody has labelled, under the labels of the judges.
 
-Of the same number of rows they are worth more than texts that an LLM writes, and cost a thirtieth
-(docs/evidence.md): no text is lost, and none is between two classes that is not there in life.
+Of the same number of rows they are worth more than texts that an LLM writes, and take a fraction of the time
+(docs/results.md, "Sentences that you have").
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from inversedmixup.data import SOURCES, Example, LabelledText
 from inversedmixup.errors import InputError
-from inversedmixup.gate import Seen, normalised
+from inversedmixup.gate import Seen, words_of
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.panel import Panel, named
 from inversedmixup.labelled import class_counts
@@ -33,9 +33,10 @@ logger = logging.getLogger(__name__)
 
 SHARD_TEXTS = 128
 REASONS = {
-    "not_judged": "the judge abstained",
-    "unsure": "its likeliest class is less probable than --min-confidence",
     "known": "a labelled row has the same words",
+    "duplicate": "an earlier text has the same words",
+    "not_judged": "the judge abstained",
+    "unsure": "the judges give its likeliest class less than --min-confidence",
 }
 
 
@@ -43,14 +44,21 @@ REASONS = {
 class PseudoLabelConfig(LabelConfig, JudgeConfig):
     """Settings of pseudo-labels."""
 
+    labels: str = option(
+        "pool:task+tuned", "pool or hard and a judge: task, probe, llm, tuned, api, or several joined by +; pool keeps "
+        "their probabilities, hard their class; a judge alone means hard"
+    )  # fmt: skip
     min_confidence: float = option(
         0.0, "smallest probability of a label that is kept; leaving out what is unsure did not help where it was tried"
     )
+    seed: int = option(0, "seed of everything random but the choice of examples")
 
     def __post_init__(self) -> None:
         for part in (LabelConfig, JudgeConfig):
             part.__post_init__(self)
         at_least(self, 0, "min_confidence")
+        if self.min_confidence > 1:
+            raise InputError(f"min_confidence {self.min_confidence}: is a probability; must be at most 1")
 
 
 def check_policy(labels: str, config: JudgeConfig) -> LabelPolicy:
@@ -71,10 +79,10 @@ def check_policy(labels: str, config: JudgeConfig) -> LabelPolicy:
 
 def run_pseudo_label(
     pair: Pair, examples: Sequence[Example], classes: Sequence[str], texts: Sequence[Example],
-    config: PseudoLabelConfig, take: Callable[[LabelledText], None], *, seed: int, run: RunFolder | None = None,
-    cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None,
+    config: PseudoLabelConfig, take: Callable[[LabelledText], None], run: RunFolder | None = None, *,
+    known: Sequence[Example] = (), cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Label every text; each shard of :data:`SHARD_TEXTS` is recorded when it is finished.
+    """Label texts; each shard of :data:`SHARD_TEXTS` is recorded when it is finished.
 
     Args:
         pair: a pair whose task model is fitted to ``examples``.
@@ -82,9 +90,10 @@ def run_pseudo_label(
         classes: class names.
         texts: what is to be labelled; their own labels are not looked at.
         config: settings.
-        take: is given each text with its label, in order; none is held here.
-        seed: decides which rows are shown in prompts, and all that is random about a judge's training.
+        take: is given each text with its label, in order, with a reason where it is not to be trained on; none is held
+            here.
         run: where finished shards are recorded and found again.
+        known: labelled rows beside ``examples`` whose texts are not to be trained on either, such as test rows.
         cross_validated: see :class:`~inversedmixup.judges.Case`.
 
     Returns:
@@ -95,23 +104,30 @@ def run_pseudo_label(
         InputError: for settings that the rows cannot serve, or a judge that is not to be trusted.
     """
     policy = check_policy(config.labels, config)
-    case = Case(pair, examples, classes, config, seed, cross_validated, run.folder if run else None)
+    case = Case(pair, examples, classes, config, config.seed, cross_validated, run.folder if run else None)
     panel = make_panel(str(policy.judge), case, pooled=policy.kind == "pool")
-    record = recorded(run, "judge", lambda: judge_record(panel, examples, classes, seed=seed))
-    logger.info("%s", trust.describe(record))
+    record = recorded(run, "judge", lambda: judge_record(panel, examples, classes, seed=config.seed))
+    logger.info("%s; %d texts to label", trust.describe(record), len(texts))
     trust.check_alone(record, config.labels, class_counts(examples), force=config.force_judge)
-    known, reasons, found = Seen(), Counter[str](), Counter[str]()
-    for example in examples:
-        known.add(normalised(example.text))
+    labelled, seen, reasons, found = Seen(), Seen(), Counter[str](), Counter[str]()
+    for rows in (examples, known):
+        for example in rows:
+            labelled.add(words_of(example.text))
     with progress("labels", len(texts)) as advance:
         for number, start in enumerate(range(0, len(texts), SHARD_TEXTS)):
             part = texts[start : start + SHARD_TEXTS]
-            for row in recorded(run, shard_name(number), partial(_labelled, part, pair, panel, config)):
-                row = LabelledText(**row)
-                row.reject_reason = _reason(row, known, config)
+            for stored in recorded(run, shard_name(number), partial(_labelled, part, pair, panel, config)):
+                row, words = LabelledText(**stored), words_of(stored["text"])
+                if words in labelled or words in seen:
+                    row.reject_reason = "known" if words in labelled else "duplicate"
+                elif row.reject_reason is None and row.confidence < config.min_confidence:
+                    row.reject_reason = "unsure"
+                seen.add(words)
                 (reasons if row.reject_reason else found)[row.reject_reason or row.label] += 1
                 take(row)
             advance(len(part))
+    if not found:
+        logger.warning("none of the %d texts got a label; see the reasons", len(texts))
     return {
         "asked": len(texts), "labelled": found.total(), "rejected": dict(reasons.most_common()),
         "classes": dict(found.most_common()), "judge": record,
@@ -120,27 +136,24 @@ def run_pseudo_label(
 
 def _labelled(part: Sequence[Example], pair: Pair, panel: Panel, config: PseudoLabelConfig) -> list[dict[str, Any]]:
     """Records of some texts, each with what every judge says."""
-    texts, policy = [row.text for row in part], parse_labels(config.labels)
+    texts, policy, classes = [row.text for row in part], parse_labels(config.labels), pair.task_model.classes
     said = panel.hear(texts, pair.task_model.encode(texts))
-    nobody = dict.fromkeys(pair.task_model.classes, 0.0)  # no parent says anything
+    nobody = dict.fromkeys(classes, 0.0)  # no parent says anything
     out = []
     for at, row in enumerate(part):
-        answers = {name: named(probs[at], pair.task_model.classes) for name, probs in said.items()}
-        chosen = choose_label(policy, nobody, answers[panel.verdict], config.label_temperature)
+        answers = {name: named(probs[at], classes) for name, probs in said.items()}
+        judged = answers[panel.verdict]
+        chosen = choose_label(policy, nobody, judged, config.label_temperature)
         labels = {name: likeliest(probs) for name, probs in answers.items() if probs}
         out.append(
             LabelledText(
-                row.id, row.text, chosen.label, {name: round(p, DIGITS) for name, p in chosen.probs.items()},
-                {source: labels.get(source) for source in SOURCES}, chosen.refused,
+                id=row.id,
+                text=row.text,
+                label=chosen.label,
+                confidence=round(judged[chosen.label], DIGITS) if judged else 0.0,
+                label_probs={name: round(value, DIGITS) for name, value in chosen.probs.items()},
+                labels={source: labels.get(source) for source in SOURCES},
+                reject_reason=chosen.refused,
             )
-        )  # fmt: skip
+        )
     return [dataclasses.asdict(row) for row in out]
-
-
-def _reason(row: LabelledText, known: Seen, config: PseudoLabelConfig) -> str | None:
-    """Why a text is not to be trained on, of :data:`REASONS`."""
-    if normalised(row.text) in known:
-        return "known"
-    if row.reject_reason is None and row.label_probs[row.label] < config.min_confidence:
-        return "unsure"
-    return row.reject_reason

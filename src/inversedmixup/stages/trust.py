@@ -75,7 +75,7 @@ def check(record: dict[str, Any], labels: str, classes: int, *, force: bool) -> 
 
 
 def check_alone(record: dict[str, Any], labels: str, counts: Mapping[str, int], *, force: bool) -> None:
-    """Refuse a judge of real texts who is right no more often than whoever always names the largest class.
+    """Refuse a judge of real texts who is clearly worse than always naming the largest class.
 
     Args:
         record: of :func:`~inversedmixup.judges.judge_record`.
@@ -84,7 +84,7 @@ def check_alone(record: dict[str, Any], labels: str, counts: Mapping[str, int], 
         force: only warn.
 
     Raises:
-        InputError: if he is wrong more often, by more than a standard error; no better than chance; or not measured.
+        InputError: if he is right less often by more than a standard error, no better than chance, or not measured.
     """
     largest, rows = next(iter(counts)), sum(counts.values())
     accuracy, share = record["accuracy"], counts[largest] / rows

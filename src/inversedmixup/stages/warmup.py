@@ -43,7 +43,7 @@ MEASURED_ROWS = 32  # texts on which reconstruction is measured before and after
 
 @dataclasses.dataclass(frozen=True)
 class TaskModelConfig:
-    """Settings of the task model's own training."""
+    """Settings of the training of the task model, and of the rows that it learns from."""
 
     train_encoder: str = option("full", "what cross-entropy trains", choices=("full", "head"))
     task_steps: int = option(150, "optimiser steps of the task model; a head alone takes none")
@@ -65,7 +65,9 @@ class WarmupConfig(TaskModelConfig):
     )
     refine_steps: int = option(20, "adaptor steps of L_GEN, 16 texts each")
     refine_learning_rate: float = option(1e-4, "learning rate of the adaptor in stage 2")
-    unlabelled: str | None = option(None, "file of unlabelled texts to replay in stage 2")
+    unlabelled: str | None = option(
+        None, "file of unlabelled texts to replay in stage 2; benchmark: also those of method pseudo-label"
+    )
     tolerance: float = option(0.1, "largest drop of reconstruction token F1 that stage 2 may cause")
 
     def __post_init__(self) -> None:
@@ -85,25 +87,14 @@ class WarmedConfig(PairOptions, WarmupConfig):
 
 def warmed_up(config: WarmedConfig, examples: Sequence[Example], classes: Sequence[str], run: RunFolder) -> Pair:
     """The pair after stage 2, from the run folder if it was finished there."""
-    return fitted(config, run, lambda pair: run_warmup(pair, examples, classes, config))
-
-
-def fitted(config: PairOptions, run: RunFolder, work: Callable[[Pair], dict[str, Any]]) -> Pair:
-    """The pair after ``work`` on it, from the run folder if that was finished there.
-
-    Args:
-        config: which pair.
-        run: holds the pair, and what ``work`` measured as its record ``warmup``.
-        work: fits the pair in place.
-    """
     model = run.folder / "model"
     if run.read("warmup") is not None:
         try:
             return config.load_pair(model)
         except InputError as error:
-            logger.warning("%s; it is fitted again", error)
+            logger.warning("%s; stage 2 is done again", error)
     pair = config.load_pair()
-    measured = work(pair)
+    measured = run_warmup(pair, examples, classes, config)
     pair.save(model, encoder=True)
     run.write("warmup", measured)
     return pair
@@ -128,7 +119,7 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
     old_embeddings, old = pair.task_model.encode(texts + replayed), copy.deepcopy(_heads(pair))
     with progress("warm-up", config.task_steps + config.steps_of_following + config.refine_steps) as advance:
         fit_task_model(pair.task_model, examples, classes, config, advance)
-        accuracy = training_accuracy(pair.task_model, taught)
+        accuracy = _training_accuracy(pair.task_model, taught)
         _refine(pair, old, old_embeddings, texts, replayed, config, advance)
     moved = config.train_encoder == "full" or config.refine_steps
     after = evaluate_pair(pair, probe, 40, word_weight=0.0) if moved else before
@@ -209,8 +200,7 @@ def _some(examples: Sequence[Example], seed: int) -> list[Example]:
     return [examples[at] for at in sorted(rows.tolist())]
 
 
-def training_accuracy(model: TaskModel, examples: Sequence[Example]) -> float:
-    """How often a fitted task model is right on rows."""
+def _training_accuracy(model: TaskModel, examples: Sequence[Example]) -> float:
     predicted = model.predict_proba(model.encode([example.text for example in examples])).argmax(1)
     return float(np.mean([model.classes[at] == row.label for at, row in zip(predicted, examples, strict=True)]))
 
