@@ -95,6 +95,13 @@ def test_log_likelihood_equals_a_full_pass_per_text(llm):
     assert scores[-1] == EMPTY_FLUENCY
 
 
+def test_loading_lora_weights_warns_of_nothing(llm, tiny_llm, tmp_path, recwarn):
+    llm.add_lora(2, seed=0)
+    llm.save_lora(tmp_path)
+    SoftTokenLLM.from_pretrained(tiny_llm).load_lora(tmp_path)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_lora_is_off_for_log_likelihood(llm):
     before = llm.log_likelihood(SENTENCES[:4])
     llm.add_lora(2, seed=0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,14 @@ import torch
 from torch import nn
 
 from inversedmixup.errors import InputError
+
+
+@contextlib.contextmanager
+def _without_peft_warnings() -> Iterator[None]:
+    """Keep from users that peft asks transformers for something under an old name, on every load."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        yield
 
 
 def add_lora(model: nn.Module, rank: int, *, seed: int, layers: list[int] | None = None) -> Any:  # noqa: ANN401
@@ -27,7 +38,7 @@ def add_lora(model: nn.Module, rank: int, *, seed: int, layers: list[int] | None
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, layers_to_transform=layers)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _without_peft_warnings():
         torch.manual_seed(seed)
         try:
             lora = get_peft_model(model, config)
@@ -68,4 +79,5 @@ def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
 
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{folder}: no LoRA weights there; the pair is incomplete, copy it again")
-    return PeftModel.from_pretrained(model, str(folder)).eval()
+    with _without_peft_warnings():
+        return PeftModel.from_pretrained(model, str(folder)).eval()
