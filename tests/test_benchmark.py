@@ -345,7 +345,12 @@ def test_a_time_in_words(seconds, words):
 
 @pytest.fixture
 def split(tiny_pair_folder, train_file, tmp_path, config):
-    bench = Bench(str(train_file), None, str(tmp_path / "toy"), config(candidates=1, tries=6.0, judge_steps=2))
+    bench = Bench(
+        str(train_file),
+        None,
+        str(tmp_path / "toy"),
+        config(candidates=1, tries=6.0, judge_steps=2, unlabelled=str(train_file)),
+    )
     return bench.split(0)[0]
 
 

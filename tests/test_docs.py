@@ -44,9 +44,11 @@ def test_python_snippets_run(snippet, tmp_path, monkeypatch, tiny_pair_folder):
     real = InversedMixup.fit
     monkeypatch.setattr(InversedMixup, "fit", lambda self, *a, **k: real(self, *a, **{**wanted, **k}))
     judged = {"force_judge": True, "judge_steps": 2}
+    label = InversedMixup.label
+    monkeypatch.setattr(InversedMixup, "label", lambda self, texts, **k: label(self, texts, **{**judged, **k}))
     whole = InversedMixup._augment
     monkeypatch.setattr(InversedMixup, "_augment", lambda self, n, options: whole(self, n, {**judged, **options}))
-    exec(compile(snippet, "snippet", "exec"), {"texts": SENTENCES, "labels": LABELS})
+    exec(compile(snippet, "snippet", "exec"), {"texts": SENTENCES, "labels": LABELS, "unlabelled": ["the box is late"]})
 
 
 @pytest.mark.parametrize("line", command_lines())

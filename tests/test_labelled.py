@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversedmixup import labelled
-from inversedmixup.data import Example
+from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import (
     ExampleFile,
@@ -33,9 +33,9 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.report.results import read_run
-from inversedmixup.runs import RunFolder
+from inversedmixup.runs import RunFolder, ShardedRows
 from inversedmixup.stages import downstream, warmup
-from inversedmixup.stages.augment import MadeRows, number_of
+from inversedmixup.stages.augment import SHARD_ROWS, number_of
 from test_pipeline import QUICK
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -143,7 +143,7 @@ def test_kept_rows_are_read_again_from_the_shards(train_file, tmp_path, tiny_pai
     results = read_run(out)
     kept = [row for row in results.rows() if row.kept]
     folder = RunFolder(results.folder, {k: v for k, v in results.settings.items() if k != "sha256"})
-    there = MadeRows(folder, [number_of(row) for row in kept])
+    there = ShardedRows(folder, [number_of(row) for row in kept], SHARD_ROWS, Row)
     assert len(kept) == 60
     assert list(there) == kept
     assert there[-2:] == kept[-2:]
@@ -158,7 +158,7 @@ def test_kept_rows_are_read_again_from_the_shards(train_file, tmp_path, tiny_pai
     assert (both[-1], both[0]) == (kept[-1], results.examples[0])
     (results.folder / "shards" / "000000.json").write_text("{}")
     with pytest.raises(InputError, match=r"000000\.json is damaged"):
-        MadeRows(folder, [0])[0]
+        ShardedRows(folder, [0], SHARD_ROWS, Row)[0]
 
 
 def test_a_whole_job_does_not_take_the_rows_into_memory(tmp_path, tiny_pair_folder, monkeypatch):
