@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from conftest import write_jsonl
+from inversedmixup.baselines import Split
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.stages.align import AlignConfig
-from studies import architectures, common, evidence, labels, misalignment, probes, retention
+from studies import architectures, common, compare, evidence, labels, misalignment, probes, retention
 from studies.families import Size
 from tiny import LABELS, SENTENCES
 
@@ -195,6 +196,45 @@ def test_a_study_goes_on_from_the_runs_of_an_earlier_one(unseen, shipped, tmp_pa
     assert [record for record in again if record["method"] != evidence.REFERENCE] == told
     methods = ["duplicate", "equal-steps", evidence.REFERENCE]
     assert [record["method"] for record in second] == methods * 2
+
+
+def test_training_rows_that_were_not_drawn_are_labelled_as_if_nobody_had(unseen, shipped, tmp_path, monkeypatch):
+    settings = tmp_path / "quick.yaml"
+    settings.write_text("{n: 4, judge_steps: 2, task_steps: 2}")
+    command = ["evidence", str(unseen), "-o", str(tmp_path / "out"), "--sets", "toy", "--draws", "3", "--splits", "1"]
+    monkeypatch.setattr("sys.argv", [*command, "--config", str(settings), "--methods", "equal-steps", "--unlabelled"])
+    heard = []
+    label = Split.labelled
+    monkeypatch.setattr(Split, "labelled", lambda split, texts: heard.append((split, texts)) or label(split, texts))
+    evidence.main()
+    (split, texts), record = heard[0], json.loads((tmp_path / "out" / "runs.jsonl").read_text().splitlines()[-1])
+    assert (record["method"], record["added"]) == (evidence.PSEUDO, 4)
+    assert set(texts) <= set(SENTENCES) - {row.text for row in split.examples}
+
+
+def test_methods_are_compared_on_the_splits_that_both_have(tmp_path, monkeypatch, capsys):
+    def run(name, split, method, accuracy):
+        place = {"set": name, "shots": "10", "protocol": "frozen", "split": split, "seed": split, "method": method}
+        return {**place, "accuracy": accuracy, "macro_f1": accuracy, "ece": 0.1, "nll": 0.5}
+
+    records = [
+        run(name, split, method, 0.5 + 0.1 * (method == "ours") + 0.01 * split + 0.02 * at)
+        for at, name in enumerate(("x", "y", "z"))
+        for split in range(4)
+        for method in ("ours", "theirs")
+        if (name, split, method) != ("z", 3, "theirs")
+    ]
+    found = compare.compare(records, "ours", "theirs")
+    assert (found["splits"], found["sets"]["z"]["splits"]) == (11, 3)
+    assert found["difference"] == pytest.approx(0.1)
+    assert found["interval"] == pytest.approx((0.1, 0.1))
+    assert compare.compare(records, "theirs", "ours")["difference"] == pytest.approx(-0.1)
+    with pytest.raises(InputError, match="no split of 50 shots"):
+        compare.compare(records, "ours", "theirs", shots="50")
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "runs.jsonl"), "ours", "theirs"])
+    compare.main()
+    assert "+10.0" in capsys.readouterr().out
 
 
 def test_a_kind_of_llm_learns_from_scratch_and_is_measured(data, tiny_encoder, monkeypatch, tmp_path):

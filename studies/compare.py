@@ -1,0 +1,82 @@
+"""One method against another, on the splits where both ran: ``python -m studies.compare RUNS.jsonl METHOD OTHER``.
+
+The tables compare every method with the rows alone; this says whether one augments better than another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from inversedmixup.benchmark import statistics
+from inversedmixup.benchmark.records import Record, by_place, check_records, paired
+from inversedmixup.errors import InputError
+from inversedmixup.terminal import new_table, output
+
+
+def compare(
+    records: Sequence[Record], method: str, other: str, *, shots: str = "10", protocol: str = "frozen"
+) -> dict[str, Any]:
+    """Paired differences in accuracy, the first method's less the other's.
+
+    Returns:
+        ``sets``: by name the ``splits`` that both have, mean ``difference``, its ``interval`` and ``p_holm``, as for a
+        method and the baseline (docs/evidence.md); ``splits`` of all sets, and over the sets ``difference`` and
+        ``interval``.
+
+    Raises:
+        InputError: if there is no such split.
+    """
+    check_records(records)
+    scores, sets = by_place(records, "accuracy"), dict[str, Any]()
+    tests = dict[str, float]()
+    for name in sorted({str(record["set"]) for record in records}):
+        ours, theirs = (scores.get((name, shots, protocol, which), {}) for which in (method, other))
+        differences = paired(ours, theirs)
+        if len(differences):
+            tests[name] = statistics.wilcoxon_p(differences)
+            sets[name] = {
+                "splits": len(differences), "difference": float(differences.mean()),
+                "interval": statistics.bootstrap_interval(differences),
+            }  # fmt: skip
+    if not sets:
+        raise InputError(f"no split of {shots} shots, {protocol}, has runs of both {method} and {other}")
+    for name, value in statistics.holm(tests).items():
+        sets[name]["p_holm"] = value
+    means = [found["difference"] for found in sets.values()]
+    return {
+        "sets": sets, "splits": sum(found["splits"] for found in sets.values()), "difference": float(np.mean(means)),
+        "interval": statistics.interval_over_sets(means),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Print the comparison."""
+    parser = argparse.ArgumentParser(prog="python -m studies.compare", description="One method against another.")
+    parser.add_argument("runs", type=Path, help="runs.jsonl of studies.evidence")
+    parser.add_argument("method")
+    parser.add_argument("other")
+    parser.add_argument("--shots", default="10")
+    parser.add_argument("--protocol", default="frozen")
+    options = parser.parse_args()
+    records = [json.loads(line) for line in options.runs.read_text(encoding="utf-8").splitlines()]
+    found = compare(records, options.method, options.other, shots=options.shots, protocol=options.protocol)
+    table = new_table("set", "splits", f"{options.method} − {options.other}, points", "95 %", "p (Holm)")
+    for name, row in found["sets"].items():
+        table.add_row(name, str(row["splits"]), *_points(row), f"{row['p_holm']:.3f}")
+    table.add_row("mean", str(found["splits"]), *_points(found), "")
+    output().print(table)
+
+
+def _points(row: dict[str, Any]) -> tuple[str, str]:
+    interval = "" if row["interval"] is None else "{:+.1f} … {:+.1f}".format(*(100 * end for end in row["interval"]))
+    return f"{100 * row['difference']:+.1f}", interval
+
+
+if __name__ == "__main__":
+    main()
