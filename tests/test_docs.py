@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,20 @@ def test_the_command_line_reference_has_every_command_and_option():
     assert all(f"## {name}" in written for name in COMMANDS)
     assert "--worker-gpus" in written
     assert namespace["MARK"] not in written
+
+
+def anchors(page):
+    """What links can lead to in a page, as Python-Markdown names its headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    plain = (unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode() for text in headings)
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", text).strip().lower()) for text in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_headings_that_are_there(page):
+    for where, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        target = page.parent / where if where else page
+        assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page.name}: {where}#{anchor}"
 
 
 def test_the_site_builds_without_a_broken_link(tmp_path):

@@ -65,13 +65,10 @@ def check(record: dict[str, Any], labels: str, classes: int, *, force: bool) -> 
         rival = "no better than chance"
     else:
         rival = f"the interpolated label on about {share:.0%} of the new texts"
-    message = (
+    _refuse(
         f"--labels {labels}: {describe(record)}, {rival}; use --labels soft --pairs same-class, or "
-        f"--labels drop:{record['name']}, another judge, or --force-judge"
-    )
-    if not force:
-        raise InputError(message)
-    logger.warning("%s", message)
+        f"--labels drop:{record['name']}, another judge, or --force-judge", force,
+    )  # fmt: skip
 
 
 def check_alone(record: dict[str, Any], labels: str, counts: Mapping[str, int], *, force: bool) -> None:
@@ -95,10 +92,13 @@ def check_alone(record: dict[str, Any], labels: str, counts: Mapping[str, int], 
         if accuracy > max(1 / len(counts), share - error):
             return
         rival = f"and always saying {largest!r} would be on {share:.0%}"
-    message = (
+    _refuse(
         f"--labels {labels}: {describe(record)}, {rival}; label more rows yourself, name another judge, or add "
-        f"--force-judge"
-    )
+        f"--force-judge", force,
+    )  # fmt: skip
+
+
+def _refuse(message: str, force: bool) -> None:
     if not force:
         raise InputError(message)
     logger.warning("%s", message)
