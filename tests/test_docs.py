@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -69,10 +68,11 @@ def test_the_command_line_reference_has_every_command_and_option():
 
 
 def anchors(page):
-    """What links can lead to in a page, as Python-Markdown names its headings."""
+    """What links can lead to in a page, as GitHub and as Python-Markdown name its headings."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
-    plain = (unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode() for text in headings)
-    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", text).strip().lower()) for text in plain}
+    bare = [re.sub(r"[^\w\s-]", "", text).strip().lower() for text in headings]
+    ascii_only = [text.encode("ascii", "ignore").decode() for text in bare]
+    return {text.replace(" ", "-") for text in bare} | {re.sub(r"[-\s]+", "-", text) for text in ascii_only}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
