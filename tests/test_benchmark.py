@@ -345,16 +345,12 @@ def test_a_time_in_words(seconds, words):
 
 @pytest.fixture
 def split(tiny_pair_folder, train_file, tmp_path, config):
-    bench = Bench(
-        str(train_file),
-        None,
-        str(tmp_path / "toy"),
-        config(candidates=1, tries=6.0, judge_steps=2, unlabelled=str(train_file)),
-    )
+    bench = Bench(str(train_file), None, str(tmp_path / "toy"), config(candidates=1, tries=6.0, judge_steps=2))
     return bench.split(0)[0]
 
 
-def test_what_a_method_adds_is_labelled(split):
+def test_what_a_method_adds_is_labelled(split, train_file):
+    split = dataclasses.replace(split, config=dataclasses.replace(split.config, unlabelled=str(train_file)))
     for method in baselines.methods().values():
         if method.added is None:
             continue
