@@ -55,13 +55,14 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
         return 0.0
     config, learning = bench.config, bench.config.train_encoder == "full"
     writers = sum(method.writes for method in methods)
-    warms = writers or tunes(methods, config)
+    tuning = tunes(methods, config)
+    warms = writers or tuning
     measured = len(bench.test) or len(bench.rows) / 5
     fits = (config.downstream_steps if learning else 1) * speeds.step + measured * speeds.read * learning
     warming = ((config.task_steps + 3 * config.refine_steps) if learning else 1) * speeds.step if warms else 0.0
     each = len(methods) * (fits + config.n * speeds.read) + warming
     texts = writers * config.n * TRIED * speeds.written + (0 if learning else len(bench.test) * speeds.read)
-    return each + texts + tunes(methods, config) * tuning_steps(bench.train_rows, config) * speeds.tuned
+    return each + texts + tuning * tuning_steps(bench.train_rows, config) * speeds.tuned
 
 
 def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> bool:

@@ -8,7 +8,9 @@ from functools import cached_property, reduce
 import numpy as np
 from torch import Tensor
 
+from inversedmixup.data import SOURCES
 from inversedmixup.judges import Judge
+from inversedmixup.labels import likeliest
 
 
 class Panel:
@@ -59,6 +61,15 @@ class Panel:
 def named(probs: np.ndarray, classes: Sequence[str]) -> dict[str, float] | None:
     """Class probabilities [classes] by name; ``None`` from a judge that abstained."""
     return None if np.isnan(probs).any() else dict(zip(classes, map(float, probs), strict=True))
+
+
+def by_source(said: Mapping[str, Mapping[str, float] | None]) -> dict[str, str | None]:
+    """The class that each of :data:`~inversedmixup.data.SOURCES` names; ``None`` where it was not asked or abstained.
+
+    Args:
+        said: class probabilities by name, of each source that was asked; see :func:`named`.
+    """
+    return {source: likeliest(probs) if (probs := said.get(source)) else None for source in SOURCES}
 
 
 def majority(said: Sequence[np.ndarray]) -> np.ndarray:

@@ -22,11 +22,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from inversedmixup.data import SOURCES, Example, Row
+from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
-from inversedmixup.judges.panel import Panel, named
+from inversedmixup.judges.panel import Panel, by_source, named
 from inversedmixup.labelled import class_names, class_numbers, repeated_id
 from inversedmixup.labels import LabelConfig, choose_label, is_intruded, likeliest, parse_labels
 from inversedmixup.mixing import (
@@ -376,7 +376,7 @@ class RowWriter:
         soft = soft_label(parents[0].label, parents[1].label, draw.lam, self.classes)
         verdict = said[self.panel.verdict] if self.panel else None
         chosen = choose_label(self.policy, soft, verdict, self.config.label_temperature)
-        names = {source: likeliest(probs) for source, probs in {**said, "soft": soft}.items() if probs}
+        names = by_source({**said, "soft": soft})
         return Row(
             id=f"aug-{draw.row}",
             text=written.texts[at],
@@ -387,8 +387,8 @@ class RowWriter:
             lam_realised=written.lam_realised[at],
             cycle_similarity=written.cycle_similarity[at],
             fluency=written.fluency[at],
-            labels={source: names.get(source) for source in SOURCES},
-            intruded=is_intruded(likeliest(verdict) if verdict else names["task"], soft),
+            labels=names,
+            intruded=is_intruded(likeliest(verdict) if verdict else str(names["task"]), soft),
             seed=self.config.seed,
             reject_reason=chosen.refused,
         )

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from inversedmixup.data import SOURCES, Example, LabelledText
+from inversedmixup.data import Example, LabelledText
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Seen, words_of
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
-from inversedmixup.judges.panel import Panel, named
+from inversedmixup.judges.panel import Panel, by_source, named
 from inversedmixup.labelled import class_counts
-from inversedmixup.labels import LabelConfig, LabelPolicy, choose_label, likeliest, parse_labels
+from inversedmixup.labels import LabelConfig, LabelPolicy, choose_label, parse_labels
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, recorded, shard_name
@@ -116,7 +116,7 @@ def run_pseudo_label(
     with progress("labels", len(texts)) as advance:
         for number, start in enumerate(range(0, len(texts), SHARD_TEXTS)):
             part = texts[start : start + SHARD_TEXTS]
-            for stored in recorded(run, shard_name(number), partial(_labelled, part, pair, panel, config)):
+            for stored in recorded(run, shard_name(number), partial(_labelled, part, pair, panel, policy, config)):
                 row, words = LabelledText(**stored), words_of(stored["text"])
                 if words in labelled or words in seen:
                     row.reject_reason = "known" if words in labelled else "duplicate"
@@ -134,9 +134,11 @@ def run_pseudo_label(
     }  # fmt: skip
 
 
-def _labelled(part: Sequence[Example], pair: Pair, panel: Panel, config: PseudoLabelConfig) -> list[dict[str, Any]]:
+def _labelled(
+    part: Sequence[Example], pair: Pair, panel: Panel, policy: LabelPolicy, config: PseudoLabelConfig
+) -> list[dict[str, Any]]:
     """Records of some texts, each with what every judge says."""
-    texts, policy, classes = [row.text for row in part], parse_labels(config.labels), pair.task_model.classes
+    texts, classes = [row.text for row in part], pair.task_model.classes
     said = panel.hear(texts, pair.task_model.encode(texts))
     nobody = dict.fromkeys(classes, 0.0)  # no parent says anything
     out = []
@@ -144,7 +146,6 @@ def _labelled(part: Sequence[Example], pair: Pair, panel: Panel, config: PseudoL
         answers = {name: named(probs[at], classes) for name, probs in said.items()}
         judged = answers[panel.verdict]
         chosen = choose_label(policy, nobody, judged, config.label_temperature)
-        labels = {name: likeliest(probs) for name, probs in answers.items() if probs}
         out.append(
             LabelledText(
                 id=row.id,
@@ -152,7 +153,7 @@ def _labelled(part: Sequence[Example], pair: Pair, panel: Panel, config: PseudoL
                 label=chosen.label,
                 confidence=round(judged[chosen.label], DIGITS) if judged else 0.0,
                 label_probs={name: round(value, DIGITS) for name, value in chosen.probs.items()},
-                labels={source: labels.get(source) for source in SOURCES},
+                labels=by_source(answers),
                 reject_reason=chosen.refused,
             )
         )
