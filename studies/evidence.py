@@ -168,7 +168,7 @@ def main() -> None:
             bench.methods.append(Method(REFERENCE, about, added=reference.added, writes=True))
         if options.unlabelled:
             about = "other training rows, labelled as the policy does"
-            bench.methods.append(Method(PSEUDO, about, added=partial(pseudo, bench), tunes=True))
+            bench.methods.append(Method(PSEUDO, about, added=partial(pseudo, bench), tunes=1))
         take_over(bench, finished)
         run_all(bench)
     records = gathered(options.output)

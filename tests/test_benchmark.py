@@ -377,9 +377,10 @@ def test_variants_share_texts_and_a_resumed_run_does_not_write_them_again(split,
 
 def test_the_tuned_judge_is_made_once_and_asked_about_a_text_once(split, monkeypatch):
     asked = []
-    real = split.tuned.judge.probabilities
+    judge = split.dear("tuned").judge
+    real = judge.probabilities
     monkeypatch.setattr(
-        split.tuned.judge, "probabilities", lambda texts, embeddings: asked.extend(texts) or real(texts, embeddings)
+        judge, "probabilities", lambda texts, embeddings: asked.extend(texts) or real(texts, embeddings)
     )
     methods = baselines.methods()
     for name in ("inversed-judged", "inversed-mitigated", "inversed-cross-pooled"):

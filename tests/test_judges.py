@@ -8,8 +8,21 @@ from hypothesis import strategies as st
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
-from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel, probe
+from inversedmixup.judges import (
+    TUNED,
+    Case,
+    JudgeConfig,
+    check_judges,
+    incontext,
+    judge_record,
+    make_judge,
+    make_panel,
+    probe,
+    reading,
+    tuned,
+)
 from inversedmixup.judges import prompt as prompts
+from inversedmixup.judges.incontext import InContextJudge
 from inversedmixup.judges.llm import LLMJudge
 from inversedmixup.judges.panel import majority, pool
 from inversedmixup.judges.probe import ProbeJudge
@@ -209,11 +222,36 @@ def test_layers_that_do_not_learn_are_read_once_and_the_loss_and_its_gradients_s
     assert all(torch.allclose(gradients_kept[name], gradients[name], atol=1e-5) for name in gradients)
 
 
-def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(tiny_pair, examples, tmp_path):
+@pytest.mark.parametrize("names", AWKWARD)
+def test_a_long_beginning_is_learnt_from_once_for_all_rows_and_the_loss_and_its_gradients_stay(
+    tiny_llm, names, monkeypatch
+):
+    found = []
+    for shared in (False, True):
+        monkeypatch.setattr(reading, "SHARED", 1 if shared else 10**6)
+        llm = SoftTokenLLM.from_pretrained(tiny_llm)
+        llm.add_lora(2, seed=0)
+        shown = list(zip(SENTENCES, names, strict=False))
+        prompt = Prompt(llm, names, shown=shown, calibrated=False)
+        loss = prompt.loss(SENTENCES, [at % 3 for at in range(len(SENTENCES))])
+        loss.backward()
+        found.append((loss.item(), {n: w.grad for n, w in llm.model.named_parameters() if w.requires_grad}))
+    (whole, gradients), (shared, gradients_shared) = found
+    assert shared == pytest.approx(whole, abs=1e-5)
+    assert gradients
+    assert all(torch.allclose(gradients_shared[name], gradients[name], atol=1e-5) for name in gradients)
+
+
+@pytest.mark.parametrize("judge", TUNED)
+def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(
+    tiny_pair, examples, tmp_path, judge, monkeypatch
+):
+    if judge == "incontext":  # at random weights, what stands before a text distracts for long
+        monkeypatch.setattr(tuned, "PASSES", 100)
     before = {name: weight.clone() for name, weight in tiny_pair.llm.model.state_dict().items()}
-    made = dataclasses.replace(case(tiny_pair, examples, judge_steps=40), folder=tmp_path)
+    made = dataclasses.replace(case(tiny_pair, examples, judge_steps=40 if judge == "tuned" else 100), folder=tmp_path)
     nothing = torch.zeros(len(SENTENCES), 1)
-    judged = make_panel("tuned", made).hear(SENTENCES, nothing)["tuned"]
+    judged = make_panel(judge, made).hear(SENTENCES, nothing)[judge]
     right = np.array([CLASSES.index(label) for label in LABELS])
     untuned = Prompt(tiny_pair.llm, CLASSES, calibrated=False).probabilities(SENTENCES)
     rows = np.arange(len(right))
@@ -221,7 +259,7 @@ def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(tiny_pair
     assert all(torch.equal(weight, before[name]) for name, weight in tiny_pair.llm.model.state_dict().items())
     assert not tiny_pair.llm.has_lora
     # taken up again from the run's folder
-    again = TunedJudge(made)
+    again = make_judge(judge, made)
     again._tuned = None
     assert np.array_equal(again.probabilities(SENTENCES, nothing), judged)
 
@@ -271,6 +309,79 @@ def test_a_tuned_judge_is_measured_by_copies_that_have_not_seen_the_rows(tiny_pa
     folds = [set(range(18)) - rows for rows in seen]
     assert {3, 0, 17} <= set.union(*folds)
     assert sum(map(len, folds)) == len(set.union(*folds))
+
+
+# ---- incontext ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Every prompt with rows in it: the texts shown, and those that were learnt from or asked about."""
+    made, real = [], (Prompt.__init__, Prompt.loss, Prompt.probabilities)
+
+    def init(self, *args, shown=(), **options):
+        self.noted = {"shown": list(shown), "learnt": [], "asked": []}
+        made.extend([self.noted] if shown else [])
+        real[0](self, *args, shown=shown, **options)
+
+    def loss(self, texts, labels):
+        self.noted["learnt"] += texts
+        return real[1](self, texts, labels)
+
+    def probabilities(self, texts):
+        self.noted["asked"] += texts
+        return real[2](self, texts)
+
+    for name, function in (("__init__", init), ("loss", loss), ("probabilities", probabilities)):
+        monkeypatch.setattr(Prompt, name, function)
+    return made
+
+
+def test_what_a_prompt_shows_is_not_learnt_from_with_it(tiny_pair, examples, seen):
+    judge = InContextJudge(case(tiny_pair, examples, judge_steps=6))
+    judge.probabilities(SENTENCES, torch.empty(len(SENTENCES), 0))
+    lessons, asking = seen[:6], seen[6:]
+    assert len(asking) == incontext.PROMPTS
+    labels = {example.text: example.label for example in examples}
+    for prompt in seen:
+        assert sorted(label for _, label in prompt["shown"]) == sorted(CLASSES)
+        assert all(labels[text] == label for text, label in prompt["shown"])
+    for prompt in lessons:
+        assert prompt["learnt"]
+        assert not {text for text, _ in prompt["shown"]} & set(prompt["learnt"])
+    assert len({str(prompt["shown"]) for prompt in seen}) > 4  # other rows, in another order
+    assert all(prompt["asked"] == SENTENCES for prompt in asking)
+
+
+def test_an_in_context_judge_is_measured_without_the_rows_asked_about(tiny_pair, examples, seen):
+    judge = InContextJudge(case(tiny_pair, examples, judge_steps=2))
+    assert np.allclose(judge.held_out([3, 0, 17]).sum(1), 1)
+    asked = [prompt for prompt in seen if prompt["asked"]]
+    assert asked
+    for prompt in asked:
+        assert not {text for text, _ in prompt["shown"]} & set(prompt["asked"])
+
+
+def test_a_prompt_shows_rows_of_no_more_classes_than_it_has_room_for(tiny_pair, examples, seen, monkeypatch):
+    monkeypatch.setattr(incontext, "SHOWN", 2)
+    InContextJudge(case(tiny_pair, examples, judge_steps=9)).prepare()
+    assert {len({label for _, label in prompt["shown"]}) for prompt in seen} == {2}
+    assert {label for prompt in seen for _, label in prompt["shown"]} == set(CLASSES)
+
+
+def test_the_only_row_of_a_class_is_learnt_from_and_not_shown(tiny_pair, examples, seen):
+    alone = next(example for example in examples if example.label == CLASSES[0])
+    rows = [alone, *(example for example in examples if example.label != CLASSES[0])]
+    InContextJudge(case(tiny_pair, rows, judge_steps=6)).prepare()
+    assert all(label != CLASSES[0] for prompt in seen for _, label in prompt["shown"])
+    assert any(alone.text in prompt["learnt"] for prompt in seen)
+
+
+def test_one_row_a_class_leaves_an_in_context_judge_nothing_to_show(tiny_pair, examples, seen):
+    rows = [next(example for example in examples if example.label == name) for name in CLASSES]
+    said = InContextJudge(case(tiny_pair, rows, judge_steps=2)).probabilities(SENTENCES, torch.empty(3, 0))
+    assert np.allclose(said.sum(1), 1)
+    assert not seen
 
 
 # ---- probe -------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class Example:
     label: str
 
 
-SOURCES = ("soft", "task", "probe", "llm", "tuned", "api", "agreement", "pool")  # of labels
+SOURCES = ("soft", "task", "probe", "llm", "tuned", "incontext", "api", "agreement", "pool")  # of labels
 
 
 @dataclasses.dataclass

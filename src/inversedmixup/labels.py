@@ -18,8 +18,8 @@ POLICIES = {
     "drop": "the interpolated label; rows that the judge contradicts are rejected",
 }
 LABELS_HELP = (
-    "soft, or hard, pool, mitigated or drop and a judge: task, probe, llm, tuned, api, or several joined by +, as in "
-    "pool:task+tuned"
+    "soft, or hard, pool, mitigated or drop and a judge: task, probe, llm, tuned, incontext, api, or several "
+    "joined by +, as in pool:task+tuned"
 )
 
 

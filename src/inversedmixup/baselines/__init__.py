@@ -18,9 +18,8 @@ from torch import Tensor
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
-from inversedmixup.judges import Case, Judge, check_judges, make_judge
+from inversedmixup.judges import TUNED, Case, Judge, check_judges, make_judge
 from inversedmixup.judges.panel import Panel
-from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.labels import parse_labels
 from inversedmixup.models.task_model import Mixer, TaskModel
 from inversedmixup.stages.warmup import CrossValidation, run_warmup
@@ -71,6 +70,7 @@ class Split:
     run: RunFolder
     name: str
     measured: frozenset[str] = frozenset()
+    _dear: dict[str, Judge] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def stream(self, use: int) -> np.random.Generator:
         """A random stream of the split, another one for each use."""
@@ -83,13 +83,13 @@ class Split:
         run_warmup(pair, self.examples, self.classes, self.config)
         return pair
 
-    @cached_property
-    def tuned(self) -> Judge:
-        """Judge ``tuned`` for these rows, which is dear: one for all methods, and no text is judged twice."""
-        folder = self.run.folder / "judges" / self.name
-        return Remembering(
-            TunedJudge(Case(self.pair, self.examples, self.classes, self.config, self.config.seed, folder=folder))
-        )
+    def dear(self, name: str) -> Judge:
+        """A judge of :data:`~inversedmixup.judges.TUNED`: one for all methods, asked about no text twice."""
+        if name not in self._dear:
+            folder = self.run.folder / "judges" / self.name
+            case = Case(self.pair, self.examples, self.classes, self.config, self.config.seed, folder=folder)
+            self._dear[name] = Remembering(make_judge(name, case))
+        return self._dear[name]
 
     @cached_property
     def store(self) -> RunFolder:
@@ -104,7 +104,7 @@ class Split:
         return llm
 
     def panel(self, labels: str) -> Panel | None:
-        """The judges that a label policy asks, judge ``tuned`` being the split's."""
+        """The judges that a label policy asks, those of :data:`~inversedmixup.judges.TUNED` being the split's."""
         policy = parse_labels(labels)
         if policy.judge is None:
             return None
@@ -112,7 +112,7 @@ class Split:
             self.pair, self.examples, self.classes, self.config, self.config.seed, self.cross_validated, self.run.folder
         )
         names = check_judges(policy.judge, self.config)
-        judges = [self.tuned if name == "tuned" else make_judge(name, case) for name in names]
+        judges = [self.dear(name) if name in TUNED else make_judge(name, case) for name in names]
         return Panel(judges, pooled=policy.kind == "pool")
 
     def labelled(self, texts: Sequence[str]) -> Added:
@@ -169,7 +169,7 @@ class Method:
         classify: class probabilities [n, classes] of texts, by something other than the task model.
         short: trained for as many epochs as with augmentation, not for as many steps.
         writes: whether the LLM writes its rows: it takes minutes, not seconds.
-        tunes: whether it asks judge ``tuned``, which takes minutes to make; ``None``: if the settings' labels do.
+        tunes: how many copies of the LLM its judges tune, which takes minutes; ``None``: as the settings' labels ask.
         check: refuses settings that it cannot serve, before anything runs.
         facts: what a run's record says of the means that are there; a run with others is done again.
     """
@@ -181,12 +181,13 @@ class Method:
     classify: Callable[[Split, Sequence[str]], np.ndarray] | None = None
     short: bool = False
     writes: bool = False
-    tunes: bool | None = False
+    tunes: int | None = 0
     check: Callable[[BenchmarkConfig], None] | None = None
     facts: Callable[[], Mapping[str, Any]] | None = None
 
 
 POOL = "pool:task+tuned"  # the labels that did best on training rows (docs/log.md)
+THREE = "pool:task+tuned+incontext"
 BASELINE = "equal-steps"  # what every method is compared with
 _FILES = (
     "plain",

@@ -52,5 +52,5 @@ METHODS = (
     Method("generate", "new texts by the plain LLM, from class names and examples (GPT3Mix-like)", added=by_class,
            writes=True),
     Method("generate-pooled", "the same new texts, labelled as inversed-pooled is", added=pooled,
-           writes=True, tunes=True),
+           writes=True, tunes=1),
 )  # fmt: skip

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from inversedmixup.baselines import POOL, Added, Method, Split
+from inversedmixup.baselines import POOL, THREE, Added, Method, Split
 from inversedmixup.data import Example, Row
 from inversedmixup.gate import Gate
 from inversedmixup.runs import recorded
@@ -96,7 +96,7 @@ METHODS = (
     ),
     Method(
         "inversed-pooled", "mixes within a class, labelled by what task model and tuned LLM say together",
-        added=variant("same-class", POOL), writes=True, tunes=True,
+        added=variant("same-class", POOL), writes=True, tunes=1,
     ),
     Method(
         "inversed-soft", "mixes across classes, the interpolated label: the paper's soft variant",
@@ -104,18 +104,22 @@ METHODS = (
     ),
     Method(
         "inversed-judged", "mixes across classes, the class that the tuned LLM sees: the paper's hard variant",
-        added=variant("cross-class", "hard:tuned"), writes=True, tunes=True,
+        added=variant("cross-class", "hard:tuned"), writes=True, tunes=1,
     ),
     Method(
         "inversed-mitigated", "mixes across classes, the interpolated label unless the tuned LLM contradicts it",
-        added=variant("cross-class", "mitigated:tuned"), writes=True, tunes=True,
+        added=variant("cross-class", "mitigated:tuned"), writes=True, tunes=1,
     ),
     Method(
         "inversed-cross-pooled", "mixes across classes, labelled by what task model and tuned LLM say together",
-        added=variant("cross-class", POOL), writes=True, tunes=True,
+        added=variant("cross-class", POOL), writes=True, tunes=1,
+    ),
+    Method(
+        "inversed-cross-incontext", "the same mixes, labelled by task model, tuned LLM and in-context tuned LLM",
+        added=variant("cross-class", THREE), writes=True, tunes=2,
     ),
     Method(
         "inversed-balanced", "mixes towards rarer classes, labelled by what task model and tuned LLM say together",
-        added=variant("balanced", POOL), writes=True, tunes=True,
+        added=variant("balanced", POOL), writes=True, tunes=1,
     ),
 )  # fmt: skip

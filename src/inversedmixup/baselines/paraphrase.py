@@ -46,5 +46,5 @@ def pooled(split: Split) -> Added:
 METHODS = (
     Method("paraphrase", "rows in other words by the plain LLM, to a prompt", added=by_parent, writes=True),
     Method("paraphrase-pooled", "the same paraphrases, labelled as inversed-pooled is", added=pooled, writes=True,
-           tunes=True),
+           tunes=1),
 )  # fmt: skip

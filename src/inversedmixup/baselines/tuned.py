@@ -12,10 +12,10 @@ from inversedmixup.baselines import Method, Split
 
 def classified(split: Split, texts: Sequence[str]) -> np.ndarray:
     """Class probabilities [n, classes] by judge ``tuned``: a copy of the LLM, tuned by LoRA on the originals."""
-    return split.tuned.probabilities(texts, torch.empty(len(texts), 0))
+    return split.dear("tuned").probabilities(texts, torch.empty(len(texts), 0))
 
 
 METHODS = (
     Method("tuned-llm", "the LLM itself, tuned by LoRA on the originals, as the classifier", classify=classified,
-           tunes=True),
+           tunes=1),
 )  # fmt: skip

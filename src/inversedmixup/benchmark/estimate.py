@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from inversedmixup.judges import Case
+from inversedmixup.judges import TUNED, Case
 from inversedmixup.judges.tuned import BATCH, TunedJudge, tuning_steps
+from inversedmixup.labels import parse_labels
 from inversedmixup.mixing import row_stream
 from inversedmixup.stages.downstream import one_hot
 from inversedmixup.stages.warmup import fit_settings
@@ -65,10 +66,10 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
     return each + texts + tuning * tuning_steps(bench.train_rows, config) * speeds.tuned
 
 
-def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> bool:
-    """Whether one of these asks judge ``tuned``."""
-    own = "tuned" in config.labels
-    return any(own if method.tunes is None else method.tunes for method in methods)
+def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> int:
+    """How many copies of the LLM are tuned for the judges of these."""
+    own = sum(name in TUNED for name in (parse_labels(config.labels).judge or "").split("+"))
+    return max((own if method.tunes is None else method.tunes for method in methods), default=0)
 
 
 def measured_speeds(bench: Bench) -> Speeds:

@@ -2,8 +2,8 @@
 
 One protocol (:class:`Judge`) and one file for each real one: the warmed-up task model (:mod:`.task`), a linear
 classifier of the LLM's hidden states (:mod:`.probe`), the pair's LLM, prompted (:mod:`.llm`), a copy of it tuned on the
-user's rows (:mod:`.tuned`), a chat endpoint (:mod:`.api`). A label policy asks one or several of them, as a
-:mod:`.panel`.
+user's rows (:mod:`.tuned`), one tuned with such rows in its prompt (:mod:`.incontext`), a chat endpoint (:mod:`.api`).
+A label policy asks one or several of them, as a :mod:`.panel`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from inversedmixup.options import at_least, option, read_yaml
 if TYPE_CHECKING:
     from inversedmixup.judges.panel import Panel
 
-NAMES = ("task", "probe", "llm", "tuned", "api")
+TUNED = ("tuned", "incontext")  # copies of the LLM, which take minutes to make
+NAMES = ("task", "probe", "llm", *TUNED, "api")
 JUDGE_MANNERS = ("force_judge", "api_concurrency", "api_price")  # settings that change no answer
-JUDGE_FILES = ("tuned",)  # in a run's folder, what was dear to make and every worker needs
+JUDGE_FILES = TUNED  # in a run's folder, what was dear to make and every worker needs
 MEASURED_ROWS = 48  # rows of the user on which a judge's accuracy is measured
 
 
@@ -64,7 +65,7 @@ class JudgeConfig:
 
     judge_shots: int = option(1, "examples per class in an LLM judge's prompt")
     judge_steps: int = option(
-        120, "optimiser steps of judge tuned, at most; it takes one for each row that it learns from"
+        120, "optimiser steps of judges tuned and incontext, at most; they take one for each row that they learn from"
     )
     shortlist: int = option(8, "classes that an LLM judge chooses from: those the task model finds likeliest")
     descriptions: str | None = option(None, "YAML file that says what each class name means, for the LLM judges")
@@ -172,6 +173,7 @@ def make_judge(name: str, case: Case) -> Judge:
         InputError: if it cannot be had.
     """
     from inversedmixup.judges.api import ApiJudge
+    from inversedmixup.judges.incontext import InContextJudge
     from inversedmixup.judges.llm import LLMJudge
     from inversedmixup.judges.probe import ProbeJudge
     from inversedmixup.judges.task import TaskJudge
@@ -179,7 +181,7 @@ def make_judge(name: str, case: Case) -> Judge:
 
     makers: Mapping[str, Callable[[], Judge]] = {
         "task": partial(TaskJudge, case), "probe": partial(ProbeJudge, case), "llm": partial(LLMJudge, case),
-        "tuned": partial(TunedJudge, case), "api": partial(ApiJudge, case),
+        "tuned": partial(TunedJudge, case), "incontext": partial(InContextJudge, case), "api": partial(ApiJudge, case),
     }  # fmt: skip
     return makers[name]()
 

@@ -107,7 +107,7 @@ class Prompt:
         return total
 
     def loss(self, texts: Sequence[str], labels: Sequence[int]) -> Tensor:
-        """Mean −log P(class name | prompt, text) of the right class names, with gradients, by whole passes."""
+        """Mean −log P(class name | prompt, text) of the right class names, with gradients."""
         right = [self.labels[number] for number in labels]
         logits = self._reader.answers([self.body(text) for text in texts], right)
         total = torch.zeros((), device=self.llm.device)

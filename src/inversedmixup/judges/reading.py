@@ -14,6 +14,7 @@ from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
 
 After = Callable[[Sequence[int], Sequence[int]], Tensor]
+SHARED = 48  # tokens of a beginning from which on it pays to learn from it once for all rows, not once a row
 
 
 class Reader(Protocol):
@@ -29,7 +30,7 @@ class Reader(Protocol):
         ...
 
     def answers(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Logits [tokens, vocabulary] of each row at the tokens of its answer, with gradients, by whole passes."""
+        """Logits [tokens, vocabulary] of each row at the tokens of its answer, with gradients."""
         ...
 
 
@@ -89,15 +90,35 @@ class CausalReader:
 
     def answers(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Tensor]:
         """See :class:`Reader`."""
+        logits = self._whole(bodies, answers) if len(self.beginning) < SHARED else self._shared(bodies, answers)
+        # the logits of an answer's first token are as far from the end as the answer is long
+        return [logits[row, logits.shape[1] - len(answer) :] for row, answer in enumerate(answers)]
+
+    def _whole(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [n, longest answer, vocabulary]; each row reads the beginning."""
         rows = [(*self.beginning, *body, *answer[:-1]) for body, answer in zip(bodies, answers, strict=True)]
         ids, mask = _padded_before(rows, self.llm)
         with self.lower.remembered(rows, mask) if self.lower else contextlib.nullcontext():
-            logits = self.llm.lm(
+            logits: Tensor = self.llm.lm(
                 input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0), use_cache=False,
                 logits_to_keep=max(map(len, answers)),
             ).logits  # fmt: skip
-        # the logits of an answer's first token are as far from the end as the answer is long
-        return [logits[row, logits.shape[1] - len(answer) :] for row, answer in enumerate(answers)]
+        return logits
+
+    def _shared(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
+        """The same; the beginning is read once for all rows, and gradients go back through it."""
+        ids, real = _padded_before(
+            [(*body, *answer[:-1]) for body, answer in zip(bodies, answers, strict=True)], self.llm
+        )
+        beginning = torch.tensor([self.beginning], device=self.llm.device)
+        cache = self.llm.lm(input_ids=beginning, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(ids))
+        logits: Tensor = self.llm.lm(
+            input_ids=ids, attention_mask=torch.cat([real.new_ones(len(ids), len(self.beginning)), real], dim=1),
+            position_ids=len(self.beginning) + (real.cumsum(1) - 1).clamp_min(0), past_key_values=cache, use_cache=True,
+            logits_to_keep=max(map(len, answers)),
+        ).logits  # fmt: skip
+        return logits
 
 
 class EncoderDecoderReader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,8 @@ BATCH = PASSES = 16  # so a step for each row
 FROZEN = 1 / 2  # of the LLM's layers, from below
 ENOUGH = 36  # rows to measure it on: for more, no further copy is tuned
 
+Answers = Callable[[Sequence[str]], np.ndarray]  # class probabilities [n, classes] of n texts
+
 
 def tuning_steps(rows: int, config: JudgeConfig) -> int:
     """Optimiser steps that learning from so many rows takes."""
@@ -40,6 +42,7 @@ class TunedJudge:
     """Label likelihood under the tuned copy. It takes a minute or two to make, and one to two times that to measure."""
 
     name = "tuned"
+    settings: tuple[float, ...] = ()  # what else decides the copy's weights
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -61,55 +64,56 @@ class TunedJudge:
 
     def prepare(self) -> None:
         """Tune the copy, or read it from the run's folder."""
-        self._prompt  # noqa: B018 (makes it)
+        self._answers  # noqa: B018 (makes it)
 
     def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
-        return self._prompt.probabilities(texts)
+        return self._answers(texts)
 
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
         fold_of = self._fold_of
         out = np.empty((len(rows), len(self.case.classes)))
         steps = sum(self._steps(int((fold_of != fold).sum())) for fold in range(self._folds))
-        with progress("measuring judge tuned", steps) as advance:
+        with progress(f"measuring judge {self.name}", steps) as advance:
             for fold in range(self._folds):
                 asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
                 if asked:
                     texts = [self.case.examples[rows[at]].text for at in asked]
+                    others = np.flatnonzero(fold_of != fold)
                     # no name for the copy: it is gone before the next one is made
-                    out[asked] = self._made(self._tuned(np.flatnonzero(fold_of != fold), advance)).probabilities(texts)
+                    out[asked] = self._made(self._tuned(others, advance), others)(texts)
         return out
 
     @cached_property
-    def _prompt(self) -> Prompt:
-        """The copy tuned on every row, from the run's folder if it was finished there."""
-        stored = None if self.case.folder is None else self.case.folder / "tuned"
+    def _answers(self) -> Answers:
+        """Those of the copy tuned on every row, from the run's folder if it was finished there."""
+        stored = None if self.case.folder is None else self.case.folder / self.name
         if stored is not None and is_whole(stored, belongs_to=self._origin):
-            return self._prompt_of(stored)
+            return self._read(stored)
         rows = np.arange(len(self.case.examples))
-        with progress("tuning judge tuned", self._steps(len(rows))) as advance:
+        with progress(f"tuning judge {self.name}", self._steps(len(rows))) as advance:
             llm = self._tuned(rows, advance)
         if stored is None:
-            return self._made(llm)
+            return self._made(llm, rows)
         llm.save_lora(stored)
         seal_folder(stored, belongs_to=self._origin)
-        return self._prompt_of(stored)  # as a resumed run reads it
+        return self._read(stored)  # as a resumed run reads it
 
     @property
     def _origin(self) -> str:
         """What decides the copy's weights."""
         case, n = self.case, len(self.case.examples)
-        learnt = np.unique([*self._batches(n)]).tolist()
+        learnt = np.unique(np.concatenate([part for step in self._lessons(np.arange(n)) for part in step])).tolist()
         rows = [[case.examples[at].text, case.examples[at].label] for at in learnt]
         llm = "llm" if case.pair.config.own_llm else case.pair.llm.name  # its own lies elsewhere on each machine
-        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, llm]
+        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, llm, *self.settings]
         return digest([n, learnt, rows, list(case.classes), settings])
 
-    def _prompt_of(self, stored: Path) -> Prompt:
+    def _read(self, stored: Path) -> Answers:
         llm = self._copy()
         llm.load_lora(stored)
-        return self._made(llm)
+        return self._made(llm, np.arange(len(self.case.examples)))
 
     def _steps(self, rows: int) -> int:
         return tuning_steps(rows, self.case.config)
@@ -117,15 +121,16 @@ class TunedJudge:
     def _copy(self) -> SoftTokenLLM:
         return SoftTokenLLM.from_pretrained(self.case.pair.llm.name, device=self.case.pair.llm.device)
 
-    def _made(self, llm: SoftTokenLLM) -> Prompt:
-        """The prompt of a tuned copy; its LoRA weights become part of it."""
+    def _made(self, llm: SoftTokenLLM, rows: np.ndarray) -> Answers:
+        """The answers of a copy tuned on some rows; its LoRA weights become part of it."""
         llm.merge_lora()
-        return Prompt(llm, self.case.classes, calibrated=False)
+        return Prompt(llm, self.case.classes, calibrated=False).probabilities
 
-    def _batches(self, rows: int) -> Iterator[np.ndarray]:
-        """What is learnt from at each step, of so many rows."""
-        batches = shuffled_batches(rows, BATCH, np.random.default_rng([self.case.seed, 11]))
-        return islice(batches, self._steps(rows))
+    def _lessons(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of some rows, what is shown in the prompt and what is learnt from at each step."""
+        batches = shuffled_batches(len(rows), BATCH, np.random.default_rng([self.case.seed, 11]))
+        for taken in islice(batches, self._steps(len(rows))):
+            yield rows[:0], rows[taken]
 
     def _tuned(self, rows: np.ndarray, advance: Advance) -> SoftTokenLLM:
         """A copy tuned on some rows: cross-entropy of the class name among the class names."""
@@ -134,13 +139,14 @@ class TunedJudge:
         deep = len(deepest_stacks(llm.lm)[0])
         lower = LowerLayers.of(llm.lm, int(deep * FROZEN))
         llm.add_lora(RANK, seed=self.case.seed, layers=list(range(lower.depth, deep)) if lower else None)
-        prompt = Prompt(llm, self.case.classes, calibrated=False, lower=lower)
+        bare = Prompt(llm, self.case.classes, calibrated=False, lower=lower)
         weights = [weight for weight in llm.model.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(weights, weight_decay=0.0)
-        for step, taken in enumerate(self._batches(len(rows))):
-            batch = [self.case.examples[at] for at in rows[taken].tolist()]
+        for step, (shown, taken) in enumerate(self._lessons(rows)):
+            batch = [self.case.examples[at] for at in taken.tolist()]
             for group in optimiser.param_groups:
                 group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 5) * (1 - step / steps)
+            prompt = self._showing(llm, shown) if len(shown) else bare
             loss = prompt.loss([row.text for row in batch], [number[row.label] for row in batch])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -148,3 +154,8 @@ class TunedJudge:
             optimiser.step()
             advance(1)
         return llm
+
+    def _showing(self, llm: SoftTokenLLM, rows: np.ndarray) -> Prompt:
+        """The prompt with some rows and their class names before the question."""
+        shown = [(self.case.examples[at].text, self.case.examples[at].label) for at in rows.tolist()]
+        return Prompt(llm, self.case.classes, shown=shown, calibrated=False)
