@@ -56,7 +56,9 @@ class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
     """Settings of ``intrusion``."""
 
     reference: str | None = option(None, "large labelled file for the reference; default: the training file, all of it")
-    judges: str = option("task", "who else looks at the texts: task, probe, llm, tuned, api, or several joined by +")
+    judges: str = option(
+        "task", "who else looks at the texts: task, probe, llm, tuned, incontext, api, or several joined by +"
+    )
     mixes: int = option(500, "mixed embeddings for each λ, pair policy and interpolation")
     texts: int = option(16, "texts for each λ, pair policy and interpolation")
     correct: int | None = option(0, "correction steps on the best candidate")

@@ -45,8 +45,8 @@ class PseudoLabelConfig(LabelConfig, JudgeConfig):
     """Settings of pseudo-labels."""
 
     labels: str = option(
-        "pool:task+tuned", "pool or hard and a judge: task, probe, llm, tuned, api, or several joined by +; pool keeps "
-        "their probabilities, hard their class; a judge alone means hard"
+        "pool:task+tuned", "pool or hard and a judge: task, probe, llm, tuned, incontext, api, or several joined by +; "
+        "pool keeps their probabilities, hard their class; a judge alone means hard"
     )  # fmt: skip
     min_confidence: float = option(
         0.0, "smallest probability of a label that is kept; leaving out what is unsure did not help where it was tried"
