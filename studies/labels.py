@@ -1,11 +1,11 @@
 """Which labels should augmented texts get? ``python -m studies.labels DATA -o DIR --config studies/evidence.yaml``.
 
-For each split of the evidence study, texts between two classes are written once (in the same folder, they and judge
-``tuned`` are taken from there). Every judge says which class each text belongs to, every label policy labels the same
-texts, and a task model is trained on them as in that study. A reference, a classifier of up to 5,000 labelled rows,
-says what is right; its own accuracy is in every cell. ``DIR/labels`` holds the cells, also as ``cells.jsonl``, their
-``runs.jsonl`` with the benchmark's tables, in which a policy is a method, and ``labels.json``: the figures that are
-printed. ``--finished`` takes the ``cells.jsonl`` of an earlier study.
+For each split of the evidence study, texts between two classes are written once (in the same folder, they and the
+tuned judges are taken from there). Every judge says which class each text belongs to, every label policy labels the
+same texts, and a task model is trained on them as in that study. A reference, a classifier of up to 5,000 labelled
+rows, says what is right; its own accuracy is in every cell. ``DIR/labels`` holds the cells, also as ``cells.jsonl``,
+their ``runs.jsonl`` with the benchmark's tables, in which a policy is a method, and ``labels.json``: the figures that
+are printed. ``--finished`` takes the ``cells.jsonl`` of an earlier study, in which fewer judges may have been asked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,20 @@ from inversedmixup.terminal import new_table, output, show_logs
 from studies.common import interval_words, json_lines, study_run
 from studies.evidence import Reference, add_options, benches, cross_class
 
-ASKED = "task+probe+llm+tuned"
+ASKED = "task+probe+llm+tuned+incontext"
 REFERENCE = "reference"
-# agreement: the majority of task, llm and tuned; both: where task and tuned say the same; pool: these two
-JUDGES = (
-    "task", "probe", "llm", "tuned", "agreement", "both", "pool", "pool of three", "task and probe", "prototypes",
-    "self-training", REFERENCE
-)  # fmt: skip
+# what some of them say together; left out where one of them is not asked
+TOGETHER: dict[str, tuple[Callable[[Sequence[np.ndarray]], np.ndarray], tuple[str, ...]]] = {
+    "agreement": (majority, ("task", "llm", "tuned")),
+    "both": (majority, ("task", "tuned")),
+    "pool": (pool, ("task", "tuned")),
+    "pool of three": (pool, ("task", "llm", "tuned")),
+    "task and probe": (pool, ("task", "probe")),
+    "task and incontext": (pool, ("task", "incontext")),
+    "tuned and incontext": (pool, ("tuned", "incontext")),
+    "pool with incontext": (pool, ("task", "tuned", "incontext")),
+}
+JUDGES = (*ASKED.split("+"), *TOGETHER, "prototypes", "self-training", REFERENCE)
 POLICIES: dict[str, tuple[LabelPolicy, float | None]] = {
     "interpolated": (LabelPolicy("soft", None), None),
     "larger parent": (LabelPolicy("soft", None), 0.0),
@@ -54,20 +61,21 @@ POLICIES: dict[str, tuple[LabelPolicy, float | None]] = {
     },
     **{
         judge: (LabelPolicy("pool", judge), None)
-        for judge in ("task", "probe", "llm", "tuned", "pool", "pool of three", "task and probe")
+        for judge in (*ASKED.split("+"), *(name for name, (way, _) in TOGETHER.items() if way is pool))
     },
     "pool, half way": (LabelPolicy("pool", "pool"), 0.5),  # to its likeliest class
 }
 
 
-def opinions(split: Split, texts: Sequence[str], embeddings: Tensor) -> dict[str, np.ndarray]:
+def opinions(split: Split, texts: Sequence[str], embeddings: Tensor, asked: str) -> dict[str, np.ndarray]:
     """Class probabilities [n, classes] that each of :data:`JUDGES` but the reference gives; NaN where it abstains."""
-    panel = split.panel(f"pool:{ASKED}")
+    panel = split.panel(f"pool:{asked}")
     assert panel is not None
-    said = panel.hear(texts, embeddings)
-    two, three = ([said[name] for name in names] for names in (("task", "tuned"), ("task", "llm", "tuned")))
-    said |= {"agreement": majority(three), "both": majority(two), "pool": pool(two), "pool of three": pool(three)}
-    said["task and probe"] = pool([said["task"], said["probe"]])
+    heard = panel.hear(texts, embeddings)
+    said = {judge.name: heard[judge.name] for judge in panel.judges}
+    for name, (way, judges) in TOGETHER.items():
+        if said.keys() >= set(judges):
+            said[name] = way([said[judge] for judge in judges])
     return said | by_distance(split, embeddings)
 
 
@@ -103,13 +111,13 @@ def cell_name(cell: dict[str, Any]) -> str:
     return "cells/" + re.sub(r"[^\w-]", "_", f"{cell['protocol']}-{cell['shots']}-{cell['set']}-{cell['split']:03d}")
 
 
-def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
-    """One split: what the judges say of its texts, and what each label policy is worth."""
+def cell(bench: Bench, number: int, reference: Reference, asked: str = ASKED) -> dict[str, Any]:
+    """One split: what the judges that are asked say of its texts, and what each label policy is worth."""
     split, test = bench.split(number)
     rows = cross_class(split)
     texts = [row.text for row in rows]
     embeddings = split.pair.task_model.encode(texts)
-    said = opinions(split, texts, embeddings)
+    said = opinions(split, texts, embeddings, asked)
     true = np.array(reference.label(texts, split.config))
     said[REFERENCE] = (true[:, None] == np.array(split.classes)).astype(float)
     numbers = np.array([split.classes.index(name) if name in split.classes else -1 for name in true])
@@ -117,6 +125,8 @@ def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
     baseline = next(method for method in bench.methods if method.name == BASELINE)
     runs = [{**base, "method": BASELINE, **bench.measured(baseline, split, test)}]
     for policy, (labels, temperature) in POLICIES.items():
+        if labels.judge and labels.judge not in said:
+            continue
         heard = [named(said[labels.judge][at], split.classes) if labels.judge else None for at in range(len(rows))]
         labelled = [
             choose_label(labels, row.label_probs, own, temperature) for row, own in zip(rows, heard, strict=True)
@@ -129,7 +139,7 @@ def cell(bench: Bench, number: int, reference: Reference) -> dict[str, Any]:
             **base, "method": policy, **bench.measured(method, split, test), "coverage": len(kept) / len(rows),
             "label_error": float(np.mean([labelled[at].label != true[at] for at in kept])) if kept else None,
         })  # fmt: skip
-    scores = {judge: score(said[judge], numbers) for judge in JUDGES}
+    scores = {judge: score(said[judge], numbers) for judge in JUDGES if judge in said}
     _, labeller = reference.fitted(split.config)
     return {
         **base, "n": len(rows), "reference": {"accuracy": labeller.accuracy, "n": labeller.n},
@@ -152,12 +162,14 @@ def summarise(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for setting, own in _by_setting(cells):
         for judge in JUDGES:
-            values = [(cell["set"], cell["judges"][judge]) for cell in own]
-            found.append({**setting, "judge": judge, **_by_set(values, ("precision", "coverage"))})
+            values = [(cell["set"], cell["judges"][judge]) for cell in own if judge in cell["judges"]]
+            if values:
+                found.append({**setting, "judge": judge, **_by_set(values, ("precision", "coverage"))})
         for policy in POLICIES:
             values = [(cell["set"], {**run, "gain": run["accuracy"] - cell["runs"][0]["accuracy"]})
                       for cell in own for run in cell["runs"] if run["method"] == policy]  # fmt: skip
-            found.append({**setting, "policy": policy, **_by_set(values, ("gain", "label_error", "coverage"))})
+            if values:
+                found.append({**setting, "policy": policy, **_by_set(values, ("gain", "label_error", "coverage"))})
     return found
 
 
@@ -196,11 +208,11 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
             ("policy", "gain", "label_error", "+"),
         ):
             own = [row for row in there if kind in row]
-            names = list(own[0]["sets"])
+            names = list(dict.fromkeys(name for row in own for name in row["sets"]))
             words = f"{first} / {second.replace('_', ' ')}"
             table = new_table(kind, *names, "mean", "95 %", title=f"{setting['protocol']}, {setting['shots']}: {words}")
             for row in own:
-                cells = [_two(row["sets"][name], first, second, sign) for name in names]
+                cells = [_two(row["sets"].get(name, {}), first, second, sign) for name in names]
                 over = row["over_sets"]
                 table.add_row(
                     row[kind], *cells, _two(over, first, second, sign), interval_words(over.get("interval"))
@@ -210,7 +222,7 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
 
 
 def _two(values: dict[str, Any], first: str, second: str, sign: str) -> str:
-    one, two = values[first], values[second]
+    one, two = values.get(first), values.get(second)
     return f"{'–' if one is None else format(one, sign + '.3f')} / {'–' if two is None else format(two, '.2f')}"
 
 
@@ -219,13 +231,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.labels", description="Label policies on the same texts.")
     add_options(parser)
     parser.add_argument("--first-split", type=int, default=0, help="leave out those before it")
+    parser.add_argument("--judges", default=ASKED, help=f"who is asked, joined by +; default: {ASKED}")
     parser.add_argument("--finished", type=Path, help="cells.jsonl of an earlier study, made with the same settings")
     options = parser.parse_args()
     show_logs()
     settings = read_settings(options.config) if options.config else {}
     settings["methods"] = BASELINE
     folder = options.output / "labels"
-    run = study_run(folder, {"data": str(options.data.resolve()), "settings": settings}, [settings.get("pair")])
+    run = study_run(
+        folder,
+        {"data": str(options.data.resolve()), "settings": settings, "judges": options.judges},
+        [settings.get("pair")],
+    )
     if options.finished:
         for done in map(json.loads, options.finished.read_text(encoding="utf-8").splitlines()):
             recorded(run, cell_name(done), lambda done=done: done)  # type: ignore[misc]
@@ -234,7 +251,7 @@ def main() -> None:
     for number, bench in benches(options, settings, options.first_split):
         reference = references.setdefault(bench.name, Reference(bench.rows))
         where = place(bench, number)
-        cells.append(recorded(run, cell_name(where), partial(cell, bench, number, reference)))
+        cells.append(recorded(run, cell_name(where), partial(cell, bench, number, reference, options.judges)))
     write_whole(folder / "cells.jsonl", json_lines(cells))
     runs = [record for cell in cells for record in cell["runs"]]
     write_whole(folder / "runs.jsonl", json_lines(runs))
