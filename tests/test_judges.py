@@ -377,6 +377,18 @@ def test_the_only_row_of_a_class_is_learnt_from_and_not_shown(tiny_pair, example
     assert any(alone.text in prompt["learnt"] for prompt in seen)
 
 
+def test_a_copy_of_what_is_shown_is_not_learnt_from(tiny_pair, examples, seen):
+    copies = [dataclasses.replace(example, id=f"{example.id}-{copy}") for copy in range(3) for example in examples]
+    InContextJudge(case(tiny_pair, copies, judge_steps=20)).prepare()
+    assert not any({text for text, _ in prompt["shown"]} & set(prompt["learnt"]) for prompt in seen)
+
+
+def test_rows_that_all_say_the_same_are_learnt_from_with_nothing_shown(tiny_pair, examples, seen):
+    rows = [dataclasses.replace(example, text="my parcel is late") for example in examples]
+    InContextJudge(case(tiny_pair, rows, judge_steps=2)).prepare()
+    assert not any(prompt["learnt"] for prompt in seen)
+
+
 def test_one_row_a_class_leaves_an_in_context_judge_nothing_to_show(tiny_pair, examples, seen):
     rows = [next(example for example in examples if example.label == name) for name in CLASSES]
     said = InContextJudge(case(tiny_pair, rows, judge_steps=2)).probabilities(SENTENCES, torch.empty(3, 0))

@@ -35,7 +35,9 @@ class InContextJudge(TunedJudge):
         for _ in range(self._steps(len(rows))):
             shown = _one_of_each(of_classes, rng)
             drawn = rng.choice(rows, min(len(rows), BATCH + len(shown)), replace=False)
-            yield shown, drawn[~np.isin(drawn, shown)][:BATCH]
+            texts = {self.case.examples[at].text for at in shown.tolist()}  # a copy of what is shown gives no lesson
+            taken = np.array([at for at in drawn.tolist() if self.case.examples[at].text not in texts], dtype=np.int64)
+            yield (shown, taken[:BATCH]) if len(taken) else (shown[:0], drawn[:BATCH])
 
     def _made(self, llm: SoftTokenLLM, rows: np.ndarray) -> Answers:
         llm.merge_lora()
@@ -50,7 +52,7 @@ class InContextJudge(TunedJudge):
 
     def _of_classes(self, rows: np.ndarray) -> list[np.ndarray]:
         """Some rows, class by class; a class with one row shows none, for that one is needed to learn from."""
-        numbers = class_numbers([self.case.examples[at] for at in rows.tolist()], self.case.classes)
+        numbers = class_numbers(self.case.examples, self.case.classes)[rows]
         every = (rows[numbers == number] for number in range(len(self.case.classes)))
         return [own for own in every if len(own) > 1]
 
