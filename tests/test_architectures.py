@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from inversedmixup.errors import InputError
+from inversedmixup.judges import reading
 from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import mean_states
@@ -140,6 +141,23 @@ def test_a_judges_answer_is_that_of_a_pass_for_each_text_alone(learnt):
             assert prompt.loss([text], [number]).item() == pytest.approx(-score, abs=1e-4)
     together = prompt.loss(SENTENCES[:3], [0, 1, 2]).item()
     assert together == pytest.approx(-np.mean([heard[at, at] for at in range(3)]), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", list(GENERATORS))
+def test_a_beginning_that_all_rows_share_is_learnt_from_as_if_each_row_read_it(kind, tmp_path, monkeypatch):
+    generator, found = make_generator(kind, TINY, SENTENCES, tmp_path), []
+    for least in (1, 10**6):
+        monkeypatch.setattr(reading, "SHARED", least)
+        llm = SoftTokenLLM.from_pretrained(generator)
+        llm.add_lora(2, seed=0)
+        shown = [(text, text.split()[-1]) for text in SENTENCES[:3]]
+        prompt = Prompt(llm, ["lost today", "lost", "a parcel"], shown=shown, calibrated=False)
+        loss = prompt.loss(SENTENCES[3:8], [0, 1, 2, 1, 0])
+        loss.backward()
+        gradients = [weight.grad for weight in llm.model.parameters() if weight.grad is not None]
+        found.append([loss.detach().reshape(1), *map(torch.flatten, gradients)])
+    assert len(found[0]) == len(found[1]) > 1
+    assert torch.allclose(torch.cat(found[0]), torch.cat(found[1]), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
