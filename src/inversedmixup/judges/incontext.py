@@ -2,7 +2,7 @@
 
 In-context tuning (Chen et al. 2022, "Meta-learning via language model in-context tuning"; Min et al. 2022, "MetaICL"),
 on one task: at each step other rows stand in the prompt, and the copy learns to answer for the rest. It reads the same
-rows as judge ``tuned`` in another way and makes other mistakes, so that the two together know more than either.
+rows as judge ``tuned`` in another way and makes other mistakes: better on some sets, worse on others (docs/log.md).
 """
 
 from __future__ import annotations
