@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from inversedmixup.errors import InputError, unfinished, write_whole
+from inversedmixup.labels import JUDGES
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Example:
     label: str
 
 
-SOURCES = ("soft", "task", "probe", "llm", "tuned", "incontext", "api", "agreement", "pool")  # of labels
+SOURCES = ("soft", *JUDGES, "agreement", "pool")  # of labels
 
 
 @dataclasses.dataclass

@@ -30,6 +30,7 @@ from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.api import endpoint
 from inversedmixup.labelled import check_classes, check_known_labels, take_shots
+from inversedmixup.labels import JUDGES_HELP
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
@@ -56,9 +57,7 @@ class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
     """Settings of ``intrusion``."""
 
     reference: str | None = option(None, "large labelled file for the reference; default: the training file, all of it")
-    judges: str = option(
-        "task", "who else looks at the texts: task, probe, llm, tuned, incontext, api, or several joined by +"
-    )
+    judges: str = option("task", f"who else looks at the texts: {JUDGES_HELP}")
     mixes: int = option(500, "mixed embeddings for each λ, pair policy and interpolation")
     texts: int = option(16, "texts for each λ, pair policy and interpolation")
     correct: int | None = option(0, "correction steps on the best candidate")

@@ -17,10 +17,9 @@ POLICIES = {
     "mitigated": "the interpolated label, unless the judge contradicts it: then the judge's class",
     "drop": "the interpolated label; rows that the judge contradicts are rejected",
 }
-LABELS_HELP = (
-    "soft, or hard, pool, mitigated or drop and a judge: task, probe, llm, tuned, incontext, api, or several "
-    "joined by +, as in pool:task+tuned"
-)
+JUDGES = ("task", "probe", "llm", "tuned", "incontext", "api")
+JUDGES_HELP = f"{', '.join(JUDGES)}, or several joined by +"
+LABELS_HELP = f"soft, or hard, pool, mitigated or drop and a judge: {JUDGES_HELP}, as in pool:task+tuned"
 
 
 @dataclasses.dataclass(frozen=True)

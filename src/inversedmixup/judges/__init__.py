@@ -20,6 +20,7 @@ from torch import Tensor
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import class_numbers
+from inversedmixup.labels import JUDGES
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option, read_yaml
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from inversedmixup.judges.panel import Panel
 
 TUNED = ("tuned", "incontext")  # copies of the LLM, which take minutes to make
-NAMES = ("task", "probe", "llm", *TUNED, "api")
 JUDGE_MANNERS = ("force_judge", "api_concurrency", "api_price")  # settings that change no answer
 JUDGE_FILES = TUNED  # in a run's folder, what was dear to make and every worker needs
 MEASURED_ROWS = 48  # rows of the user on which a judge's accuracy is measured
@@ -38,7 +38,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """One of :data:`NAMES`."""
+        """One of :data:`~inversedmixup.labels.JUDGES`."""
         ...
 
     @property
@@ -144,8 +144,8 @@ def check_judges(name: str, config: JudgeConfig) -> tuple[str, ...]:
     """
     parts = tuple(name.split("+"))
     for part in parts:
-        if part not in NAMES:
-            raise InputError(f"judge {part!r} is not one of {', '.join(NAMES)}; several are joined by +")
+        if part not in JUDGES:
+            raise InputError(f"judge {part!r} is not one of {', '.join(JUDGES)}; several are joined by +")
     if len(set(parts)) < len(parts):
         raise InputError(f"judge {name!r} names one of them twice")
     if "api" in parts:
@@ -167,7 +167,7 @@ def make_panel(name: str, case: Case, *, pooled: bool = False) -> Panel:
 
 
 def make_judge(name: str, case: Case) -> Judge:
-    """The judge called ``name``, one of :data:`NAMES`.
+    """The judge called ``name``, one of :data:`~inversedmixup.labels.JUDGES`.
 
     Raises:
         InputError: if it cannot be had.

@@ -27,7 +27,7 @@ class InContextJudge(TunedJudge):
     """
 
     name = "incontext"
-    settings = (PROMPTS, SHOWN)
+    settings = (SHOWN,)
 
     def _lessons(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """See :class:`~inversedmixup.judges.tuned.TunedJudge`; what is shown is not asked about."""

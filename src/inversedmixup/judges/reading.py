@@ -48,17 +48,24 @@ class CausalReader:
 
     def _prefill(self) -> Any:  # noqa: ANN401 (a transformers Cache)
         if self._kept is None:
-            ids = torch.tensor([self.beginning], device=self.llm.device)
-            self._kept = self.llm.lm(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+            self._kept = self._begun()
         return copy.deepcopy(self._kept)
+
+    def _begun(self) -> Any:  # noqa: ANN401
+        ids = torch.tensor([self.beginning], device=self.llm.device)
+        return self.llm.lm(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _behind(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids [n, longest] of what comes after the beginning, the mask of both together, and the places of the ids."""
+        past = len(self.beginning)
+        # padding sits between prompt and text; the mask hides it and positions skip it
+        ids, real = _padded_before(rows, self.llm)
+        mask = torch.cat([real.new_ones(len(ids), past), real], dim=1)
+        return ids, mask, past + (real.cumsum(1) - 1).clamp_min(0)
 
     def read(self, bodies: Sequence[Sequence[int]]) -> After:
         """See :class:`Reader`."""
-        past = len(self.beginning)
-        # padding sits between prompt and text; the mask hides it and positions skip it
-        ids, real = _padded_before(bodies, self.llm)
-        mask = torch.cat([real.new_ones(len(ids), past), real], dim=1)
-        places = past + (real.cumsum(1) - 1).clamp_min(0)
+        ids, mask, places = self._behind(bodies)
         cache = self._prefill()
         cache.batch_repeat_interleave(len(ids))
 
@@ -107,15 +114,11 @@ class CausalReader:
 
     def _shared(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
         """The same; the beginning is read once for all rows, and gradients go back through it."""
-        ids, real = _padded_before(
-            [(*body, *answer[:-1]) for body, answer in zip(bodies, answers, strict=True)], self.llm
-        )
-        beginning = torch.tensor([self.beginning], device=self.llm.device)
-        cache = self.llm.lm(input_ids=beginning, use_cache=True, logits_to_keep=1).past_key_values
+        ids, mask, places = self._behind([(*body, *said[:-1]) for body, said in zip(bodies, answers, strict=True)])
+        cache = self._begun()
         cache.batch_repeat_interleave(len(ids))
         logits: Tensor = self.llm.lm(
-            input_ids=ids, attention_mask=torch.cat([real.new_ones(len(ids), len(self.beginning)), real], dim=1),
-            position_ids=len(self.beginning) + (real.cumsum(1) - 1).clamp_min(0), past_key_values=cache, use_cache=True,
+            input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
             logits_to_keep=max(map(len, answers)),
         ).logits  # fmt: skip
         return logits

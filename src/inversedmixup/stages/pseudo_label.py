@@ -21,7 +21,7 @@ from inversedmixup.gate import Seen, words_of
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.panel import Panel, by_source, named
 from inversedmixup.labelled import class_counts
-from inversedmixup.labels import LabelConfig, LabelPolicy, choose_label, parse_labels
+from inversedmixup.labels import JUDGES_HELP, LabelConfig, LabelPolicy, choose_label, parse_labels
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder, recorded, shard_name
@@ -45,7 +45,7 @@ class PseudoLabelConfig(LabelConfig, JudgeConfig):
     """Settings of pseudo-labels."""
 
     labels: str = option(
-        "pool:task+tuned", "pool or hard and a judge: task, probe, llm, tuned, incontext, api, or several joined by +; "
+        "pool:task+tuned", f"pool or hard and a judge: {JUDGES_HELP}; "
         "pool keeps their probabilities, hard their class; a judge alone means hard"
     )  # fmt: skip
     min_confidence: float = option(
