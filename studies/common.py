@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ def interval_words(interval: Sequence[float] | None) -> str:
     return "–" if interval is None else f"{interval[0]:+.3f} … {interval[1]:+.3f}"
 
 
-def json_lines(records: Iterable[dict[str, Any]]) -> bytes:
+def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     """Records as a JSON Lines file holds them."""
     return "".join(json.dumps(record) + "\n" for record in records).encode()
 

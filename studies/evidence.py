@@ -3,7 +3,7 @@
 Every method of the benchmark on every evaluation set, with the same splits, steps and weights. Splits are the outer
 loop: whenever the study is stopped, every set has had about as many. Finished runs are not done again, nor those of
 ``--finished results/runs.jsonl``; ``--splits``, ``--sets`` and ``--methods`` can grow. ``DIR/runs.jsonl`` holds every
-run, ``summary.json`` and ``tables.md`` what follows from them.
+run, ``summary.json`` and ``tables.md`` what follows from them; ``studies.merge`` joins the runs of several folders.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ from torch import Tensor
 from inversedmixup.baselines import Added, Method, Split
 from inversedmixup.baselines.inversed import kept_rows
 from inversedmixup.baselines.pseudo_label import of_texts
-from inversedmixup.benchmark import BenchmarkConfig, run_all
+from inversedmixup.benchmark import BenchmarkConfig
 from inversedmixup.benchmark.cells import RUN, Bench, run_name
+from inversedmixup.benchmark.records import Record
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build, read_settings
 from inversedmixup.reference import ReferenceLabeller
-from inversedmixup.terminal import show_logs
+from inversedmixup.terminal import progress, show_logs
 from studies.common import SETS, json_lines, sample
 
 REFERENCE = "inversed-reference"
@@ -48,15 +49,19 @@ def places(root: Path) -> Iterator[Path]:
     yield from sorted(path.parents[1] for path in root.glob(f"*/*/*/{RUN}/config.json"))
 
 
-def gathered(root: Path) -> list[dict[str, Any]]:
+def gathered(root: Path) -> list[Record]:
     """Every record of the study, in one order."""
-    found = [
+    return in_order(
         json.loads(path.read_text(encoding="utf-8"))["value"]
         for place in places(root)
         for path in sorted((place / RUN / "runs").glob("*.json"))
-    ]
+    )
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """The order of ``runs.jsonl``."""
     keys = ("protocol", "shots", "set", "split", "method")
-    return sorted(found, key=lambda record: [record[key] for key in keys])
+    return sorted(records, key=lambda record: [record[key] for key in keys])
 
 
 class Reference:
@@ -127,13 +132,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--draws", nargs="+", default=["10"])
     parser.add_argument("--protocols", nargs="+", default=["frozen"], choices=PROTOCOLS)
-    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--splits", type=int, default=10, help="draws of the training rows; default: 10")
+    parser.add_argument("--first-split", type=int, default=0, help="leave out those before it")
 
 
-def benches(options: argparse.Namespace, settings: dict[str, Any], first: int = 0) -> Iterator[tuple[int, Bench]]:
-    """Every split from the first one on with its benchmark, split by split."""
+def benches(options: argparse.Namespace, settings: dict[str, Any]) -> Iterator[tuple[int, Bench]]:
+    """Every split from ``--first-split`` on with its benchmark, split by split."""
     known: dict[str, Tensor] = {}
-    for split in range(first, options.splits):
+    for split in range(options.first_split, options.splits):
         for protocol in options.protocols:
             for draw in options.draws:
                 for name in options.sets:
@@ -161,7 +167,7 @@ def main() -> None:
     if options.methods:
         settings["methods"] = options.methods
     references: dict[str, Reference] = {}
-    for _, bench in benches(options, settings):
+    for number, bench in benches(options, settings):
         if options.reference:
             reference = references.setdefault(bench.name, Reference(bench.rows))
             about = "mixes across classes, labelled by a classifier of all training rows"
@@ -170,7 +176,8 @@ def main() -> None:
             about = "other training rows, labelled as the policy does"
             bench.methods.append(Method(PSEUDO, about, added=partial(pseudo, bench), tunes=1))
         take_over(bench, finished)
-        run_all(bench)
+        with progress(f"{bench.name}, split {number}", len(bench.missing(number))) as advance:
+            bench.run_split(number, advance)
     records = gathered(options.output)
     write_whole(options.output / "runs.jsonl", json_lines(records))
     write_report(records, options.output)

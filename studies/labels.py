@@ -230,7 +230,6 @@ def main() -> None:
     """Run the grid; finished cells are not run again."""
     parser = argparse.ArgumentParser(prog="python -m studies.labels", description="Label policies on the same texts.")
     add_options(parser)
-    parser.add_argument("--first-split", type=int, default=0, help="leave out those before it")
     parser.add_argument("--judges", default=ASKED, help=f"who is asked, joined by +; default: {ASKED}")
     parser.add_argument("--finished", type=Path, help="cells.jsonl of an earlier study, made with the same settings")
     options = parser.parse_args()
@@ -248,7 +247,7 @@ def main() -> None:
             recorded(run, cell_name(done), lambda done=done: done)  # type: ignore[misc]
     references: dict[str, Reference] = {}
     cells: list[dict[str, Any]] = []
-    for number, bench in benches(options, settings, options.first_split):
+    for number, bench in benches(options, settings):
         reference = references.setdefault(bench.name, Reference(bench.rows))
         where = place(bench, number)
         cells.append(recorded(run, cell_name(where), partial(cell, bench, number, reference, options.judges)))

@@ -19,7 +19,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.stages.align import AlignConfig
-from studies import architectures, common, compare, evidence, labels, misalignment, probes, retention
+from studies import architectures, common, compare, evidence, labels, merge, misalignment, probes, retention
 from studies.families import Size
 from tiny import LABELS, SENTENCES
 
@@ -196,6 +196,31 @@ def test_a_study_goes_on_from_the_runs_of_an_earlier_one(unseen, shipped, tmp_pa
     assert [record for record in again if record["method"] != evidence.REFERENCE] == told
     methods = ["duplicate", "equal-steps", evidence.REFERENCE]
     assert [record["method"] for record in second] == methods * 2
+
+
+def test_two_processes_share_a_grid(unseen, shipped, tmp_path, monkeypatch):
+    def study(folder, *more):
+        command = ["evidence", str(unseen), "-o", str(tmp_path / folder), "--sets", "toy", "--draws", "3", *more]
+        monkeypatch.setattr("sys.argv", [*command, "--methods", "duplicate"])
+        evidence.main()
+        return tmp_path / folder / "runs.jsonl"
+
+    def told(file):
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        return [{**record, "seconds": 0} for record in records]
+
+    whole = study("whole", "--splits", "3")
+    parts = study("a", "--splits", "2"), study("b", "--splits", "3", "--first-split", "1")
+    assert {record["split"] for record in told(parts[1])} == {1, 2}
+    for file in parts:  # split 1 is in both: what it took is all that tells them apart
+        file.write_text("".join(json.dumps(record) + "\n" for record in told(file)))
+    monkeypatch.setattr("sys.argv", ["merge", *map(str, parts), "-o", str(tmp_path / "both")])
+    merge.main()
+    assert told(tmp_path / "both" / "runs.jsonl") == told(whole)
+    assert (tmp_path / "both" / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
+    parts[0].write_text(parts[0].read_text().replace('"accuracy": ', '"accuracy": 1'))
+    with pytest.raises(InputError, match=r"toy / 3 / .* / 1 / .* differ"):
+        merge.main()
 
 
 def test_training_rows_that_were_not_drawn_are_labelled_as_if_nobody_had(unseen, shipped, tmp_path, monkeypatch):
