@@ -49,8 +49,6 @@ def run(texts: list[str], *, rows: int, device: str, repeats: int) -> dict[str, 
 
 
 def _ours(pair: Pair, llm: SoftTokenLLM, batches: list[Batch]) -> Callable[[], None]:
-    llm.expect_gradients()
-
     def step() -> None:
         for embeddings, targets in batches:
             pair.adaptor.zero_grad(set_to_none=True)

@@ -126,21 +126,29 @@ def test_bfloat16_stays_near_float32(tiny_llm, llm):
     assert len(half.decode(soft, dataclasses.replace(GREEDY, max_tokens=5))) == 9
 
 
-def test_where_gradients_are_wanted_bfloat16_does_without_the_fused_attention(tiny_llm):
-    """Its backward pass takes a third of a training step there."""
+def test_on_a_cpu_bfloat16_does_without_the_fused_attention(tiny_llm):
+    """Its backward pass takes a third of a training step there, and decoding is slower with it, too."""
     gradients = []
-    for prepared in (False, True):
+    for attention in ("eager", "sdpa"):
         half = SoftTokenLLM.from_pretrained(tiny_llm, dtype=torch.bfloat16)
-        if prepared:
-            half.expect_gradients()
+        assert half.lm.config._attn_implementation == "eager"
+        half.lm.set_attn_implementation(attention)
         soft = torch.randn(2, 3, half.dim, generator=torch.Generator().manual_seed(0)).requires_grad_()
         half.loss(soft, half.targets(["where is my parcel", "i want a refund"], 8)).backward()
         gradients.append(soft.grad)
-        assert (half.lm.config._attn_implementation == "eager") == prepared
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0.1, atol=0.02 * gradients[0].abs().max().item())
-    whole = SoftTokenLLM.from_pretrained(tiny_llm)
-    whole.expect_gradients()
-    assert whole.lm.config._attn_implementation == "sdpa"
+    assert SoftTokenLLM.from_pretrained(tiny_llm).lm.config._attn_implementation == "sdpa"
+
+
+def test_the_projection_is_handed_no_strided_view(llm):
+    """Of a [:, -1:] view torch makes one product a row, and copies the vocabulary matrix for each."""
+    laid_out = []
+    seen = llm.lm.get_output_embeddings().register_forward_pre_hook(
+        lambda _, given: laid_out.append(given[0].is_contiguous())
+    )
+    llm.lm(input_ids=torch.tensor([llm.ids("where is my parcel")] * 3), logits_to_keep=1)
+    seen.remove()
+    assert laid_out == [True]
 
 
 def test_auto_takes_bfloat16_only_where_the_processor_has_it(monkeypatch):

@@ -80,7 +80,7 @@ def test_a_rows_text_does_not_depend_on_its_batch(mixer, embeddings):
 
 def test_greedy_decoding_equals_generate(mixer, embeddings):
     llm = mixer.models_.llm
-    soft = mixer.models_.adaptor(embeddings[:4]).detach()
+    soft = mixer.models_.adaptor(embeddings[:4]).detach().to(llm.lm.dtype)
     generated = llm.lm.generate(
         inputs_embeds=soft, attention_mask=torch.ones(soft.shape[:2], dtype=torch.long), do_sample=False,
         max_new_tokens=16, pad_token_id=llm.eos, eos_token_id=llm.eos,

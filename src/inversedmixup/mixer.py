@@ -54,7 +54,7 @@ class InversedMixup:
 
     def __init__(
         self, pair: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
-        device: str = "cpu", dtype: str = "float32", engine: str = "transformers", seed: int = 0,
+        device: str = "cpu", dtype: str = "auto", engine: str = "transformers", seed: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.pair, self.encoder, self.llm, self.device = pair, encoder, llm, device

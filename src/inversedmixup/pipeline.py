@@ -194,7 +194,7 @@ class _Job:
         if self.cluster is None:
             return contextlib.nullcontext()
         config, model = self.config, self.run_folder.folder / "model"
-        models = Models.read(model, llm=config.llm, device=config.device, dtype=config.dtype)
+        models = Models.read(model, llm=config.llm, device=config.device, dtype=config.precision)
         return Cluster(self.cluster, config, models)
 
     def _timed(self, name: str, work: Callable[[], T]) -> T:
@@ -232,7 +232,7 @@ def run_settings(config: PairOptions, api_url: str | None, *inputs: Sequence[Exa
     """Everything that decides the rows of a run: options, input, the pair's files, where judge ``api`` asks."""
     return {
         **{name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_SETTINGS},
-        "version": __version__, "api_url": api_url, "inputs_sha256": inputs_digest(*inputs),
+        "dtype": config.precision, "version": __version__, "api_url": api_url, "inputs_sha256": inputs_digest(*inputs),
         "files_sha256": files_digest(config),
     }  # fmt: skip
 

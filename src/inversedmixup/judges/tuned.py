@@ -107,7 +107,8 @@ class TunedJudge:
         learnt = np.unique(np.concatenate([part for step in self._lessons(np.arange(n)) for part in step])).tolist()
         rows = [[case.examples[at].text, case.examples[at].label] for at in learnt]
         llm = "llm" if case.pair.config.own_llm else case.pair.llm.name  # its own lies elsewhere on each machine
-        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, llm, *self.settings]
+        dtype = str(case.pair.llm.lm.dtype)
+        settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, llm, dtype, *self.settings]
         return digest([n, learnt, rows, list(case.classes), settings])
 
     def _read(self, stored: Path) -> Answers:
@@ -119,7 +120,8 @@ class TunedJudge:
         return tuning_steps(rows, self.case.config)
 
     def _copy(self) -> SoftTokenLLM:
-        return SoftTokenLLM.from_pretrained(self.case.pair.llm.name, device=self.case.pair.llm.device)
+        own = self.case.pair.llm
+        return SoftTokenLLM.from_pretrained(own.name, device=own.device, dtype=own.lm.dtype)
 
     def _made(self, llm: SoftTokenLLM, rows: np.ndarray) -> Answers:
         """The answers of a copy tuned on some rows; its LoRA weights become part of it."""

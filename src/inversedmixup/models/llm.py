@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from inversedmixup.errors import InputError
 from inversedmixup.loading import SAFE, first_line, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
-from inversedmixup.models.lower_layers import deepest_stacks
+from inversedmixup.models.lower_layers import deepest_stacks, same_numbers
 from inversedmixup.models.nll import chunked_nll
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.sources import cache_dir, resolve
@@ -35,7 +35,7 @@ EMPTY_FLUENCY = -99.0  # finite, so that it is valid JSON
 
 
 def choose_dtype(name: str, device: str | torch.device) -> torch.dtype:
-    """The dtype called ``name``; ``auto`` is bfloat16 where the device multiplies it faster, else float32."""
+    """The dtype called ``name``; ``auto`` is bfloat16 where the device is made for it, else float32."""
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if torch.device(device).type == "cuda":
@@ -64,6 +64,8 @@ class SoftTokenLLM:
         self.encoder_decoder = bool(self.lm.config.is_encoder_decoder)
         self._compiled = False
         self._head: tuple[nn.Linear | None] | None = None
+        # families hand it a strided [:, -k:] view, for which torch copies the vocabulary matrix once a row
+        self.lm.get_output_embeddings().register_forward_pre_hook(_laid_out)
         table = self.lm.get_input_embeddings().weight
         self.dim = int(table.shape[1])
         with torch.no_grad():  # through the layer, as some families scale what is in their table
@@ -90,7 +92,11 @@ class SoftTokenLLM:
                 both = AutoConfig.from_pretrained(folder, **SAFE).is_encoder_decoder
                 tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
                 family = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
-                model = family.from_pretrained(folder, dtype=dtype, use_safetensors=True, **SAFE)
+                # torch's fused attention is slow in bfloat16 on a CPU, above all its backward pass (docs/engine.md)
+                attention = "eager" if dtype == torch.bfloat16 and torch.device(device).type == "cpu" else None
+                model = family.from_pretrained(
+                    folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, **SAFE
+                )
         except InputError:
             raise
         except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"
@@ -231,14 +237,6 @@ class SoftTokenLLM:
         for weight in learning:
             weight.requires_grad_(True)
 
-    def expect_gradients(self) -> None:
-        """Choose the attention whose gradient is quick to have: torch's fused one in bfloat16 is slow on a CPU.
-
-        Its backward pass takes a third of a training step's time there (docs/engine.md).
-        """
-        if self.lm.dtype == torch.bfloat16 and self.device.type == "cpu":
-            self.lm.set_attn_implementation("eager")
-
     def compile_layers(self) -> None:
         """Compile the repeated layer rather than the whole model: the layers share their code, kept on disk."""
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
@@ -356,7 +354,7 @@ class SoftTokenLLM:
             head, ids = self.lm.get_output_embeddings(), torch.tensor([[self.start, self.eos]], device=self.device)
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 short = head(self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state)
-                alone = torch.allclose(short, self.lm(input_ids=ids, use_cache=False).logits, rtol=1e-2, atol=1e-2)
+                alone = same_numbers(short, self.lm(input_ids=ids, use_cache=False).logits)
             self._head = (head if alone and isinstance(head, nn.Linear) and not head.weight.requires_grad else None,)
         return self._head[0]
 
@@ -409,6 +407,10 @@ class SoftTokenLLM:
         """Token ids as text, up to the first token that ends it."""
         ended = list(takewhile(lambda token: token not in self.ends, ids))
         return " ".join(str(self.tokenizer.decode(ended, skip_special_tokens=True)).split())
+
+
+def _laid_out(head: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    return (given[0].contiguous(),)
 
 
 def _ends(lm: Any, tokenizer: Any, name: str) -> tuple[int, int]:  # noqa: ANN401

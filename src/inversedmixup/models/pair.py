@@ -103,8 +103,13 @@ class PairOptions:
     encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
     llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
     device: str = option("cpu", "torch device")
-    dtype: str = option("float32", "precision of the LLM; auto: bfloat16 where the device has it", choices=DTYPES)
+    dtype: str = option("auto", "precision of the LLM; auto: bfloat16 where the device is made for it", choices=DTYPES)
     engine: str = option("transformers", "what writes the texts; vllm needs a GPU and its package", choices=ENGINES)
+
+    @property
+    def precision(self) -> str:
+        """``dtype``, and what ``auto`` comes to on this machine."""
+        return str(choose_dtype(self.dtype, self.device)).removeprefix("torch.")
 
     def check_corrects(self, steps: int | None) -> None:
         """Refuse correction ``steps`` with a pair that has nothing to correct with, before anything is loaded."""
@@ -200,7 +205,7 @@ class Pair:
 
     @classmethod
     def load(cls, folder: str | Path | None = None, *, encoder: str | None = None, llm: str | None = None,
-             device: str = "cpu", dtype: str = "float32", engine: str = "transformers") -> Pair:  # fmt: skip
+             device: str = "cpu", dtype: str = "auto", engine: str = "transformers") -> Pair:  # fmt: skip
         """The default pair, or the pair in ``folder``; ``encoder`` and ``llm`` say where its models lie here.
 
         ``dtype`` is the LLM's (:data:`~inversedmixup.models.llm.DTYPES`), ``engine`` writes the texts

@@ -83,7 +83,6 @@ class Inverting:
         )  # fmt: skip
         if config.start:
             self.pair.start_from(None if config.start == DEFAULT_PAIR else config.start)
-        self.pair.llm.expect_gradients()
         if config.train_llm:
             self.pair.llm.model.requires_grad_()
             self.pair.config.own_llm = True
