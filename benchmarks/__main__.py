@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks import cluster, decoding, job, judges, scaling, training
 from benchmarks.timing import machine
 from inversedmixup.data import read_examples
+from inversedmixup.models.llm import DTYPES
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 PARTS = ("training", "decoding", "job", "judges", "scaling", "cluster")
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--gguf", help="GGUF file of the default LLM, for llama.cpp's llama-batched-bench")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of job and judges; the others measure each")
     options = parser.parse_args()
     examples = read_examples(str(files("inversedmixup") / "example" / "train.jsonl"))
     texts = [example.text for example in examples]
@@ -42,8 +44,8 @@ def main() -> None:
         "decoding": lambda: decoding.run(
             texts, batches=tuple(options.batches), device=options.device, repeats=options.repeats, gguf=options.gguf
         ),
-        "job": lambda: job.run(examples, rows=100, kept=500, device=options.device),
-        "judges": lambda: judges.run(examples, device=options.device, repeats=options.repeats),
+        "job": lambda: job.run(examples, rows=100, kept=500, device=options.device, dtype=options.dtype),
+        "judges": lambda: judges.run(examples, device=options.device, dtype=options.dtype, repeats=options.repeats),
         "scaling": lambda: scaling.run(tuple(options.sizes)),
         "cluster": lambda: cluster.run(options.cluster_rows, options.nodes, tiny=options.pair == "tiny"),
     }

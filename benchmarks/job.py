@@ -15,11 +15,11 @@ from inversedmixup.stages.augment import AugmentConfig, run_augment
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 
 
-def run(examples: list[Example], *, rows: int, kept: int, device: str) -> dict[str, Any]:
+def run(examples: list[Example], *, rows: int, kept: int, device: str, dtype: str) -> dict[str, Any]:
     """``rows`` labelled rows into ``kept`` new ones, four candidates each, judge llm looking on; without warm-up."""
     examples = examples[:rows]
     classes = sorted({example.label for example in examples})
-    pair = Pair.load(device=device)
+    pair = Pair.load(device=device, dtype=dtype)
     run_warmup(pair, examples, classes, build(WarmupConfig, {"tolerance": 1.0}))
     spent: defaultdict[str, float] = defaultdict(float)
     pair.decoder.decode = _timed(pair.decoder.decode, "decoding", spent)  # type: ignore[method-assign]
@@ -34,6 +34,7 @@ def run(examples: list[Example], *, rows: int, kept: int, device: str) -> dict[s
     total = time.perf_counter() - started
     spent["rest"] = total - sum(spent.values())
     return {
+        "dtype": str(pair.llm.lm.dtype),
         "rows": len(examples), "kept": summary["kept"], "tried": summary["tried"], "seconds": total,
         "share": {name: value / total for name, value in spent.items()},
     }  # fmt: skip

@@ -21,10 +21,10 @@ JUDGES = ("task", "probe", "llm", *TUNED)
 ROWS = 64
 
 
-def run(examples: list[Example], *, device: str, repeats: int) -> dict[str, Any]:
+def run(examples: list[Example], *, device: str, dtype: str, repeats: int) -> dict[str, Any]:
     """Seconds for 64 texts, one candidate each, and each judge's share of the decoding."""
     classes = sorted({example.label for example in examples})
-    pair = Pair.load(device=device)
+    pair = Pair.load(device=device, dtype=dtype)
     run_warmup(pair, examples, classes, build(WarmupConfig, {"train_encoder": "head", "tolerance": 1.0}))
     config = build(AugmentConfig, {"judge_steps": 20})
     sampler = PairSampler([example.label for example in examples], "cross-class", parse_lambda(config.lam))
@@ -46,6 +46,7 @@ def run(examples: list[Example], *, device: str, repeats: int) -> dict[str, Any]
             {"decoding": lambda: pair.invert(mixes, config.sampling(), uniforms), **ways}, repeats=repeats
         )
     return {
+        "dtype": str(pair.llm.lm.dtype),
         "texts": ROWS, "classes": len(classes), "words_a_text": float(np.mean([len(text.split()) for text in texts])),
         "seconds": seconds, "share_of_decoding": {name: seconds[name] / seconds["decoding"] for name in JUDGES},
     }  # fmt: skip

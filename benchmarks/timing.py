@@ -53,7 +53,8 @@ def machine() -> dict[str, Any]:
     capable: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return {
         "processor": capable.get("cpu_name") or platform.processor(), "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(), "amx_bf16": bool(capable.get("amx_bf16")),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16": [name for name in ("amx_bf16", "avx512_bf16") if capable.get(name)],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__, "python": platform.python_version(),
     }  # fmt: skip

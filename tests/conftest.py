@@ -18,10 +18,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.get_closest_marker("real") is None)
 
 
+capabilities = getattr(torch.cpu, "get_capabilities", dict)
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item, capable=getattr(torch.cpu, "get_capabilities", dict)):
+def pytest_runtest_setup(item):
     """Tiny models compute in float32 on every processor, the real pair in what its processor is made for."""
-    torch.cpu.get_capabilities = capable if item.get_closest_marker("real") else dict
+    torch.cpu.get_capabilities = capabilities if item.get_closest_marker("real") else dict
 
 
 @pytest.fixture(scope="session")

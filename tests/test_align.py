@@ -204,7 +204,7 @@ def test_bfloat16_training_stays_near_float32(corpus_file, tmp_path, config):
 
 
 def test_two_processes_train_as_one(corpus_file, tmp_path, config, tiny_encoder, tiny_llm):
-    options = config(sentences=40, batch_size=7)
+    options = config(sentences=40, batch_size=7, dtype="float32")
     run_align([corpus_file], tmp_path / "one", options)
     flags = []
     for name, value in dataclasses.asdict(options).items():

@@ -131,7 +131,7 @@ def test_every_run_is_a_file_and_is_not_done_again(train_file, tmp_path, config,
 
 def test_several_processes_find_what_one_finds(train_file, tmp_path, config):
     found = [
-        run(str(train_file), None, str(tmp_path / str(processes) / "toy"), config(processes=processes))
+        run(str(train_file), None, str(tmp_path / str(processes) / "toy"), config(processes=processes, dtype="float32"))
         for processes in (1, 2)
     ]
     for one, two in zip(*found, strict=True):

@@ -264,6 +264,17 @@ def test_a_tuned_judge_learns_the_users_rows_and_leaves_the_pair_alone(
     assert np.array_equal(again.probabilities(SENTENCES, nothing), judged)
 
 
+def test_a_tuned_judge_computes_as_the_pair_does(tiny_pair, tiny_llm, examples):
+    nothing = torch.empty(len(SENTENCES), 0)
+    exact = TunedJudge(case(tiny_pair, examples, judge_steps=5))
+    expected, origin = exact.probabilities(SENTENCES, nothing), exact._origin
+    tiny_pair.llm = SoftTokenLLM.from_pretrained(tiny_llm, dtype=torch.bfloat16)
+    half = TunedJudge(case(tiny_pair, examples, judge_steps=5))
+    assert half._copy().lm.dtype == torch.bfloat16
+    assert half.probabilities(SENTENCES, nothing) == pytest.approx(expected, abs=0.1)
+    assert half._origin != origin  # a copy that was tuned in the other is not taken for it
+
+
 @pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors", "seal.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_a_tuned_judge_whose_files_are_damaged_is_made_again(tiny_pair, examples, tmp_path, file, damage):

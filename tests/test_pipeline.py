@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,7 +100,7 @@ def test_a_lost_or_damaged_shard_is_made_again_and_the_others_are_not(train_file
 
 def test_killed_in_the_middle_it_gives_the_same_bytes_and_redoes_nothing_finished(train_file, tmp_path, config):
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-    options = {**dataclasses.asdict(config(n=90, tries=1.0))}
+    options = {**dataclasses.asdict(config(n=90, tries=1.0, dtype="float32"))}
     run_job(str(train_file), str(whole), build(JobConfig, options))
     code = (
         "import sys, json; from inversedmixup.pipeline import *; from inversedmixup.options import build; "
@@ -127,6 +128,15 @@ def test_other_settings_for_the_same_output_are_refused_unless_overwritten(train
     with pytest.raises(InputError, match="other settings"):
         run_job(str(train_file), str(out), config(lam="0.5"))
     assert run_job(str(train_file), str(out), config(lam="0.5", overwrite=True)).summary["kept"]
+
+
+def test_a_run_is_not_taken_up_in_another_precision(train_file, tmp_path, config, monkeypatch):
+    out = str(tmp_path / "out.jsonl")
+    run_job(str(train_file), out, config(dtype="auto"))
+    run_job(str(train_file), out, config(dtype="float32"))  # what auto came to here
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    with pytest.raises(InputError, match="dtype: 'float32' there, 'bfloat16' now"):
+        run_job(str(train_file), out, config(dtype="auto"))
 
 
 def test_a_test_file_gives_accuracy_with_and_without_at_equal_steps(train_file, tmp_path, config):
