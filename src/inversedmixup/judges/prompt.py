@@ -79,8 +79,12 @@ class Prompt:
         """Class probabilities [n, names]."""
         if self._offset is None:
             self._offset = logsumexp(self.log_likelihoods(CONTENT_FREE), axis=0) - np.log(len(CONTENT_FREE))
-        parts = [self.log_likelihoods(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH)]
-        scores = np.concatenate(parts) - self._offset
+        scores = np.empty((len(texts), len(self.labels)))
+        order = np.argsort([len(self.body(text)) for text in texts], kind="stable")  # alike in length: little padding
+        for at in range(0, len(order), BATCH):
+            rows = order[at : at + BATCH]
+            scores[rows] = self.log_likelihoods([texts[row] for row in rows.tolist()])
+        scores -= self._offset
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
         return shares
