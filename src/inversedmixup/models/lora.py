@@ -16,9 +16,14 @@ from inversedmixup.errors import InputError
 
 @contextlib.contextmanager
 def _without_peft_warnings() -> Iterator[None]:
-    """Keep from users that peft asks transformers for something under an old name, on every load."""
+    """Keep from users what is of no use to them.
+
+    On every load peft asks transformers for something under an old name, and of GPT-2's layers it says that their
+    weights lie the other way round, and what it does about it.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+        warnings.filterwarnings("ignore", ".*fan_in_fan_out", UserWarning)
         yield
 
 
