@@ -122,8 +122,7 @@ class _Causal:
         if self.head is None:
             self.logits = self.model(**inputs, logits_to_keep=1).logits[:, -1]
         else:
-            # the last position is copied out first: projecting a strided slice copies the vocabulary matrix per row
-            self.logits = self.head(self.model.base_model(**inputs).last_hidden_state[:, -1].contiguous())
+            self.logits = self.head(self.model.base_model(**inputs).last_hidden_state[:, -1])
 
     def step(self, tokens: Tensor) -> None:
         """Feed one token [rows, 1] each."""
