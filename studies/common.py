@@ -119,6 +119,11 @@ def json_lines(records: Iterable[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(record) + "\n" for record in records).encode()
 
 
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a JSON Lines file."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
 def run_grid(
     cells: Iterable[tuple[Any, ...]], make: Callable[..., dict[str, Any]], run: RunFolder
 ) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ The tables compare every method with the rows alone; this says whether one augme
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from inversedmixup.benchmark import statistics
 from inversedmixup.benchmark.records import Record, by_place, check_records, paired
 from inversedmixup.errors import InputError
 from inversedmixup.terminal import new_table, output
+from studies.common import read_json_lines
 
 
 def compare(
@@ -64,8 +64,9 @@ def main() -> None:
     parser.add_argument("--shots", default="10")
     parser.add_argument("--protocol", default="frozen")
     options = parser.parse_args()
-    records = [json.loads(line) for line in options.runs.read_text(encoding="utf-8").splitlines()]
-    found = compare(records, options.method, options.other, shots=options.shots, protocol=options.protocol)
+    found = compare(
+        read_json_lines(options.runs), options.method, options.other, shots=options.shots, protocol=options.protocol
+    )
     table = new_table("set", "splits", f"{options.method} − {options.other}, points", "95 %", "p (Holm)")
     for name, row in found["sets"].items():
         table.add_row(name, str(row["splits"]), *_points(row), f"{row['p_holm']:.3f}")

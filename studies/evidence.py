@@ -32,7 +32,7 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build, read_settings
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.terminal import progress, show_logs
-from studies.common import SETS, json_lines, sample
+from studies.common import SETS, json_lines, read_json_lines, sample
 
 REFERENCE = "inversed-reference"
 PSEUDO = "pseudo-label"  # the benchmark's method of this name, on training rows that the split did not draw
@@ -161,8 +161,7 @@ def main() -> None:
     parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
     options = parser.parse_args()
     show_logs()
-    lines = options.finished.read_text(encoding="utf-8").splitlines() if options.finished else []
-    finished = [json.loads(line) for line in lines]
+    finished = read_json_lines(options.finished) if options.finished else []
     settings = read_settings(options.config) if options.config else {}
     if options.methods:
         settings["methods"] = options.methods

@@ -34,7 +34,7 @@ from inversedmixup.labels import LabelPolicy, choose_label, is_intruded
 from inversedmixup.options import read_settings
 from inversedmixup.runs import recorded
 from inversedmixup.terminal import new_table, output, show_logs
-from studies.common import interval_words, json_lines, study_run
+from studies.common import interval_words, json_lines, read_json_lines, study_run
 from studies.evidence import Reference, add_options, benches, cross_class
 
 ASKED = "task+probe+llm+tuned+incontext"
@@ -243,7 +243,7 @@ def main() -> None:
         [settings.get("pair")],
     )
     if options.finished:
-        for done in map(json.loads, options.finished.read_text(encoding="utf-8").splitlines()):
+        for done in read_json_lines(options.finished):
             recorded(run, cell_name(done), lambda done=done: done)  # type: ignore[misc]
     references: dict[str, Reference] = {}
     cells: list[dict[str, Any]] = []

@@ -7,14 +7,13 @@ A grid can be shared between processes or machines: each has a folder of its own
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from inversedmixup.benchmark.records import PLACE, Record
+from inversedmixup.benchmark.records import Record, run_of
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.errors import InputError, write_whole
-from studies.common import json_lines
+from studies.common import json_lines, read_json_lines
 from studies.evidence import in_order
 
 
@@ -26,12 +25,12 @@ def merge(files: Iterable[Path]) -> list[Record]:
     """
     found = dict[tuple[object, ...], tuple[Record, Path]]()
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            run = tuple(record[key] for key in (*PLACE, "split", "seed"))
-            known, where = found.setdefault(run, (record, file))
+        for record in read_json_lines(file):
+            known, where = found.setdefault(run_of(record), (record, file))
             if known != record:
-                raise InputError(f"{' / '.join(map(str, run))}: {where} and {file} differ; take it out of one of them")
+                raise InputError(
+                    f"{' / '.join(map(str, run_of(record)))}: {where} and {file} differ; take it out of one of them"
+                )
     return in_order(record for record, _ in found.values())
 
 

@@ -23,7 +23,10 @@ capabilities = getattr(torch.cpu, "get_capabilities", dict)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Tiny models compute in float32 on every processor, the real pair in what its processor is made for."""
+    """Tiny models compute in float32 on every processor, the real pair in what its processor is made for.
+
+    Processes that a test starts do not know of it: where they must agree with it, the test names the dtype.
+    """
     torch.cpu.get_capabilities = capabilities if item.get_closest_marker("real") else dict
 
 

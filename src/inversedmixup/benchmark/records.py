@@ -25,6 +25,11 @@ Place = tuple[str, ...]
 Scores = dict[int, float]  # by split
 
 
+def run_of(record: Record) -> tuple[Any, ...]:
+    """What tells one run from all others."""
+    return tuple(record[key] for key in (*PLACE, "split", "seed"))
+
+
 def check_records(records: Iterable[Record]) -> None:
     """Refuse records that cannot be compared.
 
@@ -36,7 +41,7 @@ def check_records(records: Iterable[Record]) -> None:
         missing = [key for key in (*PLACE, "split", "seed", *MEASURES) if key not in record]
         if missing:
             raise InputError(f"a run record has no {missing[0]!r}; it has {', '.join(sorted(record)) or 'nothing'}")
-        run = tuple(record[key] for key in (*PLACE, "split", "seed"))
+        run = run_of(record)
         where = f"run record {' / '.join(map(str, run))}"
         for measure in (*MEASURES, RARE):
             value = record.get(measure)
