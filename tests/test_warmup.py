@@ -1,6 +1,7 @@
 """Stage 2 where there are very many rows: what is encoded, and what is not."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from inversedmixup.data import Example
+from inversedmixup.judges import Case, JudgeConfig
+from inversedmixup.judges.task import TaskJudge
 from inversedmixup.labelled import folds_of
 from inversedmixup.models import task_model
 from inversedmixup.models.task_model import FitSettings, TaskModel
@@ -56,6 +59,51 @@ def test_only_the_folds_that_are_asked_about_are_fitted(tiny_pair, examples):
     assert held_out(rows).shape == (len(rows), 3)
     assert held_out([]).shape == (0, 3)
     assert len(made) == 1
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.floats(1.0, 8.0))
+def test_a_temperature_makes_too_sure_probabilities_honest_and_none_surer(seed, classes, too_sure):
+    rng = np.random.default_rng(seed)
+    honest = warmup.softened(rng.dirichlet(np.full(classes, 0.3), 4000), 1.5)
+    true = (honest.cumsum(1) > rng.random((4000, 1))).argmax(1)
+    claimed = honest**too_sure / (honest**too_sure).sum(1, keepdims=True)
+    found = warmup.best_temperature(claimed, true)
+    assert found == pytest.approx(too_sure, rel=0.15)
+    assert np.allclose(warmup.softened(claimed, found).sum(1), 1)
+    assert warmup.best_temperature(warmup.softened(honest, 3.0), true) == pytest.approx(1.0, abs=0.01)
+    assert warmup.best_temperature(claimed, rng.integers(classes, size=4000)) <= warmup.HOTTEST
+
+
+def test_a_fine_tuned_task_model_is_as_sure_as_the_rows_that_it_did_not_learn_from_allow(tiny_pair, examples):
+    made, pair, untouched = [], tiny_pair, copy.deepcopy(tiny_pair)
+
+    def fresh():
+        made.append(1)
+        return copy.deepcopy(untouched.task_model)
+
+    classes, texts = sorted(set(LABELS)), [example.text for example in examples]
+    # labels that no text tells, learnt by heart
+    examples = [dataclasses.replace(row, label=classes[at * 7 % 5 % 3]) for at, row in enumerate(examples)]
+    config = WarmupConfig(task_steps=60, head_learning_rate=0.1, follow_steps=0, refine_steps=0, tolerance=1.0)
+    held_out = warmup.CrossValidation(fresh, examples, classes, config)
+    record = warmup.run_warmup(pair, examples, classes, config, held_out)
+    assert record["temperature"] == held_out.temperature > 1.05
+    warmup.run_warmup(untouched_too := copy.deepcopy(untouched), examples, classes, config)
+    sure = untouched_too.task_model.predict_proba(untouched_too.task_model.encode(texts))
+    soft = pair.task_model.predict_proba(pair.task_model.encode(texts))
+    assert np.allclose(soft, warmup.softened(sure, held_out.temperature), atol=1e-5)
+    # the models that told it also say what the judge is worth
+    fitted = len(made)
+    said = held_out(TaskJudge(Case(pair, examples, classes, JudgeConfig(), config.seed, held_out)).unseen.tolist())
+    assert len(made) == fitted <= 3
+    assert said.max(1).mean() < held_out._raw(range(len(examples))).max(1).mean()
+
+
+def test_a_head_on_a_frozen_encoder_is_left_as_sure_as_it_is(tiny_pair, examples):
+    config = WarmupConfig(train_encoder="head")
+    held_out = warmup.CrossValidation(lambda: pytest.fail("fitted"), examples, sorted(set(LABELS)), config)
+    assert held_out.temperature == 1
 
 
 def test_what_no_row_says_anything_about_a_head_knows_nothing_of(tiny_pair):

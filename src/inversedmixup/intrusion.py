@@ -135,8 +135,9 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
         run = RunFolder(
             folder / "run", run_settings(config, endpoint(config), examples, known), overwrite=config.overwrite
         )
-        pair = warmed_up(config, examples, classes, run)
-        study = _Study(pair, examples, classes, _sample(known, config.seed), config, run)
+        fit = CrossValidation(config.load_task_model, examples, classes, config)
+        pair = warmed_up(config, examples, classes, run, fit)
+        study = _Study(pair, examples, classes, _sample(known, config.seed), config, run, fit)
         result = study.report(study.observers(), [*study.embeddings(samplers), *study.texts(samplers)])
         write_json(folder / "intrusion.json", result)
         return result
@@ -153,7 +154,7 @@ class _Study:
 
     def __init__(
         self, pair: Pair, examples: Sequence[Example], classes: Sequence[str], known: Sequence[Example],
-        config: IntrusionConfig, run: RunFolder,
+        config: IntrusionConfig, run: RunFolder, cross_validated: CrossValidation,
     ) -> None:  # fmt: skip
         self.pair, self.examples, self.classes, self.config, self.run = pair, list(examples), list(classes), config, run
         self.number = {name: at for at, name in enumerate(self.classes)}
@@ -167,8 +168,7 @@ class _Study:
         number = {text: at for at, text in enumerate(dict.fromkeys(row.text for row in known))}
         self.known_texts = np.array([number[row.text] for row in known])
         self.own = np.array([number.get(example.text, -1) for example in examples])
-        fit = CrossValidation(config.load_task_model, self.examples, classes, config)
-        case = Case(pair, self.examples, self.classes, config, config.seed, fit, run.folder)
+        case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, run.folder)
         self.panel = make_panel(config.judges, case)
 
     def _not_parents(self, known: Sequence[Example]) -> list[int]:

@@ -90,6 +90,7 @@ class _Job:
         settings = run_settings(config, endpoint(config), self.examples, self.texts, self.test)
         self.run_folder = RunFolder(out.with_name(out.name + ".run"), settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", provenance("label", [train, unlabelled], str(out), config))
+        self.cross_validated = CrossValidation(config.load_task_model, self.examples, self.classes, config)
         self.sample, self.kept, self.seen = list[LabelledText](), array("q"), 0
 
     def run(self) -> dict[str, Any]:
@@ -102,8 +103,7 @@ class _Job:
         ):
             made = run_pseudo_label(
                 pair, self.examples, self.classes, self.texts, config, partial(self._take, kept, rejected), run,
-                known=self.test,
-                cross_validated=CrossValidation(config.load_task_model, self.examples, self.classes, config),
+                known=self.test, cross_validated=self.cross_validated,
             )  # fmt: skip
         summary = {
             "output": str(self.out), "rejected_output": str(self.rejected), "originals": class_counts(self.examples),
@@ -124,6 +124,7 @@ class _Job:
                 logger.warning("%s; the task model is fitted again", error)
         with progress("task model", config.task_steps) as advance:
             fit_task_model(pair.task_model, self.examples, self.classes, config, advance)
+        pair.task_model.soften(self.cross_validated.temperature)
         pair.save_task_model(folder)
         self.run_folder.write(FITTED, True)
         return pair

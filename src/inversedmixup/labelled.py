@@ -24,7 +24,9 @@ from inversedmixup.errors import InputError, unfinished
 logger = logging.getLogger(__name__)
 T = TypeVar("T", covariant=True)
 
-FOLDS = 3  # of the cross-validation of a judge that learns from the rows
+FOLDS = 3  # of the cross-validation of what learns from the rows
+ENOUGH_ROWS = 36  # held out: for more, no further model is fitted
+MEASURED_ROWS = 48  # of those held out, on which accuracy and calibration are measured
 COPIED = 2**20  # bytes at a time
 
 
@@ -286,6 +288,18 @@ def folds_of(examples: Sequence[Example], *, seed: int, folds: int = FOLDS) -> n
         begin += len(rows)
     fold: np.ndarray = (place % folds)[np.searchsorted(heads, first)]
     return fold
+
+
+def held_out_rows(examples: Sequence[Example], *, seed: int) -> np.ndarray:
+    """Numbers [m] of the rows to measure on: those of as many folds as hold enough of them, as each costs a model."""
+    fold_of = folds_of(examples, seed=seed)
+    held = np.cumsum(np.bincount(fold_of, minlength=FOLDS))
+    return np.flatnonzero(fold_of <= (held < ENOUGH_ROWS).sum())
+
+
+def measured_rows(rows: np.ndarray, *, seed: int) -> list[int]:
+    """The rows that are asked about, of those that may be."""
+    return np.random.default_rng([seed, 6]).permutation(rows)[:MEASURED_ROWS].tolist()  # type: ignore[no-any-return]
 
 
 def _first_of_text(examples: Sequence[Example]) -> np.ndarray:

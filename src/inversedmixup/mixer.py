@@ -117,13 +117,14 @@ class InversedMixup:
         if self._examples:  # a second fit starts from the pair as it was, not from the first fit
             self._pair = None
         self._examples = []
+        cross_validated = CrossValidation(self._fresh, examples, classes, config)
         try:
-            self.warmup_ = run_warmup(self.models_, examples, classes, config)
+            self.warmup_ = run_warmup(self.models_, examples, classes, config, cross_validated)
         except BaseException:
             self._pair = None  # half-trained: the next use loads the models anew
             raise
         self._examples, self.classes_ = examples, classes
-        self._cross_validated = CrossValidation(self._fresh, examples, classes, config)
+        self._cross_validated = cross_validated
         return self
 
     def augment(self, n: int = 200, **options: Any) -> Dataset:

@@ -144,6 +144,7 @@ class _Job:
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", made)
         self.examples.save(folder / EXAMPLES_FILE)
+        self.cross_validated = CrossValidation(config.load_task_model, self.examples, self.classes, config)
 
     def _beside(self, ending: str) -> Path:
         """A sibling of the output."""
@@ -151,8 +152,8 @@ class _Job:
 
     def run(self) -> JobResult:
         """Every stage that is not finished yet, then the output files."""
-        run = self.run_folder
-        pair = self._timed("warm-up", lambda: warmed_up(self.config, self.examples, self.classes, run))
+        run, given = self.run_folder, (self.config, self.examples, self.classes)
+        pair = self._timed("warm-up", lambda: warmed_up(*given, run, self.cross_validated))
         made = self._timed("augmentation", lambda: self._augment(pair))
         downstream = self._timed("downstream", self._downstream) if self.test else {}
         summary = {
@@ -184,9 +185,7 @@ class _Job:
             with self._workers() as workers:
                 return run_augment(
                     pair, self.examples, self.classes, self.config, take, self.run_folder,
-                    cross_validated=CrossValidation(
-                        self.config.load_task_model, self.examples, self.classes, self.config
-                    ), workers=workers,
+                    cross_validated=self.cross_validated, workers=workers,
                 )  # fmt: skip
 
     def _workers(self) -> contextlib.AbstractContextManager[Cluster | None]:

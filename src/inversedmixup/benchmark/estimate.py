@@ -12,6 +12,7 @@ import torch
 
 from inversedmixup.judges import TUNED, Case
 from inversedmixup.judges.tuned import BATCH, TunedJudge, tuning_steps
+from inversedmixup.labelled import ENOUGH_ROWS, FOLDS
 from inversedmixup.labels import parse_labels
 from inversedmixup.mixing import row_stream
 from inversedmixup.stages.downstream import one_hot
@@ -57,10 +58,12 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
     config, learning = bench.config, bench.config.train_encoder == "full"
     writers = sum(method.writes for method in methods)
     tuning = tunes(methods, config)
-    warms = writers or tuning
+    warms = writers > 0 or tuning > 0
     measured = len(bench.test) or len(bench.rows) / 5
     fits = (config.downstream_steps if learning else 1) * speeds.step + measured * speeds.read * learning
-    warming = ((config.task_steps + 3 * config.refine_steps) if learning else 1) * speeds.step if warms else 0.0
+    # a fine-tuned task model is fitted again without each fold that its temperature is measured on
+    folds = min(FOLDS, -(-ENOUGH_ROWS * FOLDS // bench.train_rows))
+    warming = ((config.task_steps * (1 + folds) + 3 * config.refine_steps) if learning else 1) * speeds.step * warms
     each = len(methods) * (fits + config.n * speeds.read) + warming
     texts = writers * config.n * TRIED * speeds.written + (0 if learning else len(bench.test) * speeds.read)
     return each + texts + tuning * tuning_steps(bench.train_rows, config) * speeds.tuned

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
-from inversedmixup.labelled import class_numbers
+from inversedmixup.labelled import class_numbers, measured_rows
 from inversedmixup.labels import JUDGES
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option, read_yaml
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 TUNED = ("tuned", "incontext")  # copies of the LLM, which take minutes to make
 JUDGE_MANNERS = ("force_judge", "api_concurrency", "api_price")  # settings that change no answer
 JUDGE_FILES = TUNED  # in a run's folder, what was dear to make and every worker needs
-MEASURED_ROWS = 48  # rows of the user on which a judge's accuracy is measured
 
 
 class Judge(Protocol):
@@ -194,7 +193,7 @@ def judge_record(panel: Panel, examples: Sequence[Example], classes: Sequence[st
         of each answer: ``coverage`` (the share on which it did not abstain) and ``accuracy`` there (``None`` if it
         abstained on all of them).
     """
-    chosen = np.random.default_rng([seed, 6]).permutation(panel.unseen)[:MEASURED_ROWS].tolist()
+    chosen = measured_rows(panel.unseen, seed=seed)
     record: dict[str, Any] = {
         "name": panel.name, "verdict": panel.verdict, "n": len(chosen), "accuracy": None, "coverage": None
     }  # fmt: skip

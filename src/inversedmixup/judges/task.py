@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
+from inversedmixup.labelled import held_out_rows
+
 if TYPE_CHECKING:
     from inversedmixup.judges import Case
 
 
 class TaskJudge:
-    """The task model after stage 2. Every row of the user taught it, so it is measured by cross-validation."""
+    """The task model after stage 2. Every row of the user taught it, so others, fitted without it, answer for a row."""
 
     name = "task"
 
     def __init__(self, case: Case) -> None:
         self.model = case.pair.task_model
-        self.unseen = np.arange(len(case.examples) if case.cross_validated else 0)
         self._cross_validated = case.cross_validated
+        # the rows that its temperature was measured on: their models are fitted once
+        self.unseen = held_out_rows(case.examples, seed=case.seed) if case.cross_validated else np.empty(0, dtype=int)
 
     def prepare(self) -> None:
         """Nothing: it is there."""

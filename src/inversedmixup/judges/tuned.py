@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.judges.prompt import Prompt
-from inversedmixup.labelled import FOLDS, folds_of
+from inversedmixup.labelled import folds_of, held_out_rows
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers, deepest_stacks
 from inversedmixup.models.task_model import shuffled_batches
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 RANK, LEARNING_RATE = 16, 2e-3
 BATCH = PASSES = 16  # so a step for each row
 FROZEN = 1 / 2  # of the LLM's layers, from below
-ENOUGH = 36  # rows to measure it on: for more, no further copy is tuned
 
 Answers = Callable[[Sequence[str]], np.ndarray]  # class probabilities [n, classes] of n texts
 
@@ -50,17 +49,7 @@ class TunedJudge:
     @cached_property
     def unseen(self) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
-        return np.flatnonzero(self._fold_of < self._folds)
-
-    @cached_property
-    def _fold_of(self) -> np.ndarray:
-        return folds_of(self.case.examples, seed=self.case.seed)
-
-    @cached_property
-    def _folds(self) -> int:
-        """How many folds are measured on: each costs a copy, so as many as hold enough rows."""
-        held = np.cumsum(np.bincount(self._fold_of, minlength=FOLDS))
-        return min(FOLDS, int((held < ENOUGH).sum()) + 1)
+        return held_out_rows(self.case.examples, seed=self.case.seed)
 
     def prepare(self) -> None:
         """Tune the copy, or read it from the run's folder."""
@@ -72,17 +61,17 @@ class TunedJudge:
 
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
-        fold_of = self._fold_of
+        fold_of = folds_of(self.case.examples, seed=self.case.seed)
+        folds = sorted({int(fold_of[row]) for row in rows})
         out = np.empty((len(rows), len(self.case.classes)))
-        steps = sum(self._steps(int((fold_of != fold).sum())) for fold in range(self._folds))
+        steps = sum(self._steps(int((fold_of != fold).sum())) for fold in folds)
         with progress(f"measuring judge {self.name}", steps) as advance:
-            for fold in range(self._folds):
+            for fold in folds:
                 asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
-                if asked:
-                    texts = [self.case.examples[rows[at]].text for at in asked]
-                    others = np.flatnonzero(fold_of != fold)
-                    # no name for the copy: it is gone before the next one is made
-                    out[asked] = self._made(self._tuned(others, advance), others)(texts)
+                texts = [self.case.examples[rows[at]].text for at in asked]
+                others = np.flatnonzero(fold_of != fold)
+                # no name for the copy: it is gone before the next one is made
+                out[asked] = self._made(self._tuned(others, advance), others)(texts)
         return out
 
     @cached_property

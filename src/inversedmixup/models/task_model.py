@@ -284,6 +284,13 @@ class TaskModel(nn.Module):
         return square * (self.dim / (2 * HEAD_C * float(weights.sum().clamp_min(1e-8))))
 
     @torch.no_grad()
+    def soften(self, temperature: float) -> None:
+        """Divide the logits by a temperature, in the head itself (temperature scaling, Guo et al. 2017)."""
+        assert self.head is not None
+        for weight in self.head.parameters():
+            weight /= temperature
+
+    @torch.no_grad()
     def predict_proba(self, embeddings: Tensor) -> np.ndarray:
         """Class probabilities [n, classes] of embeddings [n, d]."""
         return np.asarray(self.logits(embeddings.to(self.device)).softmax(-1).cpu().numpy())

@@ -2,10 +2,12 @@
 
     L_CE(θ) + L_GEN(φ)
 
-θ learns by cross-entropy. φ is then refined in two steps. *Following* (ours) needs no LLM: for mixes of the labelled
-texts, the adaptor at the new mixed embedding is pulled to the soft tokens that the old adaptor gave at the old one.
-*L_GEN* then trains on the labelled texts, plus replayed unlabelled ones if there are any, through the LLM. A word head
-is part of φ here and learns by its own loss in both steps.
+θ learns by cross-entropy. A fine-tuned encoder is far too sure of itself after that, so its logits are divided by the
+temperature at which rows that it has not learnt from are likeliest (ours; temperature scaling, Guo et al. 2017). φ is
+then refined in two steps. *Following* (ours) needs no LLM: for mixes of the labelled texts, the adaptor at the new
+mixed embedding is pulled to the soft tokens that the old adaptor gave at the old one. *L_GEN* then trains on the
+labelled texts, plus replayed unlabelled ones if there are any, through the LLM. A word head is part of φ here and
+learns by its own loss in both steps.
 Reconstruction is measured before and after; a drop beyond the tolerance is an error.
 """
 
@@ -15,6 +17,7 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -24,7 +27,7 @@ from torch import Tensor, nn
 
 from inversedmixup.data import Example, iter_texts
 from inversedmixup.errors import InputError
-from inversedmixup.labelled import Subset, Texts, class_numbers, folds_of
+from inversedmixup.labelled import Subset, Texts, class_numbers, folds_of, held_out_rows, measured_rows
 from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, OneHot, TaskModel
@@ -37,8 +40,9 @@ from inversedmixup.terminal import Advance, progress
 logger = logging.getLogger(__name__)
 
 _Heads = tuple[Adaptor, WordHead | None]  # what reads embeddings on the LLM's behalf
+HOTTEST = 20.0  # temperature of a task model that is no better than chance
 TAUGHT_ROWS = 8192  # labelled rows that the adaptor follows and is refined on, at most
-MEASURED_ROWS = 32  # texts on which reconstruction is measured before and after
+PROBED_ROWS = 32  # texts on which reconstruction is measured before and after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +89,11 @@ class WarmedConfig(PairOptions, WarmupConfig):
     """A pair, and the settings of the stage 2 that it goes through."""
 
 
-def warmed_up(config: WarmedConfig, examples: Sequence[Example], classes: Sequence[str], run: RunFolder) -> Pair:
-    """The pair after stage 2, from the run folder if it was finished there."""
+def warmed_up(
+    config: WarmedConfig, examples: Sequence[Example], classes: Sequence[str], run: RunFolder,
+    cross_validated: CrossValidation,
+) -> Pair:  # fmt: skip
+    """The pair after stage 2, from the run folder if it was finished there; see :func:`run_warmup`."""
     model = run.folder / "model"
     if run.read("warmup") is not None:
         try:
@@ -94,17 +101,27 @@ def warmed_up(config: WarmedConfig, examples: Sequence[Example], classes: Sequen
         except InputError as error:
             logger.warning("%s; stage 2 is done again", error)
     pair = config.load_pair()
-    measured = run_warmup(pair, examples, classes, config)
+    measured = run_warmup(pair, examples, classes, config, cross_validated)
     pair.save(model, encoder=True)
     run.write("warmup", measured)
     return pair
 
 
-def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig) -> dict[str, Any]:
+def run_warmup(
+    pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig,
+    cross_validated: CrossValidation | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Fit ``pair`` to labelled examples in place.
 
+    Args:
+        pair: models as they come.
+        examples: the labelled rows.
+        classes: class names.
+        config: settings.
+        cross_validated: its temperature softens the task model; ``None``: left as sure as it is.
+
     Returns:
-        Training accuracy, and reconstruction before and after.
+        Training accuracy, temperature, and reconstruction before and after.
 
     Raises:
         InputError: if reconstruction drops by more than the tolerance.
@@ -121,6 +138,8 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
         fit_task_model(pair.task_model, examples, classes, config, advance)
         accuracy = _training_accuracy(pair.task_model, taught)
         _refine(pair, old, old_embeddings, texts, replayed, config, advance)
+    temperature = 1.0 if cross_validated is None else cross_validated.temperature
+    pair.task_model.soften(temperature)
     moved = config.train_encoder == "full" or config.refine_steps
     after = evaluate_pair(pair, probe, 40, word_weight=0.0) if moved else before
     drop = before["token_f1"] - after["token_f1"]
@@ -131,7 +150,10 @@ def run_warmup(pair: Pair, examples: Sequence[Example], classes: Sequence[str], 
             f"--refine-steps, give --unlabelled text, or use --train-encoder head"
         )
     logger.info("warm-up: reconstruction token F1 %.3f → %.3f", before["token_f1"], after["token_f1"])
-    return {"train_accuracy": accuracy, "reconstruction_before": before, "reconstruction_after": after}
+    return {
+        "train_accuracy": accuracy, "temperature": temperature,
+        "reconstruction_before": before, "reconstruction_after": after,
+    }  # fmt: skip
 
 
 def _replayed(config: WarmupConfig) -> list[str]:
@@ -144,7 +166,7 @@ def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
     """Texts for the measurement: labelled ones, half of it replayed ones if there are any."""
     rng = np.random.default_rng([seed, 3])
     probe: list[str] = []
-    for pool, size in ((replayed, MEASURED_ROWS // 2), (texts, MEASURED_ROWS)):
+    for pool, size in ((replayed, PROBED_ROWS // 2), (texts, PROBED_ROWS)):
         probe += [pool[i] for i in rng.permutation(len(pool))[: size - len(probe)]]
     return probe
 
@@ -161,7 +183,7 @@ def fit_task_model(
 
 
 class CrossValidation:
-    """What task models that were fitted, as in stage 2, without a row say about it.
+    """What task models that were fitted, as in stage 2, without a row say about it, and how much too sure they are.
 
     Args:
         fresh: makes an untrained task model, the same each time.
@@ -178,7 +200,29 @@ class CrossValidation:
         self._said: dict[int, np.ndarray] = {}
 
     def __call__(self, rows: Sequence[int]) -> np.ndarray:
-        """Class probabilities [m, classes] of rows, by number. A model is fitted for each fold that holds a new one."""
+        """Class probabilities [m, classes] of rows, by number, of softened models."""
+        return softened(self._raw(rows), self.temperature)
+
+    @cached_property
+    def temperature(self) -> float:
+        """What the logits are to be divided by, from 1 to :data:`HOTTEST`, for held-out rows to be likeliest.
+
+        A head on a frozen encoder is penalised logistic regression, and not too sure: 1.
+        """
+        rows = measured_rows(held_out_rows(self.examples, seed=self.config.seed), seed=self.config.seed)
+        if self.config.train_encoder == "head" or not rows:
+            return 1.0
+        probs = self._raw(rows)
+        true = class_numbers([self.examples[row] for row in rows], self.classes)
+        found = best_temperature(probs, true)
+        logger.info(
+            "task model: right on %.0f %% of %d rows held out, sure of %.0f %%; temperature %.1f",
+            100 * (probs.argmax(1) == true).mean(), len(rows), 100 * probs.max(1).mean(), found,
+        )  # fmt: skip
+        return found
+
+    def _raw(self, rows: Sequence[int]) -> np.ndarray:
+        """The same of models as they are. One is fitted for each fold that holds a new row."""
         new = [row for row in dict.fromkeys(rows) if row not in self._said]
         if new:
             fold_of = folds_of(self.examples, seed=self.config.seed)
@@ -192,6 +236,29 @@ class CrossValidation:
                     probs = model.predict_proba(model.encode([self.examples[row].text for row in asked]))
                     self._said |= zip(asked, probs, strict=True)
         return np.array([self._said[row] for row in rows]).reshape(len(rows), len(self.classes))
+
+
+def best_temperature(probs: np.ndarray, true: np.ndarray) -> float:
+    """The temperature, from 1 to :data:`HOTTEST`, at which classes [n] are likeliest under probabilities [n, classes].
+
+    It only softens: a few rows that happen to be all right would ask for certainty.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return float(-np.log(softened(probs, np.exp(log_temperature))[np.arange(len(true)), true]).mean())
+
+    return round(float(np.exp(minimize_scalar(loss, bounds=(0.0, np.log(HOTTEST)), method="bounded").x)), 2)
+
+
+def softened(probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Class probabilities [n, classes] of logits divided by a temperature of 1 or more."""
+    if temperature == 1:
+        return probs
+    logs = np.log(np.clip(probs, 1e-30, 1.0)) / temperature
+    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
+    out: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return out
 
 
 def _some(examples: Sequence[Example], seed: int) -> list[Example]:
