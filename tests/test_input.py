@@ -81,6 +81,23 @@ def test_csv_is_read_whatever_parts_cells_and_ends_lines(tmp_path, mark, end):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "text,label,,\none,a,,\ntwo,b\n",
+        ",text,label\n0,one,a\n1,two,b\n",
+        "sep=;\r\ntext;label\r\none;a\r\ntwo;b\r\n",
+        "text|label|id, name\none|a|1\ntwo|b|2\n",
+        '"id, not ours, yet";text;label\n1;one;a\n2;two;b\n',
+        "text,label\none,a\n\n   \ntwo,b\n,\n",
+    ],
+    ids=["columns without a name", "row names", "sep=", "the commonest mark", "marks in quotes", "blank lines"],
+)
+def test_csv_as_spreadsheets_write_it(tmp_path, content):
+    (tmp_path / "t.csv").write_text(content, newline="")
+    assert [(e.text, e.label) for e in read_examples(tmp_path / "t.csv")] == [("one", "a"), ("two", "b")]
+
+
 def test_mixed_line_ends_and_a_field_of_ten_megabytes(tmp_path, caplog):
     (tmp_path / "t.csv").write_bytes(b"text,label\r\none,a\rtwo,b\n" + b"x" * 10_000_000 + b",b\nthree,a\n")
     with caplog.at_level("WARNING", logger="inversedmixup"):

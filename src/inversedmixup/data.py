@@ -29,6 +29,7 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_CHARACTERS = 2000  # a longer text is no sentence: it is left out and counted
 MAX_LABEL_CHARACTERS = 200  # a longer label is no class name: another column was meant
 DELIMITERS = ",;\t|"
+_EXCEL_MARK = re.compile(rf'"?sep=([{DELIMITERS}])"?\s*')  # a first line that says what parts cells
 # What a spreadsheet would run as a formula: CSV output puts an apostrophe before it (and before an apostrophe that
 # precedes it, so that reading can take one away again). Numbers are no formulas.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
@@ -173,28 +174,47 @@ def _iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _iter_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = _csv_lines(path)
-    header = next(lines, "")
-    delimiter = next((mark for mark in DELIMITERS if mark in header), ",")
+    header, above = next(lines, ""), 0
+    if said := _EXCEL_MARK.fullmatch(header):
+        header, above = next(lines, ""), 1
+    delimiter = said[1] if said else max(DELIMITERS, key=re.sub('"[^"]*"', "", header).count)
     limit = csv.field_size_limit(2**31 - 1)  # the default of 128 KiB would refuse a long cell without naming it
     try:
-        reader = csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
-        names = list(reader.fieldnames or [])
+        reader = csv.reader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
+        names = [name if name.strip() else "" for name in next(reader, [])]
         if header and not names:
-            raise InputError(f"{path}: row 1: no column names; remove blank lines at the top")
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise InputError(f"{path}: row {reader.line_num}: the column {twice[0]!r} is there twice; rename one")
+            raise InputError(f"{path}: row {above + 1}: no column names; remove blank lines at the top")
+        if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+            raise InputError(
+                f"{path}: row {above + reader.line_num}: the column {twice[0]!r} is there twice; rename one"
+            )
         ours = {"id", "text", "label", "label_probs", "labels"} <= set(names)
-        for record in reader:
-            if None in record:
+        for cells in reader:
+            if len(cells) < 2 and not "".join(cells).strip():
+                continue
+            if odd := _misfit(names, cells):
                 raise InputError(
-                    f"{path}: row {reader.line_num}: more cells than the header has; quote cells that hold "
-                    f"{delimiter!r}"
+                    f"{path}: row {above + reader.line_num}: {odd} cells than the header has; quote cells that hold "
+                    f"{delimiter!r} or a line break"
                 )
-            yield reader.line_num, {name: _unguarded(cell) for name, cell in record.items()} if ours else record
+            yield (
+                above + reader.line_num,
+                {name: _unguarded(cell) if ours else cell for name, cell in zip(names, cells, strict=False) if name},
+            )
     except csv.Error as error:
-        raise InputError(f"{path}: row {reader.line_num}: not CSV ({error}); check the quotes") from None
+        raise InputError(f"{path}: row {above + reader.line_num}: not CSV ({error}); check the quotes") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _misfit(names: Sequence[str], cells: Sequence[str]) -> str | None:
+    """Whether a row has ``more`` or ``fewer`` cells than there are columns; ``None`` if it fits.
+
+    Columns without a name are those that a spreadsheet left empty; only the first may hold something: row names.
+    """
+    if len(cells) > len(names) or any(cell for name, cell in zip(names[1:], cells[1:], strict=False) if not name):
+        return "more"
+    return "fewer" if any(names[len(cells) :]) else None
 
 
 def _csv_lines(path: Path) -> Iterator[str]:
@@ -210,9 +230,9 @@ def _guarded(cell: str) -> str:
     return "'" + cell if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
-def _unguarded(cell: str | None) -> str | None:
+def _unguarded(cell: str) -> str:
     """The cell that :func:`_guarded` was given."""
-    return cell[1:] if cell and cell.startswith("'") and _FORMULA.match(cell) else cell
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _iter_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
