@@ -200,6 +200,15 @@ def test_numbers_below_nothing_are_refused_before_any_work(train_file, tmp_path,
     assert not (tmp_path / "o.jsonl.run").exists()
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_device_that_torch_does_not_know_is_refused_before_any_work(
+    train_file, tmp_path, capsys, tiny_pair_folder, dtype
+):
+    arguments = ["augment", train_file, "-o", tmp_path / "o.jsonl", "--pair", tiny_pair_folder]
+    assert "device 'gpu'" in refused(capsys, *arguments, "--device", "gpu", "--dtype", dtype)
+    assert not (tmp_path / "o.jsonl.run").exists()
+
+
 @pytest.mark.parametrize("name", ["\udce9.jsonl", "http://[bad/x.jsonl"])
 def test_input_names_that_cannot_be_are_refused(tmp_path, capsys, tiny_pair_folder, name):
     refused(capsys, "augment", name, "-o", tmp_path / "o.jsonl", "--pair", tiny_pair_folder)
@@ -214,6 +223,35 @@ def test_help_is_written_to_streams_of_few_letters():
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, "-m", "inversedmixup", "mix", "--help"]
     assert b"\\u03bb" in subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--json >/dev/full", "standard output: cannot be written (No space left on device)"),
+        (">&-", "standard output is closed"),
+        ("--json | true", ""),
+    ],
+)
+def test_a_result_that_cannot_be_printed_is_one_clear_line(command, message):
+    shell = ["bash", "-c", f"{sys.executable} -m inversedmixup models {command}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert done.returncode == (2 if message else 0)
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == bool(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["augment"], "inversedmixup augment: the following arguments are required: TRAIN, -o/--output; see --help\n"),
+        (["report", "x", "--tries", "2"], "inversedmixup: unrecognized arguments: --tries 2; see --help\n"),
+    ],
+)
+def test_arguments_are_refused_in_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err == message
 
 
 def test_json_is_json_on_streams_of_few_letters(monkeypatch, tiny_pair_folder):

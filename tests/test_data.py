@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from conftest import write_jsonl
 from inversedmixup.data import MAX_CHARACTERS, check_output, iter_texts, label_name, read_examples
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, unfinished
 from inversedmixup.labelled import check_classes, take_shots
 from inversedmixup.mixer import as_examples
 
@@ -113,6 +113,16 @@ def test_corpora_are_streamed(tmp_path):
 def test_an_output_of_unknown_format_is_refused_before_any_work():
     with pytest.raises(InputError, match=r"end it in \.jsonl"):
         check_output("out.xlsx")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 240, "é" * 120])
+def test_an_output_name_that_leaves_no_room_for_those_made_from_it_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"the name has \d+ bytes"):
+        check_output(tmp_path / f"{name}.csv")
+    with pytest.raises(InputError, match="File name too long"):
+        list(iter_texts([tmp_path / f"{name * 2}.csv"]))
+    longest = check_output(tmp_path / ("x" * 231 + ".csv"))
+    unfinished(longest.with_name(f"{longest.name}.config.json")).touch()
 
 
 def test_data_sets_and_frames_are_read_with_their_class_names():

@@ -1,5 +1,6 @@
 """The fault harness in short (`make faults` is the long form), and what it found."""
 
+import errno
 import json
 import os
 import subprocess
@@ -78,6 +79,12 @@ def test_a_full_disk_told_by_a_library_is_one_clear_line_too(tmp_path):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(RuntimeError, match="another"), clear_write_errors(tmp_path):
         raise RuntimeError("another (os error 5000)")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG])
+def test_a_file_that_may_not_be_replaced_is_one_clear_line(tmp_path, number):
+    with pytest.raises(InputError, match=r"o\.csv: cannot be written"), clear_write_errors(tmp_path):
+        raise OSError(number, os.strerror(number), "o.csv")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import numbers
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from inversedmixup.errors import InputError, unfinished, write_whole
+from inversedmixup.errors import PARTIAL, InputError, unfinished, write_whole
 from inversedmixup.labels import JUDGES
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_CHARACTERS = 2000  # a longer text is no sentence: it is left out and counted
 MAX_LABEL_CHARACTERS = 200  # a longer label is no class name: another column was meant
+# bytes of an output's name: file systems hold 255, and the names made from it are longer
+MAX_NAME = 255 - len(".config.json" + PARTIAL)
 DELIMITERS = ",;\t|"
 _EXCEL_MARK = re.compile(rf'"?sep=([{DELIMITERS}])"?\s*')  # a first line that says what parts cells
 # What a spreadsheet would run as a formula: CSV output puts an apostrophe before it (and before an apostrophe that
@@ -124,13 +127,13 @@ def iter_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         InputError: naming the file, the row and the remedy.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give a file ending in .jsonl, .csv, .parquet or .txt")
     readers = {".jsonl": _iter_jsonl, ".csv": _iter_csv, ".parquet": _iter_parquet, ".txt": _iter_txt}
     reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: cannot tell the format; rename it to end in {', '.join(readers)}")
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; give a file ending in {', '.join(readers)}")
+        if reader is None:
+            raise InputError(f"{path}: cannot tell the format; rename it to end in {', '.join(readers)}")
         yield from reader(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -185,9 +188,7 @@ def _iter_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if header and not names:
             raise InputError(f"{path}: row {above + 1}: no column names; remove blank lines at the top")
         if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
-            raise InputError(
-                f"{path}: row {above + reader.line_num}: the column {twice[0]!r} is there twice; rename one"
-            )
+            raise InputError(f"{path}: row {above + 1}: the column {twice[0]!r} is there twice; rename one")
         ours = {"id", "text", "label", "label_probs", "labels"} <= set(names)
         for cells in reader:
             if len(cells) < 2 and not "".join(cells).strip():
@@ -460,7 +461,7 @@ def _from_cell(value: str, kind: str) -> Any:  # noqa: ANN401
 
 
 def check_output(path: str | Path) -> Path:
-    """The output path, if its suffix says how to write it and its folder can be made.
+    """The output path, if its suffix says how to write it, its name is short enough and its folder can be made.
 
     Raises:
         InputError: otherwise.
@@ -470,9 +471,11 @@ def check_output(path: str | Path) -> Path:
         raise InputError(f"output {str(path)!r}: the name is not UTF-8; choose another")
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"output {path}: cannot tell the format; end it in {', '.join(SUFFIXES)}")
-    if path.is_dir():
-        raise InputError(f"output {path}: is a folder; choose another name")
+    if (size := len(os.fsencode(path.name))) > MAX_NAME:
+        raise InputError(f"output {path}: the name has {size} bytes; choose one of at most {MAX_NAME}")
     try:
+        if path.is_dir():
+            raise InputError(f"output {path}: is a folder; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"output {path}: its folder cannot be made ({error.strerror})") from error
