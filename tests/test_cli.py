@@ -69,18 +69,21 @@ def test_a_person_sees_rows_counts_and_accuracies(train_file, tmp_path, capsys, 
 def test_config_file_and_flags_share_names_and_flags_win(train_file, tmp_path, tiny_pair_folder, capsys):
     names = [flag.removeprefix("--") for flag in QUICK[::2]]
     settings = dict(zip(names, map(yaml.safe_load, QUICK[1::2]), strict=True)) | {"pair": tiny_pair_folder, "lam": 0.5}
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings) + "encoder-learning-rate: 5e-5\n")
     out = tmp_path / "o.jsonl"
     assert main(["augment", str(train_file), "-o", str(out), "--config", str(tmp_path / "c.yaml"), "--n", "5"]) == 0
     resolved = json.loads((tmp_path / "o.jsonl.run" / "config.json").read_text())
     assert (resolved["n"], resolved["lam"], resolved["candidates"]) == (5, "0.5", 1)
+    assert resolved["encoder_learning_rate"] == 5e-5
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [("lamb: 3", "unknown option 'lamb'"), ("n: many", "n: expected int, found 'many'"), ("[1", "not valid YAML"),
      ("pairs: odd", "pairs: 'odd' is not one of"), ("- 1", "expected `name: value` lines"),
-     ("tries: 1" + "0" * 400, "tries: 1000")],
+     ("tries: 1" + "0" * 400, "tries: 1000"), ("tries: odd", "tries: expected float"),
+     ("tries: 1e99", "tries: 1e+99 is out"),
+     ("n: 5\nseed: 1\nn: 6", "'n' is there twice"), ("min-cycle: 0\nmin_cycle: 1", "'min_cycle' is there twice")],
 )  # fmt: skip
 def test_a_bad_config_file_is_refused_by_name(tmp_path, train_file, capsys, content, message):
     (tmp_path / "c.yaml").write_text(content)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,21 @@ def test_a_record_of_other_settings_or_with_a_flipped_bit_counts_as_not_done(tmp
     path = tmp_path / "shards" / "000000.json"
     path.write_text(path.read_text().replace("row", "raw"))
     assert RunFolder(tmp_path, {"n": 2}).read("shards/000000") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"inputs_sha256": "c"}, "the rows of the input files have changed"),
+        ({"inputs_sha256": "c", "files_sha256": {}}, "the pair's files, --unlabelled or --descriptions have changed"),
+        ({"files_sha256": {}, "pair": "p"}, "pair: None there, 'p' now"),
+    ],
+)
+def test_what_has_changed_since_a_run_began_is_said_in_words(tmp_path, changes, words):
+    settings = {"inputs_sha256": "a", "files_sha256": {"f": "b"}, "pair": None}
+    RunFolder(tmp_path, settings)
+    with pytest.raises(InputError, match=re.escape(f"holds a run with other settings ({words})")):
+        RunFolder(tmp_path, settings | changes)
 
 
 @pytest.mark.parametrize("at", [-1, 70])
