@@ -105,6 +105,12 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path, train_file, capsy
     assert "lam '7'" in refused(
         capsys, "augment", train_file, "-o", tmp_path / "q.jsonl", "--pair", tiny_pair_folder, "--lam", "7", *QUICK
     )
+    assert "standard input is not read" in refused(capsys, "augment", "-", "-o", out)
+    long = write_jsonl(tmp_path / "long.jsonl", [{"text": "x" * 3000}])
+    assert "no usable row" in refused(
+        capsys, "augment", train_file, "-o", out, "--pair", tiny_pair_folder, "--unlabelled", long
+    )
+    assert not (tmp_path / "o.jsonl.run").exists()
     assert "no such file" in refused(capsys, "align", tmp_path / "none.txt", "-o", tmp_path / "run")
     assert "no sentence" in refused(capsys, "invert", write_jsonl(tmp_path / "e.jsonl", []), "--pair", tiny_pair_folder)
     assert "characters" in refused(capsys, "mix", "a" * 100_000, "b", "--pair", tiny_pair_folder)

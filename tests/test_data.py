@@ -48,6 +48,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
         ("t.csv", b"sep=;\ntext;label\na\n", "row 3: fewer cells"),
         ("t.csv", b"text,label\na\0,b\n", "row 2: holds a NUL"),
         ("t.csv", b'text,label\n"never closed,b\n', "not CSV"),
+        ("t.jsonl.gz", b"", "is packed; unpack it first"),
+        ("t.csv", b"\x1f\x8b\x08\0", "is packed; unpack it first"),
         ("t.parquet", b"nothing of the kind", "no Parquet file"),
     ],
 )  # fmt: skip

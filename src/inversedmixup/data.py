@@ -33,11 +33,15 @@ MAX_LABEL_CHARACTERS = 200  # a longer label is no class name: another column wa
 MAX_NAME = 255 - len(".config.json" + PARTIAL)
 DELIMITERS = ",;\t|"
 _EXCEL_MARK = re.compile(rf'"?sep=([{DELIMITERS}])"?\s*')  # a first line that says what parts cells
+_PACKED = (".gz", ".zst", ".zip", ".xz", ".bz2")
+_PACKED_BEGINS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, zstd, zip
+_UNPACK = "is packed; unpack it first, and give the .jsonl, .csv, .parquet or .txt file that is in it"
 # What a spreadsheet would run as a formula: CSV output puts an apostrophe before it (and before an apostrophe that
 # precedes it, so that reading can take one away again). Numbers are no formulas.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_HALF = "half a character (a lone surrogate)"
+NOT_TEXT = "not a text"
+MISSING_WORDS = ("NA", "N/A", "nan", "NaN", "null", "NULL", "None")  # what programs write for a missing label
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -132,6 +136,10 @@ def iter_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give a file ending in {', '.join(readers)}")
+        if str(path) == "-":
+            raise InputError("-: standard input is not read; give a file")
+        if path.suffix.lower() in _PACKED:
+            raise InputError(f"{path}: {_UNPACK}")
         if reader is None:
             raise InputError(f"{path}: cannot tell the format; rename it to end in {', '.join(readers)}")
         yield from reader(path)
@@ -147,6 +155,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, raw in enumerate(file, start=1):
             if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise InputError(f"{path}: is UTF-16; convert the file, e.g. `iconv -f utf-16 -t utf-8`")
+            if number == 1 and raw.startswith(_PACKED_BEGINS):
+                raise InputError(f"{path}: {_UNPACK}")
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -272,26 +282,55 @@ def unusable(text: str) -> str | None:
     """Why a text cannot be a sentence here; ``None`` if it can."""
     if len(text) > MAX_CHARACTERS:
         return f"text over {MAX_CHARACTERS} characters"
+    return _unwritable(text)
+
+
+def _unwritable(text: str) -> str | None:
+    """The reason if a text holds what not every file can."""
     if "\0" in text:
         return "a NUL character"
-    return _HALF if LONE_SURROGATE.search(text) else None
+    return "half a character (a lone surrogate)" if LONE_SURROGATE.search(text) else None
 
 
-def iter_texts(paths: Sequence[str | Path], text_column: str = "text") -> Iterator[str]:
-    """The texts of unlabelled files, one after the other; empty and overlong ones are passed over."""
+def iter_texts(paths: Sequence[str | Path], text_column: str = "text", *, log: bool = False) -> Iterator[str]:
+    """The texts of unlabelled files, one after the other; what can be no sentence is passed over.
+
+    With ``log``, how many were is logged at the end of each file.
+    """
     for path in paths:
-        for text, _ in iter_sourced(path, text_column):
+        for text, _ in iter_sourced(path, text_column, log=log):
             yield text
 
 
-def iter_sourced(path: str | Path, text_column: str = "text") -> Iterator[tuple[str, str | None]]:
+def iter_sourced(path: str | Path, text_column: str = "text", *, log: bool = True) -> Iterator[tuple[str, str | None]]:
     """The texts of one file as :func:`iter_texts` gives them, each with its ``source`` column if there is one."""
-    column = _text_column(path, text_column)
+    column, left_out = _text_column(path, text_column), _LeftOut()
     for number, record in iter_records(path):
         value = _column(record, column, path, number, "--text-column")
-        if isinstance(value, str) and value.strip() and not unusable(value):
+        if reason := _no_sentence(value):
+            left_out.add(reason, number)
+        else:
             source = record.get("source")
             yield " ".join(value.split()), None if source is None else str(source)
+    if log:
+        left_out.log(path)
+
+
+def check_texts(path: str | Path, text_column: str) -> None:
+    """Refuse a file of unlabelled text without a usable row.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if next(iter_texts([path], text_column, log=True), None) is None:
+        raise InputError(f"{path}: no usable row; every row needs a text")
+
+
+def _no_sentence(value: Any) -> str | None:  # noqa: ANN401
+    """Why a value of the text's column cannot be a sentence; ``None`` if it can."""
+    if isinstance(value, str):
+        return unusable(value) if value.strip() else "empty text"
+    return "empty text" if label_name(value) is None else NOT_TEXT
 
 
 def _is_txt(path: str | Path) -> bool:
@@ -306,7 +345,10 @@ def _text_column(path: str | Path, name: str) -> str:
 def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag: str) -> Any:  # noqa: ANN401
     if name not in record:
         found = ", ".join(map(str, record)) or "none"
-        raise InputError(f"{path}: row {row}: no column {name!r} (found: {found}); choose one with {flag}")
+        raise InputError(
+            f"{path}: row {row}: no column {name!r} (found: {found}); choose one with {flag}, which is for every file, "
+            f"or rename it here"
+        )
     return record[name]
 
 
@@ -331,14 +373,13 @@ def iter_examples(path: str | Path, *, text_column: str = "text", label_column: 
         InputError: for a file, column or row that cannot be read, or if nothing is left.
     """
 
-    def triples() -> Iterator[tuple[int, str, Any, Any]]:
-        for index, (number, record) in enumerate(iter_records(path)):
+    def rows() -> Iterator[tuple[int, Any, Any, Any]]:
+        for number, record in iter_records(path):
             text = _column(record, text_column, path, number, "--text-column")
             label = _column(record, label_column, path, number, "--label-column")
-            identity = record.get("id")
-            yield number, str(index if identity is None else identity), text, label
+            yield number, record.get("id"), text, label
 
-    return checked_examples(triples(), str(path))
+    return checked_examples(rows(), str(path))
 
 
 def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[Example]:
@@ -348,52 +389,62 @@ def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[
     """
     lines, column = _is_txt(path), _text_column(path, text_column)
 
-    def triples() -> Iterator[tuple[int, str, Any, Any]]:
-        for index, (number, record) in enumerate(iter_records(path)):
-            identity = number - 1 if lines else record.get("id")
+    def rows() -> Iterator[tuple[int, Any, Any, Any]]:
+        for number, record in iter_records(path):
             text = _column(record, column, path, number, "--text-column")
-            yield number, str(index if identity is None else identity), text, None
+            yield number, number - 1 if lines else record.get("id"), text, None
 
-    return checked_examples(triples(), str(path), labelled=False)
+    return checked_examples(rows(), str(path), labelled=False)
 
 
 def checked_examples(
-    rows: Iterable[tuple[int, str, Any, Any]], origin: str, *, labelled: bool = True
+    rows: Iterable[tuple[int, Any, Any, Any]], origin: str, *, labelled: bool = True
 ) -> Iterator[Example]:
     """Examples from ``(row number, id, text, label)``; see :func:`iter_examples`. Or with empty labels."""
-    usable, left_out = False, dict[str, _LeftOut]()
-    for number, identity, text, label in rows:
+    left_out, doubtful, first = _LeftOut(), Counter[str](), None
+    for index, (number, identity, text, label) in enumerate(rows):
         name = _checked_label(label, f"{origin}: row {number}") if labelled else ""
-        if (label_name(text) is None and not isinstance(text, str)) or not str(text).strip():
-            left_out.setdefault("empty text", _LeftOut()).add(number)
-        elif not isinstance(text, str):
+        given = label_name(identity) is not None
+        reason = _no_sentence(text)
+        if reason == NOT_TEXT:
             raise InputError(f"{origin}: row {number}: the text is a {type(text).__name__}, not a string")
-        elif reason := unusable(text) or (LONE_SURROGATE.search(f"{identity}{name}") and _HALF):
-            left_out.setdefault(reason, _LeftOut()).add(number)
+        if reason or (reason := _unwritable(f"{identity}{name}")):
+            left_out.add(reason, number)
         elif name is None:
-            left_out.setdefault("no label", _LeftOut()).add(number)
+            left_out.add("no label", number)
         else:
-            usable = True
-            yield Example(identity, " ".join(text.split()), name)
-    for reason, which in left_out.items():
-        logger.warning("%s: %d row(s) left out, %s: row %s", origin, which.count, reason, which)
-    if not usable:
+            first = first or (number, given)
+            if given != first[1]:
+                lacks, has = (first[0], number) if given else (number, first[0])
+                raise InputError(
+                    f"{origin}: row {lacks}: has no id, but row {has} has one; give every row one, or rename the "
+                    f"column 'id'"
+                )
+            if name in MISSING_WORDS:
+                doubtful[name] += 1
+            yield Example(str(identity if given else index), " ".join(text.split()), name)
+    left_out.log(origin)
+    for name, count in doubtful.items():
+        logger.warning("%s: %d row(s) have the label %r; if that stands for none, remove them", origin, count, name)
+    if first is None:
         raise InputError(f"{origin}: no usable row; every row needs a text{' and a label' if labelled else ''}")
 
 
 class _LeftOut:
-    """How many rows were left out, and the first few of them."""
+    """How many rows were left out, by reason, and the first few of them."""
 
     def __init__(self) -> None:
-        self.count, self.first = 0, list[int]()
+        self.count, self.first = Counter[str](), dict[str, list[int]]()
 
-    def add(self, row: int) -> None:
-        self.count += 1
-        if len(self.first) < 5:
-            self.first.append(row)
+    def add(self, reason: str, row: int) -> None:
+        self.count[reason] += 1
+        if self.count[reason] <= 5:
+            self.first.setdefault(reason, []).append(row)
 
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
+    def log(self, origin: str | Path) -> None:
+        for reason, count in self.count.items():
+            rows = ", ".join(map(str, self.first[reason])) + (", …" if count > 5 else "")
+            logger.warning("%s: %d row(s) left out, %s: row %s", origin, count, reason, rows)
 
 
 def _checked_label(label: Any, where: str) -> str | None:  # noqa: ANN401
