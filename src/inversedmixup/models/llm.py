@@ -44,7 +44,7 @@ def choose_dtype(name: str, device: str | torch.device) -> torch.dtype:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"device {str(device)!r}: cannot be used ({first_line(error)[:80]}); choose another"
+            f"device {str(device)!r}: cannot be used ({first_line(error)[:80]}); choose another, such as cpu"
         ) from error
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
