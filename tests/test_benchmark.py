@@ -151,6 +151,8 @@ def test_a_run_measures_what_it_says(train_file, tmp_path, config, encoder):
 def test_a_test_file_and_cross_validation_exclude_each_other(train_file, tmp_path, config):
     with pytest.raises(InputError, match="needs a test file"):
         run(str(train_file), None, str(tmp_path / "toy"), config(draw="4"))
+    with pytest.raises(InputError, match="test_rows: are rows of a test file"):
+        run(str(train_file), None, str(tmp_path / "toy"), config(test_rows=3))
     with pytest.raises(InputError, match="leave the test file away"):
         run(str(train_file), str(train_file), str(tmp_path / "toy"), config(draw="cv"))
 

@@ -222,6 +222,10 @@ def test_more_splits_of_the_same_kind_never_widen_the_interval(values, times):
     assert np.diff(many.interval) <= np.diff(few.interval)
 
 
+def test_an_interval_holds_no_impossible_gain():
+    assert verdict([0.3, -0.4]).interval == (-1.0, 1.0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(differences)
 def test_what_is_said_to_be_needed_would_tell(values):

@@ -69,18 +69,21 @@ def test_a_person_sees_rows_counts_and_accuracies(train_file, tmp_path, capsys, 
 def test_config_file_and_flags_share_names_and_flags_win(train_file, tmp_path, tiny_pair_folder, capsys):
     names = [flag.removeprefix("--") for flag in QUICK[::2]]
     settings = dict(zip(names, map(yaml.safe_load, QUICK[1::2]), strict=True)) | {"pair": tiny_pair_folder, "lam": 0.5}
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings) + "encoder-learning-rate: 5e-5\n")
     out = tmp_path / "o.jsonl"
     assert main(["augment", str(train_file), "-o", str(out), "--config", str(tmp_path / "c.yaml"), "--n", "5"]) == 0
     resolved = json.loads((tmp_path / "o.jsonl.run" / "config.json").read_text())
     assert (resolved["n"], resolved["lam"], resolved["candidates"]) == (5, "0.5", 1)
+    assert resolved["encoder_learning_rate"] == 5e-5
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [("lamb: 3", "unknown option 'lamb'"), ("n: many", "n: expected int, found 'many'"), ("[1", "not valid YAML"),
      ("pairs: odd", "pairs: 'odd' is not one of"), ("- 1", "expected `name: value` lines"),
-     ("tries: 1" + "0" * 400, "tries: 1000")],
+     ("tries: 1" + "0" * 400, "tries: 1000"), ("tries: odd", "tries: expected float"),
+     ("tries: 1e99", "tries: 1e+99 is out"),
+     ("n: 5\nseed: 1\nn: 6", "'n' is there twice"), ("min-cycle: 0\nmin_cycle: 1", "'min_cycle' is there twice")],
 )  # fmt: skip
 def test_a_bad_config_file_is_refused_by_name(tmp_path, train_file, capsys, content, message):
     (tmp_path / "c.yaml").write_text(content)
@@ -102,6 +105,12 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(tmp_path, train_file, capsy
     assert "lam '7'" in refused(
         capsys, "augment", train_file, "-o", tmp_path / "q.jsonl", "--pair", tiny_pair_folder, "--lam", "7", *QUICK
     )
+    assert "standard input is not read" in refused(capsys, "augment", "-", "-o", out)
+    long = write_jsonl(tmp_path / "long.jsonl", [{"text": "x" * 3000}])
+    assert "no usable row" in refused(
+        capsys, "augment", train_file, "-o", out, "--pair", tiny_pair_folder, "--unlabelled", long
+    )
+    assert not (tmp_path / "o.jsonl.run").exists()
     assert "no such file" in refused(capsys, "align", tmp_path / "none.txt", "-o", tmp_path / "run")
     assert "no sentence" in refused(capsys, "invert", write_jsonl(tmp_path / "e.jsonl", []), "--pair", tiny_pair_folder)
     assert "characters" in refused(capsys, "mix", "a" * 100_000, "b", "--pair", tiny_pair_folder)
@@ -200,6 +209,15 @@ def test_numbers_below_nothing_are_refused_before_any_work(train_file, tmp_path,
     assert not (tmp_path / "o.jsonl.run").exists()
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
+def test_a_device_that_torch_does_not_know_is_refused_before_any_work(
+    train_file, tmp_path, capsys, tiny_pair_folder, dtype
+):
+    arguments = ["augment", train_file, "-o", tmp_path / "o.jsonl", "--pair", tiny_pair_folder]
+    assert "device 'gpu'" in refused(capsys, *arguments, "--device", "gpu", "--dtype", dtype)
+    assert not (tmp_path / "o.jsonl.run").exists()
+
+
 @pytest.mark.parametrize("name", ["\udce9.jsonl", "http://[bad/x.jsonl"])
 def test_input_names_that_cannot_be_are_refused(tmp_path, capsys, tiny_pair_folder, name):
     refused(capsys, "augment", name, "-o", tmp_path / "o.jsonl", "--pair", tiny_pair_folder)
@@ -214,6 +232,35 @@ def test_help_is_written_to_streams_of_few_letters():
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, "-m", "inversedmixup", "mix", "--help"]
     assert b"\\u03bb" in subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--json >/dev/full", "standard output: cannot be written (No space left on device)"),
+        (">&-", "standard output is closed"),
+        ("--json | true", ""),
+    ],
+)
+def test_a_result_that_cannot_be_printed_is_one_clear_line(command, message):
+    shell = ["bash", "-c", f"{sys.executable} -m inversedmixup models {command}; exit ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert done.returncode == (2 if message else 0)
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == bool(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["augment"], "inversedmixup augment: the following arguments are required: TRAIN, -o/--output; see --help\n"),
+        (["report", "x", "--tries", "2"], "inversedmixup: unrecognized arguments: --tries 2; see --help\n"),
+    ],
+)
+def test_arguments_are_refused_in_one_line(capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err == message
 
 
 def test_json_is_json_on_streams_of_few_letters(monkeypatch, tiny_pair_folder):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from conftest import write_jsonl
 from inversedmixup.data import MAX_CHARACTERS, check_output, iter_texts, label_name, read_examples
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, unfinished
 from inversedmixup.labelled import check_classes, take_shots
 from inversedmixup.mixer import as_examples
 
@@ -43,8 +43,13 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
         ("t.jsonl", b'{"text": 5, "label": "a"}\n', "row 1: the text is a int"),
         ("t.jsonl", b"", "no usable row"),
         ("t.csv", b"text,label\na,b,c\n", "row 2: more cells"),
+        ("t.csv", b"text,label\nmy parcel\nis late,delivery\n", "row 2: fewer cells.*line break"),
+        ("t.csv", b"id,text,label,,\n1,one, two,a,\n", "row 2: more cells"),
+        ("t.csv", b"sep=;\ntext;label\na\n", "row 3: fewer cells"),
         ("t.csv", b"text,label\na\0,b\n", "row 2: holds a NUL"),
         ("t.csv", b'text,label\n"never closed,b\n', "not CSV"),
+        ("t.jsonl.gz", b"", "is packed; unpack it first"),
+        ("t.csv", b"\x1f\x8b\x08\0", "is packed; unpack it first"),
         ("t.parquet", b"nothing of the kind", "no Parquet file"),
     ],
 )  # fmt: skip
@@ -110,6 +115,16 @@ def test_corpora_are_streamed(tmp_path):
 def test_an_output_of_unknown_format_is_refused_before_any_work():
     with pytest.raises(InputError, match=r"end it in \.jsonl"):
         check_output("out.xlsx")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 240, "é" * 120])
+def test_an_output_name_that_leaves_no_room_for_those_made_from_it_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"the name has \d+ bytes"):
+        check_output(tmp_path / f"{name}.csv")
+    with pytest.raises(InputError, match="File name too long"):
+        list(iter_texts([tmp_path / f"{name * 2}.csv"]))
+    longest = check_output(tmp_path / ("x" * 231 + ".csv"))
+    unfinished(longest.with_name(f"{longest.name}.config.json")).touch()
 
 
 def test_data_sets_and_frames_are_read_with_their_class_names():

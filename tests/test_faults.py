@@ -1,7 +1,9 @@
 """The fault harness in short (`make faults` is the long form), and what it found."""
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,21 @@ def test_a_record_of_other_settings_or_with_a_flipped_bit_counts_as_not_done(tmp
     path = tmp_path / "shards" / "000000.json"
     path.write_text(path.read_text().replace("row", "raw"))
     assert RunFolder(tmp_path, {"n": 2}).read("shards/000000") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"inputs_sha256": "c"}, "the rows of the input files have changed"),
+        ({"inputs_sha256": "c", "files_sha256": {}}, "the pair's files, --unlabelled or --descriptions have changed"),
+        ({"files_sha256": {}, "pair": "p"}, "pair: None there, 'p' now"),
+    ],
+)
+def test_what_has_changed_since_a_run_began_is_said_in_words(tmp_path, changes, words):
+    settings = {"inputs_sha256": "a", "files_sha256": {"f": "b"}, "pair": None}
+    RunFolder(tmp_path, settings)
+    with pytest.raises(InputError, match=re.escape(f"holds a run with other settings ({words})")):
+        RunFolder(tmp_path, settings | changes)
 
 
 @pytest.mark.parametrize("at", [-1, 70])
@@ -78,6 +95,12 @@ def test_a_full_disk_told_by_a_library_is_one_clear_line_too(tmp_path):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(RuntimeError, match="another"), clear_write_errors(tmp_path):
         raise RuntimeError("another (os error 5000)")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG])
+def test_a_file_that_may_not_be_replaced_is_one_clear_line(tmp_path, number):
+    with pytest.raises(InputError, match=r"o\.csv: cannot be written"), clear_write_errors(tmp_path):
+        raise OSError(number, os.strerror(number), "o.csv")
 
 
 @pytest.mark.parametrize(

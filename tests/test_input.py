@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import math
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 import fuzz
 from conftest import write_jsonl
 from inversedmixup.cli import main
-from inversedmixup.data import Row, RowFile, iter_records, iter_texts, read_examples
+from inversedmixup.data import Row, RowFile, iter_records, iter_sourced, iter_texts, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.mixer import InversedMixup, as_examples
 from inversedmixup.options import build
@@ -81,6 +82,23 @@ def test_csv_is_read_whatever_parts_cells_and_ends_lines(tmp_path, mark, end):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "text,label,,\none,a,,\ntwo,b\n",
+        ",text,label\n0,one,a\n1,two,b\n",
+        "sep=;\r\ntext;label\r\none;a\r\ntwo;b\r\n",
+        "text|label|id, name\none|a|1\ntwo|b|2\n",
+        '"id, not ours, yet";text;label\n1;one;a\n2;two;b\n',
+        "text,label\none,a\n\n   \ntwo,b\n,\n",
+    ],
+    ids=["columns without a name", "row names", "sep=", "the commonest mark", "marks in quotes", "blank lines"],
+)
+def test_csv_as_spreadsheets_write_it(tmp_path, content):
+    (tmp_path / "t.csv").write_text(content, newline="")
+    assert [(e.text, e.label) for e in read_examples(tmp_path / "t.csv")] == [("one", "a"), ("two", "b")]
+
+
 def test_mixed_line_ends_and_a_field_of_ten_megabytes(tmp_path, caplog):
     (tmp_path / "t.csv").write_bytes(b"text,label\r\none,a\rtwo,b\n" + b"x" * 10_000_000 + b",b\nthree,a\n")
     with caplog.at_level("WARNING", logger="inversedmixup"):
@@ -108,15 +126,42 @@ def test_what_is_refused_is_refused_by_name(tmp_path, name, content, message):
 
 def test_rows_that_cannot_be_sentences_are_left_out_everywhere(tmp_path):
     rows = [{"text": "fine", "label": "a"}, {"text": "a\0b", "label": "a"}, {"text": "\ud800", "label": "a"},
-            {"text": "x", "label": "\udfff"}, {"text": "x", "label": "a", "id": "\ud800"}]  # fmt: skip
+            {"text": "x", "label": "\udfff"}, {"text": "x", "label": "a", "id": "\ud800"},
+            {"text": "x", "label": "b\0"}, {"text": "x", "label": "a", "id": "\0"}]  # fmt: skip
     path = write_jsonl(tmp_path / "t.jsonl", rows)
     assert [e.text for e in read_examples(path)] == ["fine"]
-    assert list(iter_texts([path])) == ["fine", "x", "x"]
+    assert list(iter_texts([path])) == ["fine", "x", "x", "x", "x"]
 
 
-def test_missing_ids_are_row_numbers(tmp_path):
-    path = write_jsonl(tmp_path / "t.jsonl", [{"text": "a", "label": "x", "id": None}, {"text": "b", "label": "x"}])
-    assert [e.id for e in read_examples(path)] == ["0", "1"]
+@pytest.mark.parametrize("missing", [None, "", " ", math.nan])
+def test_missing_ids_are_row_numbers_if_every_row_lacks_one(tmp_path, missing):
+    rows = [{"text": "a", "label": "x", "id": missing}, {"text": "b", "label": "x"}]
+    assert [e.id for e in read_examples(write_jsonl(tmp_path / "t.jsonl", rows))] == ["0", "1"]
+    for lacking, ids in [(1, (missing, 0)), (2, (1, missing))]:
+        rows = [{"text": "a", "label": "x", "id": identity} for identity in ids]
+        with pytest.raises(InputError, match=f"row {lacking}: has no id, but row {3 - lacking} has one"):
+            read_examples(write_jsonl(tmp_path / "t.jsonl", rows))
+
+
+def test_labels_that_may_stand_for_none_are_told_and_kept(tmp_path, caplog):
+    (tmp_path / "t.csv").write_text("text,label\none,NA\ntwo,a\nthree,NA\nfour,null\nfive,none\n")
+    with caplog.at_level("WARNING", logger="inversedmixup"):
+        assert len(read_examples(tmp_path / "t.csv")) == 5
+    assert [message.partition(": ")[2].partition(";")[0] for message in caplog.messages] == [
+        "2 row(s) have the label 'NA'", "1 row(s) have the label 'null'",
+    ]  # fmt: skip
+
+
+def test_texts_without_labels_that_are_left_out_are_counted_when_asked(tmp_path, caplog):
+    path = write_jsonl(tmp_path / "t.jsonl", [{"text": text} for text in ("x" * 3000, "one", None, 7, "")])
+    with caplog.at_level("WARNING", logger="inversedmixup"):
+        assert list(iter_texts([path])) == ["one"]
+        assert not caplog.messages
+        assert [text for text, _ in iter_sourced(path)] == ["one"]
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "1 row(s) left out, text over 2000 characters: row 1", "2 row(s) left out, empty text: row 3, 5",
+        "1 row(s) left out, not a text: row 4",
+    ]  # fmt: skip
 
 
 def test_class_labels_in_parquet_have_their_names(tmp_path):

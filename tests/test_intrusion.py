@@ -170,6 +170,11 @@ def test_class_names_are_no_formulas(tiny_pair_folder, tmp_path, examples):
     assert len(draw_intrusion(report, tmp_path)) == 2
 
 
+def test_one_row_a_class_is_refused(tiny_pair_folder, train_file, tmp_path):
+    with pytest.raises(InputError, match=r"no class has two rows.*give more rows or shots"):
+        run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, shots=1))
+
+
 def test_a_reference_with_unknown_classes_is_refused(tiny_pair_folder, train_file, tmp_path, capsys):
     reference = write_jsonl(tmp_path / "full.jsonl", [{"text": "hello there", "label": "greeting"}])
     arguments = ["intrusion", str(train_file), "-o", str(tmp_path / "s"), "--pair", tiny_pair_folder]

@@ -184,11 +184,21 @@ def test_descriptions_stand_in_the_prompt(tiny_pair, examples, tmp_path):
     judge = LLMJudge(case(tiny_pair, examples, descriptions=str(path)))
     assert judge.meanings == {"account": "account", "delivery": "delivery", "refund": "money back please"}
     path.write_text("refund:\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"refund: expected some words, found None"):
+    with pytest.raises(InputError, match=r"refund: expected some words, found ''"):
         LLMJudge(case(tiny_pair, examples, descriptions=str(path)))
     path.write_text("refunds: money\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"classes.yaml: 'refunds' is not a class of the training set \(account,"):
         LLMJudge(case(tiny_pair, examples, descriptions=str(path)))
+
+
+def test_descriptions_of_classes_that_yaml_takes_for_something_else_are_words(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("yes: on\n1: 2\n")
+    config = JudgeConfig(descriptions=str(path))
+    assert config.described(["yes", "1", "no"]) == {"yes": "on", "1": "2", "no": "no"}
+    path.write_text("yes: on\nno: off\nyes: true\n")
+    with pytest.raises(InputError, match="'yes' is there twice"):
+        config.described(["yes", "no"])
 
 
 # ---- tuned -------------------------------------------------------------------------------------------------------

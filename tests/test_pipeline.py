@@ -248,7 +248,7 @@ def test_a_changed_pair_is_a_changed_run(train_file, tmp_path, config, tiny_pair
     run_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
     tiny_pair.adaptor.net[0].weight.data.mul_(2)
     tiny_pair.save(folder, encoder=False)
-    with pytest.raises(InputError, match=r"other settings .files_sha256"):
+    with pytest.raises(InputError, match=r"the pair.s files, --unlabelled or --descriptions have changed"):
         run_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
 
 

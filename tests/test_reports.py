@@ -92,8 +92,9 @@ def test_a_reference_with_a_class_of_one_row_still_knows_its_error(tmp_path, cap
     command = ["invert", str(corpus_file), "--pair", tiny_pair_folder, "--evaluate", "--rows", "3", "--candidates", "1"]
     assert main([*command, "--reference", str(one_class)]) == 2
     assert "at least two classes" in capsys.readouterr().err
-    rows = [{"text": text, "label": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
-    assert main([*command, "--reference", str(write_jsonl(tmp_path / "two.jsonl", rows))]) == 0
+    rows = [{"text": text, "class": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
+    command += ["--reference", str(write_jsonl(tmp_path / "two.jsonl", rows)), "--label-column", "class"]
+    assert main(command) == 0
     shown = capsys.readouterr().out
     assert "its own accuracy" in shown
     assert "1-8" in shown

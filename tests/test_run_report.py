@@ -19,7 +19,7 @@ from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.provenance import command_line
 from inversedmixup.report.evidence import gather, near_copies
 from inversedmixup.report.page import grid, render
-from inversedmixup.report.results import RunResults, read_run
+from inversedmixup.report.results import RunResults, is_run, read_run
 from test_pipeline import QUICK
 
 HOSTILE = [
@@ -86,6 +86,12 @@ def test_the_report_needs_no_network_and_shows_hostile_text_as_text(run):
     assert page.addresses == []
     for text in HOSTILE:
         assert text in page.text
+
+
+def test_a_run_is_found_from_within(run, monkeypatch):
+    monkeypatch.chdir(run / "out.jsonl.run")
+    assert read_run(".").output == run / "out.jsonl"
+    assert not is_run("/")
 
 
 def test_the_report_counts_what_the_files_hold(run):

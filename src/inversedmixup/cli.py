@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from inversedmixup import __version__
 from inversedmixup.errors import InputError, out_of_memory
@@ -74,14 +74,24 @@ def _main(argv: Sequence[str] | None) -> int:
     if parsed.command is None:
         parser.print_help()
         return 0
+    if sys.stdout is None:
+        parser.error("standard output is closed; leave it open, or give it a file")
     options = vars(parsed)
     command = importlib.import_module(f"inversedmixup.commands.{options.pop('command')}")
     return _run(command, options)
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that refuses arguments in one line, as commands refuse input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where all of them are told."""
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
+
+
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
     """All commands with their one-line help, and the flags of the chosen one only: the others need torch to know."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="inversedmixup", description="Readable new sentences between two of yours, with labels and evidence."
     )
     parser.add_argument("--version", action="version", version=f"inversedmixup {__version__}")
@@ -105,18 +115,13 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
         result = command.run(options)
         if not result:  # one of several processes, and not the one that reports
             return 0
-        if as_json:
-            unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf").lower()
-            sys.stdout.write(json.dumps(result, ensure_ascii=not unicode) + "\n")
-        else:
-            command.show(result)
-        sys.stdout.flush()
+        _show(command, result, as_json=as_json)
         return 0
     except InputError as error:
         console.print(f"inversedmixup: {error}", style="red", markup=False, soft_wrap=True)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except Exception as error:
         if not out_of_memory(error):
@@ -126,6 +131,29 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
             f"some, then run the same command again: finished work is kept", style="red", markup=False, soft_wrap=True,
         )  # fmt: skip
         return 2
+
+
+def _show(command: Any, result: dict[str, Any], *, as_json: bool) -> None:  # noqa: ANN401
+    """Print the result."""
+    try:
+        if as_json:
+            unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf").lower()
+            sys.stdout.write(json.dumps(result, ensure_ascii=not unicode) + "\n")
+        else:
+            command.show(result)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise InputError(
+            f"standard output: cannot be written ({error.strerror}); run the same command again: finished work is kept"
+        ) from error
+
+
+def _drop_output() -> None:
+    """Let go of what is not printed yet: Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_utf8(options: dict[str, Any]) -> None:

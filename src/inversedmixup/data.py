@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import numbers
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from inversedmixup.errors import InputError, unfinished, write_whole
+from inversedmixup.errors import PARTIAL, InputError, unfinished, write_whole
 from inversedmixup.labels import JUDGES
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,19 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 MAX_CHARACTERS = 2000  # a longer text is no sentence: it is left out and counted
 MAX_LABEL_CHARACTERS = 200  # a longer label is no class name: another column was meant
+# bytes of an output's name: file systems hold 255, and the names made from it are longer
+MAX_NAME = 255 - len(".config.json" + PARTIAL)
 DELIMITERS = ",;\t|"
+_EXCEL_MARK = re.compile(rf'"?sep=([{DELIMITERS}])"?\s*')  # a first line that says what parts cells
+_PACKED = (".gz", ".zst", ".zip", ".xz", ".bz2")
+_PACKED_BEGINS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, zstd, zip
+_UNPACK = "is packed; unpack it first, and give the .jsonl, .csv, .parquet or .txt file that is in it"
 # What a spreadsheet would run as a formula: CSV output puts an apostrophe before it (and before an apostrophe that
 # precedes it, so that reading can take one away again). Numbers are no formulas.
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_HALF = "half a character (a lone surrogate)"
+NOT_TEXT = "not a text"
+MISSING_WORDS = ("NA", "N/A", "nan", "NaN", "null", "NULL", "None")  # what programs write for a missing label
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -123,13 +131,17 @@ def iter_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         InputError: naming the file, the row and the remedy.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; give a file ending in .jsonl, .csv, .parquet or .txt")
     readers = {".jsonl": _iter_jsonl, ".csv": _iter_csv, ".parquet": _iter_parquet, ".txt": _iter_txt}
     reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(f"{path}: cannot tell the format; rename it to end in {', '.join(readers)}")
     try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; give a file ending in {', '.join(readers)}")
+        if str(path) == "-":
+            raise InputError("-: standard input is not read; give a file")
+        if path.suffix.lower() in _PACKED:
+            raise InputError(f"{path}: {_UNPACK}")
+        if reader is None:
+            raise InputError(f"{path}: cannot tell the format; rename it to end in {', '.join(readers)}")
         yield from reader(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -143,6 +155,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         for number, raw in enumerate(file, start=1):
             if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                 raise InputError(f"{path}: is UTF-16; convert the file, e.g. `iconv -f utf-16 -t utf-8`")
+            if number == 1 and raw.startswith(_PACKED_BEGINS):
+                raise InputError(f"{path}: {_UNPACK}")
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -173,28 +187,45 @@ def _iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _iter_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     lines = _csv_lines(path)
-    header = next(lines, "")
-    delimiter = next((mark for mark in DELIMITERS if mark in header), ",")
+    header, above = next(lines, ""), 0
+    if said := _EXCEL_MARK.fullmatch(header):
+        header, above = next(lines, ""), 1
+    delimiter = said[1] if said else max(DELIMITERS, key=re.sub('"[^"]*"', "", header).count)
     limit = csv.field_size_limit(2**31 - 1)  # the default of 128 KiB would refuse a long cell without naming it
     try:
-        reader = csv.DictReader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
-        names = list(reader.fieldnames or [])
+        reader = csv.reader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
+        names = [name if name.strip() else "" for name in next(reader, [])]
         if header and not names:
-            raise InputError(f"{path}: row 1: no column names; remove blank lines at the top")
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            raise InputError(f"{path}: row {reader.line_num}: the column {twice[0]!r} is there twice; rename one")
+            raise InputError(f"{path}: row {above + 1}: no column names; remove blank lines at the top")
+        if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+            raise InputError(f"{path}: row {above + 1}: the column {twice[0]!r} is there twice; rename one")
         ours = {"id", "text", "label", "label_probs", "labels"} <= set(names)
-        for record in reader:
-            if None in record:
+        for cells in reader:
+            if len(cells) < 2 and not "".join(cells).strip():
+                continue
+            if odd := _misfit(names, cells):
                 raise InputError(
-                    f"{path}: row {reader.line_num}: more cells than the header has; quote cells that hold "
-                    f"{delimiter!r}"
+                    f"{path}: row {above + reader.line_num}: {odd} cells than the header has; quote cells that hold "
+                    f"{delimiter!r} or a line break"
                 )
-            yield reader.line_num, {name: _unguarded(cell) for name, cell in record.items()} if ours else record
+            yield (
+                above + reader.line_num,
+                {name: _unguarded(cell) if ours else cell for name, cell in zip(names, cells, strict=False) if name},
+            )
     except csv.Error as error:
-        raise InputError(f"{path}: row {reader.line_num}: not CSV ({error}); check the quotes") from None
+        raise InputError(f"{path}: row {above + reader.line_num}: not CSV ({error}); check the quotes") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _misfit(names: Sequence[str], cells: Sequence[str]) -> str | None:
+    """Whether a row has ``more`` or ``fewer`` cells than there are columns; ``None`` if it fits.
+
+    Columns without a name are those that a spreadsheet left empty; only the first may hold something: row names.
+    """
+    if len(cells) > len(names) or any(cell for name, cell in zip(names[1:], cells[1:], strict=False) if not name):
+        return "more"
+    return "fewer" if any(names[len(cells) :]) else None
 
 
 def _csv_lines(path: Path) -> Iterator[str]:
@@ -210,9 +241,9 @@ def _guarded(cell: str) -> str:
     return "'" + cell if _FORMULA.match(cell) and not _NUMBER.fullmatch(cell) else cell
 
 
-def _unguarded(cell: str | None) -> str | None:
+def _unguarded(cell: str) -> str:
     """The cell that :func:`_guarded` was given."""
-    return cell[1:] if cell and cell.startswith("'") and _FORMULA.match(cell) else cell
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _iter_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -251,26 +282,55 @@ def unusable(text: str) -> str | None:
     """Why a text cannot be a sentence here; ``None`` if it can."""
     if len(text) > MAX_CHARACTERS:
         return f"text over {MAX_CHARACTERS} characters"
+    return _unwritable(text)
+
+
+def _unwritable(text: str) -> str | None:
+    """The reason if a text holds what not every file can."""
     if "\0" in text:
         return "a NUL character"
-    return _HALF if LONE_SURROGATE.search(text) else None
+    return "half a character (a lone surrogate)" if LONE_SURROGATE.search(text) else None
 
 
-def iter_texts(paths: Sequence[str | Path], text_column: str = "text") -> Iterator[str]:
-    """The texts of unlabelled files, one after the other; empty and overlong ones are passed over."""
+def iter_texts(paths: Sequence[str | Path], text_column: str = "text", *, log: bool = False) -> Iterator[str]:
+    """The texts of unlabelled files, one after the other; what can be no sentence is passed over.
+
+    With ``log``, how many were is logged at the end of each file.
+    """
     for path in paths:
-        for text, _ in iter_sourced(path, text_column):
+        for text, _ in iter_sourced(path, text_column, log=log):
             yield text
 
 
-def iter_sourced(path: str | Path, text_column: str = "text") -> Iterator[tuple[str, str | None]]:
+def iter_sourced(path: str | Path, text_column: str = "text", *, log: bool = True) -> Iterator[tuple[str, str | None]]:
     """The texts of one file as :func:`iter_texts` gives them, each with its ``source`` column if there is one."""
-    column = _text_column(path, text_column)
+    column, left_out = _text_column(path, text_column), _LeftOut()
     for number, record in iter_records(path):
         value = _column(record, column, path, number, "--text-column")
-        if isinstance(value, str) and value.strip() and not unusable(value):
+        if reason := _no_sentence(value):
+            left_out.add(reason, number)
+        else:
             source = record.get("source")
             yield " ".join(value.split()), None if source is None else str(source)
+    if log:
+        left_out.log(path)
+
+
+def check_texts(path: str | Path, text_column: str) -> None:
+    """Refuse a file of unlabelled text without a usable row.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if next(iter_texts([path], text_column, log=True), None) is None:
+        raise InputError(f"{path}: no usable row; every row needs a text")
+
+
+def _no_sentence(value: Any) -> str | None:  # noqa: ANN401
+    """Why a value of the text's column cannot be a sentence; ``None`` if it can."""
+    if isinstance(value, str):
+        return unusable(value) if value.strip() else "empty text"
+    return "empty text" if label_name(value) is None else NOT_TEXT
 
 
 def _is_txt(path: str | Path) -> bool:
@@ -285,7 +345,10 @@ def _text_column(path: str | Path, name: str) -> str:
 def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag: str) -> Any:  # noqa: ANN401
     if name not in record:
         found = ", ".join(map(str, record)) or "none"
-        raise InputError(f"{path}: row {row}: no column {name!r} (found: {found}); choose one with {flag}")
+        raise InputError(
+            f"{path}: row {row}: no column {name!r} (found: {found}); choose one with {flag}, which is for every file, "
+            f"or rename it here"
+        )
     return record[name]
 
 
@@ -310,14 +373,13 @@ def iter_examples(path: str | Path, *, text_column: str = "text", label_column: 
         InputError: for a file, column or row that cannot be read, or if nothing is left.
     """
 
-    def triples() -> Iterator[tuple[int, str, Any, Any]]:
-        for index, (number, record) in enumerate(iter_records(path)):
+    def rows() -> Iterator[tuple[int, Any, Any, Any]]:
+        for number, record in iter_records(path):
             text = _column(record, text_column, path, number, "--text-column")
             label = _column(record, label_column, path, number, "--label-column")
-            identity = record.get("id")
-            yield number, str(index if identity is None else identity), text, label
+            yield number, record.get("id"), text, label
 
-    return checked_examples(triples(), str(path))
+    return checked_examples(rows(), str(path))
 
 
 def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[Example]:
@@ -327,52 +389,62 @@ def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[
     """
     lines, column = _is_txt(path), _text_column(path, text_column)
 
-    def triples() -> Iterator[tuple[int, str, Any, Any]]:
-        for index, (number, record) in enumerate(iter_records(path)):
-            identity = number - 1 if lines else record.get("id")
+    def rows() -> Iterator[tuple[int, Any, Any, Any]]:
+        for number, record in iter_records(path):
             text = _column(record, column, path, number, "--text-column")
-            yield number, str(index if identity is None else identity), text, None
+            yield number, number - 1 if lines else record.get("id"), text, None
 
-    return checked_examples(triples(), str(path), labelled=False)
+    return checked_examples(rows(), str(path), labelled=False)
 
 
 def checked_examples(
-    rows: Iterable[tuple[int, str, Any, Any]], origin: str, *, labelled: bool = True
+    rows: Iterable[tuple[int, Any, Any, Any]], origin: str, *, labelled: bool = True
 ) -> Iterator[Example]:
     """Examples from ``(row number, id, text, label)``; see :func:`iter_examples`. Or with empty labels."""
-    usable, left_out = False, dict[str, _LeftOut]()
-    for number, identity, text, label in rows:
+    left_out, doubtful, first = _LeftOut(), Counter[str](), None
+    for index, (number, identity, text, label) in enumerate(rows):
         name = _checked_label(label, f"{origin}: row {number}") if labelled else ""
-        if (label_name(text) is None and not isinstance(text, str)) or not str(text).strip():
-            left_out.setdefault("empty text", _LeftOut()).add(number)
-        elif not isinstance(text, str):
+        given = label_name(identity) is not None
+        reason = _no_sentence(text)
+        if reason == NOT_TEXT:
             raise InputError(f"{origin}: row {number}: the text is a {type(text).__name__}, not a string")
-        elif reason := unusable(text) or (LONE_SURROGATE.search(f"{identity}{name}") and _HALF):
-            left_out.setdefault(reason, _LeftOut()).add(number)
+        if reason or (reason := _unwritable(f"{identity}{name}")):
+            left_out.add(reason, number)
         elif name is None:
-            left_out.setdefault("no label", _LeftOut()).add(number)
+            left_out.add("no label", number)
         else:
-            usable = True
-            yield Example(identity, " ".join(text.split()), name)
-    for reason, which in left_out.items():
-        logger.warning("%s: %d row(s) left out, %s: row %s", origin, which.count, reason, which)
-    if not usable:
+            first = first or (number, given)
+            if given != first[1]:
+                lacks, has = (first[0], number) if given else (number, first[0])
+                raise InputError(
+                    f"{origin}: row {lacks}: has no id, but row {has} has one; give every row one, or rename the "
+                    f"column 'id'"
+                )
+            if name in MISSING_WORDS:
+                doubtful[name] += 1
+            yield Example(str(identity if given else index), " ".join(text.split()), name)
+    left_out.log(origin)
+    for name, count in doubtful.items():
+        logger.warning("%s: %d row(s) have the label %r; if that stands for none, remove them", origin, count, name)
+    if first is None:
         raise InputError(f"{origin}: no usable row; every row needs a text{' and a label' if labelled else ''}")
 
 
 class _LeftOut:
-    """How many rows were left out, and the first few of them."""
+    """How many rows were left out, by reason, and the first few of them."""
 
     def __init__(self) -> None:
-        self.count, self.first = 0, list[int]()
+        self.count, self.first = Counter[str](), dict[str, list[int]]()
 
-    def add(self, row: int) -> None:
-        self.count += 1
-        if len(self.first) < 5:
-            self.first.append(row)
+    def add(self, reason: str, row: int) -> None:
+        self.count[reason] += 1
+        if self.count[reason] <= 5:
+            self.first.setdefault(reason, []).append(row)
 
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
+    def log(self, origin: str | Path) -> None:
+        for reason, count in self.count.items():
+            rows = ", ".join(map(str, self.first[reason])) + (", …" if count > 5 else "")
+            logger.warning("%s: %d row(s) left out, %s: row %s", origin, count, reason, rows)
 
 
 def _checked_label(label: Any, where: str) -> str | None:  # noqa: ANN401
@@ -440,7 +512,7 @@ def _from_cell(value: str, kind: str) -> Any:  # noqa: ANN401
 
 
 def check_output(path: str | Path) -> Path:
-    """The output path, if its suffix says how to write it and its folder can be made.
+    """The output path, if its suffix says how to write it, its name is short enough and its folder can be made.
 
     Raises:
         InputError: otherwise.
@@ -450,9 +522,11 @@ def check_output(path: str | Path) -> Path:
         raise InputError(f"output {str(path)!r}: the name is not UTF-8; choose another")
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"output {path}: cannot tell the format; end it in {', '.join(SUFFIXES)}")
-    if path.is_dir():
-        raise InputError(f"output {path}: is a folder; choose another name")
+    if (size := len(os.fsencode(path.name))) > MAX_NAME:
+        raise InputError(f"output {path}: the name has {size} bytes; choose one of at most {MAX_NAME}")
     try:
+        if path.is_dir():
+            raise InputError(f"output {path}: is a folder; choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"output {path}: its folder cannot be made ({error.strerror})") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _CANNOT_WRITE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
-    errno.EISDIR,
+    errno.EISDIR, errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG,
 )  # fmt: skip
 # how the dynamic loader, oneDNN and C++ say so, beside what accelerate knows
 _NO_MEMORY = ("failed to map segment", "could not create a primitive", "annot allocate memory", "std::bad_alloc")

@@ -29,7 +29,7 @@ from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.api import endpoint
-from inversedmixup.labelled import check_classes, check_known_labels, take_shots
+from inversedmixup.labelled import check_classes, check_known_labels, class_counts, take_shots
 from inversedmixup.labels import JUDGES_HELP
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
@@ -125,6 +125,10 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     if lacking := set(classes) - {row.label for row in known}:
         raise InputError(f"{config.reference}: no row of class {min(lacking)!r}; the reference must know every class")
     config.check_corrects(config.correct)
+    if max(class_counts(examples).values()) < 2:
+        raise InputError(
+            f"{train}: no class has two rows; mixes within a class are measured too: give more rows or shots"
+        )
     samplers = {
         policy: PairSampler([e.label for e in examples], policy, LambdaPolicy("fixed", (1.0,))) for policy in POLICIES
     }

@@ -7,9 +7,11 @@ drift apart. Precedence: defaults, then ``--config FILE.yaml``, then flags.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import types
 import typing
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,12 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
         )  # fmt: skip
 
 
-def read_yaml(path: str | Path, flag: str) -> dict[str, Any]:
-    """The ``name: value`` lines of the YAML file that ``flag`` gives."""
+def read_yaml(path: str | Path, flag: str, *, as_text: bool = False) -> dict[str, Any]:
+    """The ``name: value`` lines of the YAML file that ``flag`` gives; ``as_text``: ``yes`` and ``1`` are words."""
     import yaml
 
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        words = Path(path).read_text(encoding="utf-8")
+        loader = yaml.BaseLoader(words) if as_text else yaml.SafeLoader(words)
+        node = loader.get_single_node()
+        names = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        loaded = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -66,17 +72,30 @@ def read_yaml(path: str | Path, flag: str) -> dict[str, Any]:
         return {}
     if not isinstance(loaded, dict):
         raise InputError(f"{flag} {path}: expected `name: value` lines, found a {type(loaded).__name__}")
+    _check_once(names, f"{flag} {path}")
     return {str(key): value for key, value in loaded.items()}
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings in a YAML config file, with dashes in names read as underscores."""
-    return {name.replace("-", "_"): value for name, value in read_yaml(path, "--config").items()}
+    given = {name: (name.replace("-", "_"), value) for name, value in read_yaml(path, "--config").items()}
+    _check_once([name for name, _ in given.values()], f"--config {path}")
+    return dict(given.values())
+
+
+def _check_once(names: Sequence[str], where: str) -> None:
+    """Refuse a name that is there twice: one of its values would be lost."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{where}: {name!r} is there twice; leave one out")
 
 
 def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: ANN401
     if value is None and optional:
         return None
+    if kind is float and isinstance(value, str):  # 5e-5 without a point is a text to YAML
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):

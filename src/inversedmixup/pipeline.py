@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from inversedmixup import __version__
 from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
-from inversedmixup.data import SOURCES, Example, Row, RowFile, check_output, iter_examples, iter_texts
+from inversedmixup.data import SOURCES, Example, Row, RowFile, check_output, check_texts, iter_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges import JUDGE_MANNERS
 from inversedmixup.judges.api import endpoint
@@ -137,7 +137,7 @@ class _Job:
                 f"rename the column id, or leave the option away"
             )
         if config.unlabelled is not None:
-            next(iter_texts([config.unlabelled], config.text_column), None)
+            check_texts(config.unlabelled, config.text_column)
         folder = output.with_name(output.name + ".run")
         settings = run_settings(config, endpoint(config), self.examples, self.test)
         made = provenance("augment", [train], str(output), config)

@@ -20,6 +20,11 @@ T = TypeVar("T", covariant=True)
 
 JUDGEMENTS = "judgements.jsonl"  # what judge api was told
 FITTED = "fitted"  # a record that runs of `label` have, and those of `augment` have not
+# settings whose values say nothing to a person
+IN_WORDS = {
+    "inputs_sha256": "the rows of the input files have changed",
+    "files_sha256": "the pair's files, --unlabelled or --descriptions have changed",
+}
 SHARDS_HELD = 32  # of rows that are read again
 
 
@@ -73,8 +78,9 @@ class RunFolder:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             logger.warning("%s is damaged and written anew; records of other settings count as not done", path)
             return None
-        names = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-        return f"{names[0]}: {before.get(names[0])!r} there, {settings.get(names[0])!r} now" if names else ""
+        changed = (name for name in {*before, *settings} if before.get(name) != settings.get(name))
+        name = min(changed, key=lambda name: (name in IN_WORDS, name), default="")  # digests say less than the others
+        return IN_WORDS.get(name) or (name and f"{name}: {before.get(name)!r} there, {settings.get(name)!r} now")
 
     def read(self, name: str) -> Any | None:  # noqa: ANN401
         """A finished record, or ``None`` if it is absent or damaged."""

@@ -67,6 +67,8 @@ class Bench:
                 "draw cv: holds training rows out to measure on; leave the test file away" if test else
                 f"draw {self.draw}: needs a test file; give one, or use --draw cv"
             )  # fmt: skip
+        if config.test_rows is not None and not test:
+            raise InputError("test_rows: are rows of a test file; give one, or leave the option away")
         columns = {"text_column": config.text_column, "label_column": config.label_column}
         self.rows = read_examples(train, **columns)
         classes = check_classes(self.rows, train)

@@ -148,7 +148,9 @@ def give_verdict(
     spread = max(float(values.std(ddof=1)), finest_spread(test))
     posterior = Posterior(verdict.gain, spread, len(values), overlap)
     probability = dict(zip(WORDS, posterior.probabilities(rope).tolist(), strict=True))
-    verdict = dataclasses.replace(verdict, interval=posterior.interval(), probability=probability)
+    low, high = posterior.interval()
+    # what t leaves beyond is impossible: a difference of accuracies lies in [-1, 1]
+    verdict = dataclasses.replace(verdict, interval=(max(low, -1.0), min(high, 1.0)), probability=probability)
     likeliest = max(probability, key=lambda which: probability[which])
     if probability[likeliest] >= SURE:
         return dataclasses.replace(verdict, word=WORDS[likeliest])

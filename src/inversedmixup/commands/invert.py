@@ -45,6 +45,7 @@ class InvertConfig(PairOptions, DecodeConfig):
     )
     output: str | None = option(None, "write every reconstruction to this .jsonl")
     text_column: str = option("text", "column of the text")
+    label_column: str = option("label", "with --reference: column of the label")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,8 +66,9 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     sourced = list(islice(iter_sourced(path, config.text_column), config.rows))
     if not sourced:
         raise InputError(f"{path}: no sentence in it")
-    labelled = read_examples(config.reference, text_column=config.text_column) if config.reference else []
+    labelled: list[Example] = []
     if config.reference:
+        labelled = read_examples(config.reference, text_column=config.text_column, label_column=config.label_column)
         check_classes(labelled, config.reference)
     config.check_corrects(config.correct)
     pair = config.load_pair()

@@ -95,7 +95,7 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         examples = read_examples(path, text_column=config.text_column, label_column=config.label_column)
         texts, labels = [example.text for example in examples], [example.label for example in examples]
     else:
-        texts = list(iter_texts([path], config.text_column))
+        texts = list(iter_texts([path], config.text_column, log=True))
     if config.plot:
         check_plot(config.plot)
     pairs = config.pairs or PAIRS

@@ -85,7 +85,7 @@ class JudgeConfig:
         Raises:
             InputError: for a description of a class that is not there.
         """
-        given = read_yaml(self.descriptions, "--descriptions") if self.descriptions else {}
+        given = read_yaml(self.descriptions, "--descriptions", as_text=True) if self.descriptions else {}
         for name, meaning in given.items():
             if not isinstance(meaning, str) or not meaning.strip():
                 raise InputError(f"{self.descriptions}: {name}: expected some words, found {meaning!r}")

@@ -35,7 +35,17 @@ EMPTY_FLUENCY = -99.0  # finite, so that it is valid JSON
 
 
 def choose_dtype(name: str, device: str | torch.device) -> torch.dtype:
-    """The dtype called ``name``; ``auto`` is bfloat16 where the device is made for it, else float32."""
+    """The dtype called ``name``; ``auto`` is bfloat16 where the device is made for it, else float32.
+
+    Raises:
+        InputError: for a device that torch does not know or cannot use here.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {str(device)!r}: cannot be used ({first_line(error)[:80]}); choose another, such as cpu"
+        ) from error
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     if torch.device(device).type == "cuda":

@@ -158,8 +158,9 @@ class Pair:
         dtype: str = "float32",
     ) -> Pair:  # fmt: skip
         """A pair with an untrained adaptor, the start of stage 1. The caller's global random state is untouched."""
+        precision = choose_dtype(dtype, device)
         task_model = TaskModel.from_pretrained(encoder, device=device)
-        model = SoftTokenLLM.from_pretrained(llm, device=device, dtype=choose_dtype(dtype, device), prompt=prompt)
+        model = SoftTokenLLM.from_pretrained(llm, device=device, dtype=precision, prompt=prompt)
         if lora:
             model.add_lora(lora, seed=seed)
         shape = AdaptorConfig(task_model.dim, model.dim, soft_tokens, hidden, layers, model.norm)
@@ -217,13 +218,14 @@ class Pair:
         for name, value, known in (("dtype", dtype, DTYPES), ("engine", engine, ENGINES)):
             if value not in known:
                 raise InputError(f"{name}: {value!r} is not one of {', '.join(known)}")
+        precision = choose_dtype(dtype, device)
         where, config = _open(folder)
         _check_files(where, config, task_model=False)
         task_model = cls.load_task_model(folder, encoder=encoder, device=device)
         model = SoftTokenLLM.from_pretrained(
             str(where / "llm") if config.own_llm else llm or config.llm,
             device=device,
-            dtype=choose_dtype(dtype, device),
+            dtype=precision,
             prompt=config.prompt,
         )
         for part, found, expected in (

@@ -111,8 +111,8 @@ def _verdict(folder: Path) -> str:
 
 def run_folder(path: str | Path) -> Path:
     """``OUT.run`` for either ``OUT`` or ``OUT.run``."""
-    given = Path(path).expanduser()
-    return given if given.name.endswith(RUN_SUFFIX) else given.with_name(given.name + RUN_SUFFIX)
+    given = Path(path).expanduser().absolute()  # `.` has no name
+    return given if given.name.endswith(RUN_SUFFIX) else given.parent / (given.name + RUN_SUFFIX)
 
 
 def _read(path: Path) -> dict[str, Any]:

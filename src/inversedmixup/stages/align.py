@@ -205,9 +205,10 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
 
 def _held_out(corpus: Sequence[str | Path], config: AlignConfig) -> list[str]:
     files = corpus if config.validation is None else [config.validation]
-    texts = list(islice(iter_texts(files, config.text_column), config.validation_rows))
+    log = config.validation is not None  # the corpus is counted when its size is
+    texts = list(islice(iter_texts(files, config.text_column, log=log), config.validation_rows))
     if not texts:
-        raise InputError(f"{files[0]}: no text to validate on")
+        raise InputError(f"{files[0]}: no usable text to validate on")
     return texts
 
 
@@ -234,7 +235,7 @@ class _Run:
     def _corpus_size(self) -> int:
         if self.config.minutes or self.config.tokens:
             return 2**62  # another budget ends the run
-        rows = sum(1 for _ in iter_texts(self.corpus, self.config.text_column))
+        rows = sum(1 for _ in iter_texts(self.corpus, self.config.text_column, log=self.team.leads))
         return max(1, rows - (len(self.held_out) if self.config.validation is None else 0))
 
     def _compiling_pays(self) -> bool:

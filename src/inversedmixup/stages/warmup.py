@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, iter_texts
+from inversedmixup.data import Example, check_texts, iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import Subset, Texts, class_numbers, folds_of, held_out_rows, measured_rows
 from inversedmixup.models.adaptor import Adaptor
@@ -159,7 +159,8 @@ def run_warmup(
 def _replayed(config: WarmupConfig) -> list[str]:
     if config.unlabelled is None:
         return []
-    return list(islice(iter_texts([config.unlabelled], config.text_column), 2000))
+    check_texts(config.unlabelled, config.text_column)
+    return list(islice(iter_texts([config.unlabelled], config.text_column, log=True), 2000))
 
 
 def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
