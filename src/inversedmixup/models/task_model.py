@@ -288,7 +288,7 @@ class TaskModel(nn.Module):
         """Divide the logits by a temperature, in the head itself (temperature scaling, Guo et al. 2017)."""
         assert self.head is not None
         for weight in self.head.parameters():
-            weight /= temperature
+            weight.div_(temperature)
 
     @torch.no_grad()
     def predict_proba(self, embeddings: Tensor) -> np.ndarray:
