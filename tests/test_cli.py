@@ -210,6 +210,24 @@ def test_an_output_that_is_a_folder_is_refused(train_file, tmp_path, capsys):
     assert "is a folder" in refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl")
 
 
+@pytest.mark.parametrize("name", ["o.jsonl", "o.rejected.jsonl", "o.report.html", "o.README.md"])
+def test_a_file_that_no_run_wrote_is_not_replaced_unless_asked_for(
+    train_file, tmp_path, capsys, tiny_pair_folder, name, monkeypatch
+):
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # where an output for a URL is made
+    for output in (tmp_path / "o.jsonl", "memory://bucket/o.jsonl"):
+        arguments = ["augment", train_file, "-o", output, "--pair", tiny_pair_folder, *QUICK]
+        line = refused(capsys, *arguments)
+        assert f"{name}: is there already" in line
+        assert "--overwrite" in line
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "o.jsonl.run").exists()
+    assert main([str(a) for a in [*arguments, "--overwrite"]]) == 0
+    assert main([str(a) for a in arguments]) == 0
+
+
 def test_help_is_written_to_streams_of_few_letters():
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, "-m", "inversedmixup", "mix", "--help"]

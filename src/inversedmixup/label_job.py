@@ -17,7 +17,8 @@ from inversedmixup.judges.api import endpoint
 from inversedmixup.labelled import ExampleFile, check_classes, check_known_labels, class_counts, take_shots
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.options import at_least, option
-from inversedmixup.pipeline import check_apart, run_settings
+from inversedmixup.outputs import check_apart, check_ours
+from inversedmixup.pipeline import run_settings
 from inversedmixup.provenance import provenance
 from inversedmixup.remote import fetched, is_url, local_name, put, sibling
 from inversedmixup.runs import FITTED, RunFolder, ShardedRows, recorded
@@ -76,6 +77,8 @@ class _Job:
 
     def __init__(self, train: str, unlabelled: str, out: Path, rejected: Path, config: LabelJobConfig) -> None:
         self.config, self.out, self.rejected = config, out, rejected
+        folder = out.with_name(out.name + ".run")
+        check_ours(folder / "config.json", out, rejected, overwrite=config.overwrite)
         columns = {"text_column": config.text_column, "label_column": config.label_column}
         self.examples: Sequence[Example] = read_examples(train, **columns)
         if config.shots is not None:
@@ -88,7 +91,7 @@ class _Job:
         # they may be a million: on disk, in a file of nobody's
         self.texts = ExampleFile.write(out.parent, iter_unlabelled(unlabelled, text_column=config.text_column))
         settings = run_settings(config, endpoint(config), self.examples, self.texts, self.test)
-        self.run_folder = RunFolder(out.with_name(out.name + ".run"), settings, overwrite=config.overwrite)
+        self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", provenance("label", [train, unlabelled], str(out), config))
         self.sample, self.kept, self.seen = list[LabelledText](), array("q"), 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup.errors import InputError
+from inversedmixup.outputs import check_report
 from inversedmixup.report.page import write_report
 from inversedmixup.report.results import read_run
 from inversedmixup.terminal import output
@@ -24,6 +25,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     path = Path(options["output"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"output {path}: the report is an HTML file; end its name in .html")
+    check_report(path)
     evidence = write_report(read_run(options["run"], options["benchmark"]), path)
     return {
         "report": str(path), "kept": evidence.labels["kept"].total(), "rejected": evidence.labels["rejected"].total(),
