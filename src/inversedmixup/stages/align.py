@@ -35,6 +35,7 @@ from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256
 from inversedmixup.options import at_least, option
+from inversedmixup.runs import Lock
 from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
 from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, SHAPE_OPTIONS, Lesson, pair_folder
 from inversedmixup.stages.stream import Chunk, ahead, chunks
@@ -162,6 +163,7 @@ def _run_lesson(corpus: Sequence[str | Path], output: Path, config: AlignConfig)
     held_out = _held_out(corpus, config)
     with clear_write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
+        _lock = Lock.of(output) if team.leads else None  # as long as this runs
         _check_same_run(output, corpus, config, write=team.leads)
         # the settings are the same for every process, the device is not
         run = _Run(corpus, output, dataclasses.replace(config, device=team.device), held_out, team)
