@@ -13,6 +13,7 @@ import yaml
 
 from conftest import write_jsonl
 from inversedmixup.cli import main
+from inversedmixup.commands import invert as invert_command
 
 QUICK = [
     "--n", "20", "--tries", "1", "--candidates", "1", "--max-tokens", "6", "--task-steps", "3", "--follow-steps", "2",
@@ -156,6 +157,62 @@ def test_invert_scores_and_writes(corpus_file, tmp_path, capsys, tiny_pair_folde
         assert {"token_f1", "bleu", "exact", "cosine", "n"} <= set(result[way])
     assert result["reranked"]["cosine"] >= result["greedy"]["cosine"] - 0.2
     assert len(out.read_text().splitlines()) == 5
+
+
+def test_invert_replaces_neither_the_reference_nor_what_it_did_not_write(
+    corpus_file, train_file, tmp_path, capsys, tiny_pair_folder
+):
+    before = train_file.read_bytes()
+    arguments = ["invert", corpus_file, "--rows", "5", "--pair", tiny_pair_folder, "--reference", train_file]
+    assert "would replace the input" in refused(capsys, *arguments, "--output", train_file)
+    out = tmp_path / "mine.jsonl"
+    out.write_bytes(before)
+    assert "is there already" in refused(capsys, *arguments, "--output", out)
+    assert train_file.read_bytes() == out.read_bytes() == before
+    assert main([str(a) for a in [*arguments, "--output", out, "--overwrite"]]) == 0
+    assert main([str(a) for a in [*arguments, "--output", out]]) == 0
+
+
+def test_an_interrupted_invert_goes_on_where_there_is_an_output_and_promises_nothing_where_there_is_none(
+    corpus_file, tmp_path, capsys, tiny_pair_folder, monkeypatch
+):
+    def invert(*options):
+        return main([str(a) for a in ["invert", corpus_file, "--rows", "9", "--pair", tiny_pair_folder, *options]])
+
+    blocks, write = [], invert_command.write_texts
+
+    def write_two(*given):
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+        blocks.append(given)
+        return write(*given)
+
+    assert invert("--output", tmp_path / "whole.jsonl") == 0
+    monkeypatch.setattr(invert_command, "BLOCK", 4)
+    monkeypatch.setattr(invert_command, "write_texts", write_two)
+    out = tmp_path / "o.jsonl"
+    capsys.readouterr()
+    assert invert("--output", out) == 130
+    assert "what was finished is kept" in capsys.readouterr().err
+    assert invert() == 130
+    assert "nothing is kept without --output" in capsys.readouterr().err
+    blocks.pop()
+    assert invert("--output", out) == 0
+    assert len(blocks) == 2
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("control.json", ["mix", "--evaluate", "TRAIN", "--pairs", "2", "--output"]),
+    ("benchmark.json", ["benchmark", "TRAIN", "-o"]), ("intrusion.json", ["intrusion", "TRAIN", "-o"]),
+])  # fmt: skip
+def test_results_in_a_folder_that_no_run_wrote_are_not_replaced(
+    train_file, tmp_path, capsys, tiny_pair_folder, name, words
+):
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    arguments = [str(train_file) if word == "TRAIN" else word for word in words]
+    assert f"{name}: is there already" in refused(capsys, *arguments, tmp_path, "--pair", tiny_pair_folder)
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
 
 
 def test_align_writes_a_pair_that_mix_uses(corpus_file, tmp_path, capsys, tiny_encoder, tiny_llm):

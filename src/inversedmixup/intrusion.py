@@ -34,6 +34,7 @@ from inversedmixup.labels import JUDGES_HELP
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
+from inversedmixup.outputs import check_ours
 from inversedmixup.pipeline import run_settings
 from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
@@ -131,6 +132,7 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     check_judges(config.judges, config)
     config.described(classes)
     folder = Path(output).expanduser()
+    check_ours(folder / "run" / "config.json", folder / "intrusion.json", overwrite=config.overwrite)
     with clear_write_errors(folder):
         run = RunFolder(
             folder / "run", run_settings(config, endpoint(config), examples, known), overwrite=config.overwrite
