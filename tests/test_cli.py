@@ -215,6 +215,22 @@ def test_results_in_a_folder_that_no_run_wrote_are_not_replaced(
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.parametrize("words", [
+    "report FILE -o URL", "report URL", "benchmark FILE -o URL", "benchmark URL -o DIR", "intrusion FILE -o URL",
+    "align FILE -o URL", "align URL -o DIR", "invert FILE --output URL", "invert URL",
+    "mix --evaluate FILE --output URL", "mix --evaluate URL", "explore URL", "augment FILE -o DIR/o.csv --test URL",
+    "label FILE FILE -o DIR/o.csv --test URL",
+])  # fmt: skip
+def test_urls_are_refused_where_files_are_not_fetched_or_put(train_file, tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://user:s3cret@bucket/r.html", "file:///there.jsonl", "http://[bad/x.jsonl"):
+        arguments = words.replace("FILE", str(train_file)).replace("DIR", "there").replace("URL", url).split()
+        line = refused(capsys, *arguments)
+        assert "is a URL; only TRAIN, TEXTS and -o of augment and label may be" in line or "is no URL" in line
+        assert "s3cret" not in line
+    assert {path.name for path in tmp_path.iterdir()} <= {"train.jsonl", "there"}
+
+
 def test_align_writes_a_pair_that_mix_uses(corpus_file, tmp_path, capsys, tiny_encoder, tiny_llm):
     arguments = [
         "align", corpus_file, "-o", tmp_path / "pair", "--encoder", tiny_encoder, "--llm", tiny_llm, "--sentences",

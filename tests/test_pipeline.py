@@ -122,6 +122,14 @@ def test_killed_in_the_middle_it_gives_the_same_bytes_and_redoes_nothing_finishe
     assert first_shard.stat().st_mtime_ns == finished
 
 
+def test_a_test_file_of_training_rows_is_named(train_file, tmp_path, config, caplog):
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": SENTENCES[at], "label": LABELS[at]} for at in (0, 0, 1)])
+    with test.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "quite another", "label": LABELS[0]}) + "\n")
+    run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(test)))
+    assert "test.jsonl: 3 of 4 rows are training rows too" in caplog.text
+
+
 def test_a_finished_run_holds_its_folder_no_longer(train_file, tmp_path, config):
     run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(train_file)))
     assert (tmp_path / "out.jsonl.run").resolve() not in Lock._held

@@ -210,9 +210,10 @@ def test_accuracy_is_measured_with_and_without_the_new_rows(train_file, texts_fi
     arguments = ["label", train_file, texts_file, "-o", tmp_path / "out.jsonl", "--pair", settings["pair"]]
     arguments += ["--train-encoder", "head", "--labels", "pool:task+probe", "--force-judge", "--test", train_file]
     assert main([str(word) for word in arguments]) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
     for expected in ("labelled 7 of 7", "judge task+probe is right on", "accuracy on 18 test rows", "classes: "):
         assert expected in shown
+    assert "18 of 18 rows are training rows too" in " ".join(said.split())
     assert main([*map(str, arguments), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"accuracy_with", "accuracy_without", "judge", "labelled", "seconds", "sample"} <= set(summary)

@@ -38,6 +38,7 @@ from inversedmixup.outputs import check_ours
 from inversedmixup.pipeline import run_settings
 from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, WarmupConfig, warmed_up
@@ -116,6 +117,7 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     Raises:
         InputError: for input that cannot be used, or when the disk is full.
     """
+    check_local("intrusion", train, output, config.reference, config.unlabelled, config.descriptions)
     columns = {"text_column": config.text_column, "label_column": config.label_column}
     everything = read_examples(train, **columns)
     shots = config.shots

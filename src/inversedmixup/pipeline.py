@@ -26,13 +26,14 @@ from inversedmixup.labelled import (
     class_counts,
     inputs_digest,
     iter_shots,
+    warn_of_seen,
 )
 from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.outputs import check_apart, check_ours, mark
 from inversedmixup.provenance import provenance
-from inversedmixup.remote import fetched, is_url, local_name, put, sibling
+from inversedmixup.remote import check_local, fetched, is_url, local_name, put, sibling
 from inversedmixup.report.dataset_card import card_path, write_dataset_card
 from inversedmixup.report.page import write_report
 from inversedmixup.report.results import EXAMPLES_FILE, read_run
@@ -118,6 +119,7 @@ class _Job:
         self.config, self.output, self.seconds = config, output, dict[str, float]()
         self.sample, self.kept = list[Row](), array("q")
         self.rejected = self._beside(f"rejected{output.suffix}")
+        check_local("augment", config.test, config.unlabelled, config.descriptions)
         check_apart((output, self.rejected), train, config.test, config.unlabelled)
         folder = output.with_name(output.name + ".run")
         check_ours(
@@ -134,6 +136,7 @@ class _Job:
         given = iter_examples(config.test, **columns) if config.test else ()
         self.test = ExampleFile.write(output.parent, given)
         check_known_labels(self.test, self.classes, config.test or "")
+        warn_of_seen(self.test, self.examples, config.test or "")
         # everything that can be refused is refused here, before minutes of warm-up and before the run is recorded
         check_rows(self.examples, config)
         config.check_corrects(config.correct)

@@ -25,6 +25,7 @@ from inversedmixup.benchmark.verdict import verdicts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.options import at_least, option
 from inversedmixup.outputs import check_ours
+from inversedmixup.remote import check_local
 from inversedmixup.report.results import BENCHMARK_FILE
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.downstream import DownstreamConfig
@@ -64,6 +65,7 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
     Raises:
         InputError: for input that cannot be used.
     """
+    check_local("benchmark", train, test, output, config.unlabelled, config.descriptions)
     folder = Path(output).expanduser()
     check_ours(folder / RUN / "config.json", folder / BENCHMARK_FILE, overwrite=config.overwrite)
     bench = Bench(train, test, output, config)

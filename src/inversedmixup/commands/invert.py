@@ -29,6 +29,7 @@ from inversedmixup.options import at_least, option
 from inversedmixup.outputs import check_apart, check_ours
 from inversedmixup.pipeline import run_settings
 from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder, recorded
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig, write_texts
@@ -104,6 +105,7 @@ def _inverted(config: InvertConfig, path: str) -> dict[str, Any]:
 
 def _check_writes(config: InvertConfig, path: str) -> Path | None:
     """Where the reconstructions go, if anywhere; what could not be written is refused before any work."""
+    check_local("invert", path, config.output, config.reference)
     output = check_output(config.output) if config.output else None
     if output:
         if output.suffix != ".jsonl":

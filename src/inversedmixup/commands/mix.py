@@ -20,6 +20,7 @@ from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import at_least, option
 from inversedmixup.outputs import check_ours
 from inversedmixup.pipeline import run_settings
+from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig
@@ -71,6 +72,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """The strip's rows, or the λ control report."""
     first, second = options.pop("first"), options.pop("second")
     config = resolve(MixConfig, options)
+    check_local("mix", config.evaluate, config.train, config.output, config.plot)
     config.check_corrects(config.correct)
     with kept(config.output):
         if config.evaluate:

@@ -8,6 +8,7 @@ from typing import Any
 
 from inversedmixup.errors import InputError
 from inversedmixup.outputs import check_report
+from inversedmixup.remote import check_local
 from inversedmixup.report.page import write_report
 from inversedmixup.report.results import read_run
 from inversedmixup.terminal import output
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Write the report."""
+    check_local("report", options["run"], options["output"], options["benchmark"])
     path = Path(options["output"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"output {path}: the report is an HTML file; end its name in .html")
