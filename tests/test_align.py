@@ -67,6 +67,34 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_metrics(corpus_file,
     assert scores[0] == scores[1]
 
 
+def test_a_folder_of_something_else_is_refused_as_it_is(corpus_file, tmp_path, config, tiny_llm):
+    (tmp_path / "config.json").write_text('{"mine": 1}', encoding="utf-8")
+    for folder in (tmp_path, Path(tiny_llm)):
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(InputError, match=r"config.json: is not of an `align` run; choose another folder"):
+            run_align([corpus_file], folder, config(sentences=16))
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_settings_are_recorded_when_the_corpus_is_known_to_be_usable(corpus_file, tmp_path, config):
+    torn = tmp_path / "torn.jsonl"
+    torn.write_text('{"text": "one"}\n' * 9 + "{", encoding="utf-8")
+    with pytest.raises(InputError, match="row 10"):
+        run_align([torn], tmp_path / "run", config())
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_run_goes_on_over_its_own_corpus_and_one_of_an_earlier_version_too(corpus_file, tmp_path, config):
+    run_align([corpus_file], tmp_path / "run", config(sentences=16))
+    corpus_file.write_text("\n".join(reversed(SENTENCES * 6)) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"other settings \(corpus_sha256: "):
+        run_align([corpus_file], tmp_path / "run", config(sentences=32))
+    path = tmp_path / "run" / "config.json"
+    earlier = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("sha256", "corpus_sha256")}
+    path.write_text(json.dumps(earlier))
+    assert run_align([corpus_file], tmp_path / "run", config(sentences=32))["sentences"] == 32
+
+
 def test_only_the_adaptor_learns_unless_lora_is_asked_for(corpus_file, tmp_path, config):
     before = Pair.fresh(config().encoder, config().llm, soft_tokens=2, hidden=16, layers=1)
     run_align([corpus_file], tmp_path / "run", config(sentences=64))

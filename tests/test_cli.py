@@ -13,6 +13,7 @@ import yaml
 
 from conftest import write_jsonl
 from inversedmixup.cli import main
+from inversedmixup.commands import invert as invert_command
 
 QUICK = [
     "--n", "20", "--tries", "1", "--candidates", "1", "--max-tokens", "6", "--task-steps", "3", "--follow-steps", "2",
@@ -167,6 +168,78 @@ def test_invert_scores_and_writes(corpus_file, tmp_path, capsys, tiny_pair_folde
     assert len(out.read_text().splitlines()) == 5
 
 
+def test_invert_replaces_neither_the_reference_nor_what_it_did_not_write(
+    corpus_file, train_file, tmp_path, capsys, tiny_pair_folder
+):
+    before = train_file.read_bytes()
+    arguments = ["invert", corpus_file, "--rows", "5", "--pair", tiny_pair_folder, "--reference", train_file]
+    assert "would replace the input" in refused(capsys, *arguments, "--output", train_file)
+    out = tmp_path / "mine.jsonl"
+    out.write_bytes(before)
+    assert "is there already" in refused(capsys, *arguments, "--output", out)
+    assert train_file.read_bytes() == out.read_bytes() == before
+    assert main([str(a) for a in [*arguments, "--output", out, "--overwrite"]]) == 0
+    assert main([str(a) for a in [*arguments, "--output", out]]) == 0
+
+
+def test_an_interrupted_invert_goes_on_where_there_is_an_output_and_promises_nothing_where_there_is_none(
+    corpus_file, tmp_path, capsys, tiny_pair_folder, monkeypatch
+):
+    def invert(*options):
+        return main([str(a) for a in ["invert", corpus_file, "--rows", "9", "--pair", tiny_pair_folder, *options]])
+
+    blocks, write = [], invert_command.write_texts
+
+    def write_two(*given):
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+        blocks.append(given)
+        return write(*given)
+
+    assert invert("--output", tmp_path / "whole.jsonl") == 0
+    monkeypatch.setattr(invert_command, "BLOCK", 4)
+    monkeypatch.setattr(invert_command, "write_texts", write_two)
+    out = tmp_path / "o.jsonl"
+    capsys.readouterr()
+    assert invert("--output", out) == 130
+    assert "what was finished is kept" in capsys.readouterr().err
+    assert invert() == 130
+    assert "nothing is kept without --output" in capsys.readouterr().err
+    blocks.pop()
+    assert invert("--output", out) == 0
+    assert len(blocks) == 2
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("control.json", ["mix", "--evaluate", "TRAIN", "--pairs", "2", "--output"]),
+    ("benchmark.json", ["benchmark", "TRAIN", "-o"]), ("intrusion.json", ["intrusion", "TRAIN", "-o"]),
+])  # fmt: skip
+def test_results_in_a_folder_that_no_run_wrote_are_not_replaced(
+    train_file, tmp_path, capsys, tiny_pair_folder, name, words
+):
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    arguments = [str(train_file) if word == "TRAIN" else word for word in words]
+    assert f"{name}: is there already" in refused(capsys, *arguments, tmp_path, "--pair", tiny_pair_folder)
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("words", [
+    "report FILE -o URL", "report URL", "benchmark FILE -o URL", "benchmark URL -o DIR", "intrusion FILE -o URL",
+    "align FILE -o URL", "align URL -o DIR", "invert FILE --output URL", "invert URL",
+    "mix --evaluate FILE --output URL", "mix --evaluate URL", "explore URL", "augment FILE -o DIR/o.csv --test URL",
+    "label FILE FILE -o DIR/o.csv --test URL",
+])  # fmt: skip
+def test_urls_are_refused_where_files_are_not_fetched_or_put(train_file, tmp_path, capsys, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://user:s3cret@bucket/r.html", "file:///there.jsonl", "http://[bad/x.jsonl"):
+        arguments = words.replace("FILE", str(train_file)).replace("DIR", "there").replace("URL", url).split()
+        line = refused(capsys, *arguments)
+        assert "is a URL; only TRAIN, TEXTS and -o of augment and label may be" in line or "is no URL" in line
+        assert "s3cret" not in line
+    assert {path.name for path in tmp_path.iterdir()} <= {"train.jsonl", "there"}
+
+
 def test_align_writes_a_pair_that_mix_uses(corpus_file, tmp_path, capsys, tiny_encoder, tiny_llm):
     arguments = [
         "align", corpus_file, "-o", tmp_path / "pair", "--encoder", tiny_encoder, "--llm", tiny_llm, "--sentences",
@@ -226,6 +299,24 @@ def test_input_names_that_cannot_be_are_refused(tmp_path, capsys, tiny_pair_fold
 def test_an_output_that_is_a_folder_is_refused(train_file, tmp_path, capsys):
     (tmp_path / "o.jsonl").mkdir()
     assert "is a folder" in refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl")
+
+
+@pytest.mark.parametrize("name", ["o.jsonl", "o.rejected.jsonl", "o.report.html", "o.README.md"])
+def test_a_file_that_no_run_wrote_is_not_replaced_unless_asked_for(
+    train_file, tmp_path, capsys, tiny_pair_folder, name, monkeypatch
+):
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)  # where an output for a URL is made
+    for output in (tmp_path / "o.jsonl", "memory://bucket/o.jsonl"):
+        arguments = ["augment", train_file, "-o", output, "--pair", tiny_pair_folder, *QUICK]
+        line = refused(capsys, *arguments)
+        assert f"{name}: is there already" in line
+        assert "--overwrite" in line
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "o.jsonl.run").exists()
+    assert main([str(a) for a in [*arguments, "--overwrite"]]) == 0
+    assert main([str(a) for a in arguments]) == 0
 
 
 def test_help_is_written_to_streams_of_few_letters():

@@ -54,6 +54,23 @@ def test_what_has_changed_since_a_run_began_is_said_in_words(tmp_path, changes, 
         RunFolder(tmp_path, settings | changes)
 
 
+def test_a_folder_is_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):
+    code = "import sys; from pathlib import Path; from inversedmixup.runs import RunFolder; "
+    code += "run = RunFolder(Path(sys.argv[1]), {'n': 1}); print('there', flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "there\n"
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="another run is working in"):
+            RunFolder(tmp_path, {"n": 2}, overwrite=overwrite)
+    process.kill()
+    process.communicate()
+    first, second = RunFolder(tmp_path, {"n": 1}).part("p"), RunFolder(tmp_path, {"n": 1})
+    first.write("a", 1)
+    assert second.part("p").read("a") == 1
+
+
 @pytest.mark.parametrize("at", [-1, 70])
 def test_a_flipped_bit_in_sealed_tensors_is_noticed(tmp_path, at):
     path = tmp_path / "t.safetensors"

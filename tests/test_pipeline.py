@@ -19,7 +19,7 @@ from inversedmixup.data import Row, RowFile, iter_records
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
 from inversedmixup.pipeline import JobConfig, files_digest, run_job
-from inversedmixup.runs import RunFolder
+from inversedmixup.runs import Lock, RunFolder
 from inversedmixup.stages.augment import AugmentConfig, Tally
 from server import serving, text_of
 from tiny import LABELS, SENTENCES
@@ -122,6 +122,19 @@ def test_killed_in_the_middle_it_gives_the_same_bytes_and_redoes_nothing_finishe
     assert first_shard.stat().st_mtime_ns == finished
 
 
+def test_a_test_file_of_training_rows_is_named(train_file, tmp_path, config, caplog):
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": SENTENCES[at], "label": LABELS[at]} for at in (0, 0, 1)])
+    with test.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "quite another", "label": LABELS[0]}) + "\n")
+    run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(test)))
+    assert "test.jsonl: 3 of 4 rows are training rows too" in caplog.text
+
+
+def test_a_finished_run_holds_its_folder_no_longer(train_file, tmp_path, config):
+    run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(train_file)))
+    assert (tmp_path / "out.jsonl.run").resolve() not in Lock._held
+
+
 def test_other_settings_for_the_same_output_are_refused_unless_overwritten(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
     run_job(str(train_file), str(out), config())
@@ -171,9 +184,9 @@ def test_output_formats_hold_the_same_rows(train_file, tmp_path, config, suffix)
     import pandas as pd
 
     run_job(str(train_file), str(tmp_path / "out.jsonl"), config())
-    run_job(str(train_file), str(tmp_path / f"out.{suffix}"), config())
+    run_job(str(train_file), str(tmp_path / f"table.{suffix}"), config())
     read = pd.read_csv if suffix == "csv" else pd.read_parquet
-    table = read(tmp_path / f"out.{suffix}")
+    table = read(tmp_path / f"table.{suffix}")
     assert table["text"].tolist() == [row["text"] for row in rows_of(tmp_path / "out.jsonl")]
 
 

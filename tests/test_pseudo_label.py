@@ -70,6 +70,14 @@ def test_labels_are_those_that_the_judges_give_new_texts(train_file, texts_file,
     assert [row["label"] for row in written(out)] == [model.classes[at] for at in said]
 
 
+@pytest.mark.parametrize("name", ["o.jsonl", "o.rejected.jsonl"])
+def test_a_file_that_no_run_wrote_is_not_replaced(train_file, texts_file, tmp_path, settings, name):
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match=f"{name}: is there already"):
+        run_label(str(train_file), str(texts_file), str(tmp_path / "o.jsonl"), build(LabelJobConfig, settings))
+    assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_other_formats_come_in_and_go_out(train_file, tmp_path, settings, suffix):
     texts = tmp_path / "texts.txt"
@@ -202,9 +210,10 @@ def test_accuracy_is_measured_with_and_without_the_new_rows(train_file, texts_fi
     arguments = ["label", train_file, texts_file, "-o", tmp_path / "out.jsonl", "--pair", settings["pair"]]
     arguments += ["--train-encoder", "head", "--labels", "pool:task+probe", "--force-judge", "--test", train_file]
     assert main([str(word) for word in arguments]) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
     for expected in ("labelled 7 of 7", "judge task+probe is right on", "accuracy on 18 test rows", "classes: "):
         assert expected in shown
+    assert "18 of 18 rows are training rows too" in " ".join(said.split())
     assert main([*map(str, arguments), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"accuracy_with", "accuracy_without", "judge", "labelled", "seconds", "sample"} <= set(summary)

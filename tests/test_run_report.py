@@ -224,6 +224,41 @@ def test_somebody_elses_readme_is_left_alone(run, tmp_path, tiny_pair_folder, tr
     assert (tmp_path / "o.README.md").read_text(encoding="utf-8").startswith("---\n")
 
 
+def test_a_card_that_was_changed_by_hand_stays_and_one_that_was_not_is_written_anew(
+    tmp_path, tiny_pair_folder, train_file
+):
+    def run(**options):
+        config = build(JobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
+        run_job(str(train_file), str(tmp_path / "o.jsonl"), config)
+        return card.read_text(encoding="utf-8")
+
+    card = tmp_path / "README.md"
+    first = run()
+    assert run() == first
+    assert run(n=20, overwrite=True) != first
+    card.write_text(first.replace("license: unknown", "license: mit"), encoding="utf-8")
+    assert "license: mit" in run(n=30, overwrite=True)
+
+
+def test_a_report_that_is_another_outputs_is_refused(tmp_path, tiny_pair_folder, train_file):
+    config = build(JobConfig, {**QUICK, "pair": tiny_pair_folder})
+    run_job(str(train_file), str(tmp_path / "o&.jsonl"), config)
+    with pytest.raises(InputError, match=r"o&.report.html: is the report of o&.jsonl;"):
+        run_job(str(train_file), str(tmp_path / "o&.csv"), config)
+    assert not (tmp_path / "o&.csv.run").exists()
+
+
+def test_report_replaces_reports_and_no_other_page(run, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    arguments = ["report", str(run / "out.jsonl"), "-o", str(page)]
+    page.write_text("<p>mine</p>", encoding="utf-8")
+    assert main(arguments) == 2
+    assert "no report made here" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == "<p>mine</p>"
+    page.unlink()
+    assert main(arguments) == main(arguments) == 0
+
+
 def test_what_is_no_finished_run_is_refused_with_the_remedy(tmp_path, run):
     with pytest.raises(InputError, match="no run there; give OUT"):
         read_run(tmp_path / "nothing.jsonl")

@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminations_interrupt():
             return _main(argv)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: what was finished is kept; run the same command again to go on\n")
+    except KeyboardInterrupt as interrupt:
+        said = str(interrupt) or "what was finished is kept; run the same command again to go on"
+        sys.stderr.write(f"interrupted: {said}\n")
         return 130
 
 

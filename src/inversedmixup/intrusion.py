@@ -34,9 +34,11 @@ from inversedmixup.labels import JUDGES_HELP
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import at_least, option
+from inversedmixup.outputs import check_ours
 from inversedmixup.pipeline import run_settings
 from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, WarmupConfig, warmed_up
@@ -115,6 +117,7 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     Raises:
         InputError: for input that cannot be used, or when the disk is full.
     """
+    check_local("intrusion", train, output, config.reference, config.unlabelled, config.descriptions)
     columns = {"text_column": config.text_column, "label_column": config.label_column}
     everything = read_examples(train, **columns)
     shots = config.shots
@@ -135,6 +138,7 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     check_judges(config.judges, config)
     config.described(classes)
     folder = Path(output).expanduser()
+    check_ours(folder / "run" / "config.json", folder / "intrusion.json", overwrite=config.overwrite)
     with clear_write_errors(folder):
         run = RunFolder(
             folder / "run", run_settings(config, endpoint(config), examples, known), overwrite=config.overwrite

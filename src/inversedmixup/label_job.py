@@ -14,12 +14,20 @@ from typing import Any
 from inversedmixup.data import Example, LabelledText, RowFile, check_output, iter_unlabelled, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.judges.api import endpoint
-from inversedmixup.labelled import ExampleFile, check_classes, check_known_labels, class_counts, take_shots
+from inversedmixup.labelled import (
+    ExampleFile,
+    check_classes,
+    check_known_labels,
+    class_counts,
+    take_shots,
+    warn_of_seen,
+)
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.options import at_least, option
-from inversedmixup.pipeline import check_apart, run_settings
+from inversedmixup.outputs import check_apart, check_ours
+from inversedmixup.pipeline import run_settings
 from inversedmixup.provenance import provenance
-from inversedmixup.remote import fetched, is_url, local_name, put, sibling
+from inversedmixup.remote import check_local, fetched, is_url, local_name, put, sibling
 from inversedmixup.runs import FITTED, RunFolder, ShardedRows, recorded
 from inversedmixup.sealed import write_json
 from inversedmixup.stages import pseudo_label
@@ -76,6 +84,9 @@ class _Job:
 
     def __init__(self, train: str, unlabelled: str, out: Path, rejected: Path, config: LabelJobConfig) -> None:
         self.config, self.out, self.rejected = config, out, rejected
+        check_local("label", config.test, config.descriptions)
+        folder = out.with_name(out.name + ".run")
+        check_ours(folder / "config.json", out, rejected, overwrite=config.overwrite)
         columns = {"text_column": config.text_column, "label_column": config.label_column}
         self.examples: Sequence[Example] = read_examples(train, **columns)
         if config.shots is not None:
@@ -83,12 +94,13 @@ class _Job:
         self.classes = check_classes(self.examples, train)
         self.test = read_examples(config.test, **columns) if config.test else []
         check_known_labels(self.test, self.classes, config.test or "")
+        warn_of_seen(self.test, self.examples, config.test or "")
         check_policy(config.labels, config)
         config.described(self.classes)
         # they may be a million: on disk, in a file of nobody's
         self.texts = ExampleFile.write(out.parent, iter_unlabelled(unlabelled, text_column=config.text_column))
         settings = run_settings(config, endpoint(config), self.examples, self.texts, self.test)
-        self.run_folder = RunFolder(out.with_name(out.name + ".run"), settings, overwrite=config.overwrite)
+        self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", provenance("label", [train, unlabelled], str(out), config))
         self.cross_validated = CrossValidation(config.load_task_model, self.examples, self.classes, config)
         self.sample, self.kept, self.seen = list[LabelledText](), array("q"), 0

@@ -12,6 +12,7 @@ import logging
 import mmap
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TypeVar, overload
@@ -251,6 +252,16 @@ def check_known_labels(examples: Sequence[Example], classes: Sequence[str], orig
                 f"{origin}: label {name!r} does not occur in the training set "
                 f"({', '.join(list(classes)[:8])}{', …' if len(classes) > 8 else ''}); correct it or remove its rows"
             )
+
+
+def warn_of_seen(test: Iterable[Example], examples: Iterable[Example], origin: str) -> None:
+    """Say how many rows that are measured on are trained on too."""
+    measured = Counter(row.text for row in test)
+    if measured and (seen := measured.keys() & {row.text for row in examples if row.text in measured}):
+        logger.warning(
+            "%s: %d of %d rows are training rows too, and flatter the accuracies; measure on others",
+            origin, sum(measured[text] for text in seen), measured.total(),
+        )  # fmt: skip
 
 
 def take_shots(examples: Sequence[Example], shots: int, *, seed: int) -> list[Example]:

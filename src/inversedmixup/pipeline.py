@@ -26,13 +26,15 @@ from inversedmixup.labelled import (
     class_counts,
     inputs_digest,
     iter_shots,
+    warn_of_seen,
 )
 from inversedmixup.models.pair import ENGINES, PAIR_FILES, Pair, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import at_least, option
+from inversedmixup.outputs import check_apart, check_ours, mark
 from inversedmixup.provenance import provenance
-from inversedmixup.remote import fetched, is_url, local_name, put, sibling
-from inversedmixup.report.dataset_card import write_dataset_card
+from inversedmixup.remote import check_local, fetched, is_url, local_name, put, sibling
+from inversedmixup.report.dataset_card import card_path, write_dataset_card
 from inversedmixup.report.page import write_report
 from inversedmixup.report.results import EXAMPLES_FILE, read_run
 from inversedmixup.runs import RunFolder, ShardedRows, recorded
@@ -117,7 +119,13 @@ class _Job:
         self.config, self.output, self.seconds = config, output, dict[str, float]()
         self.sample, self.kept = list[Row](), array("q")
         self.rejected = self._beside(f"rejected{output.suffix}")
+        check_local("augment", config.test, config.unlabelled, config.descriptions)
         check_apart((output, self.rejected), train, config.test, config.unlabelled)
+        folder = output.with_name(output.name + ".run")
+        check_ours(
+            folder / "config.json", output, self.rejected, overwrite=config.overwrite,
+            pages={self._beside("report.html"): mark("report", output), card_path(output): mark("card", output)},
+        )  # fmt: skip
         columns = {"text_column": config.text_column, "label_column": config.label_column}
         # rows stay on disk: in a file of nobody's until it is known that the run folder is this run's
         self.examples = ExampleFile.write(output.parent, iter_examples(train, **columns))
@@ -128,6 +136,7 @@ class _Job:
         given = iter_examples(config.test, **columns) if config.test else ()
         self.test = ExampleFile.write(output.parent, given)
         check_known_labels(self.test, self.classes, config.test or "")
+        warn_of_seen(self.test, self.examples, config.test or "")
         # everything that can be refused is refused here, before minutes of warm-up and before the run is recorded
         check_rows(self.examples, config)
         config.check_corrects(config.correct)
@@ -138,7 +147,6 @@ class _Job:
             )
         if config.unlabelled is not None:
             check_texts(config.unlabelled, config.text_column)
-        folder = output.with_name(output.name + ".run")
         settings = run_settings(config, endpoint(config), self.examples, self.test)
         made = provenance("augment", [train], str(output), config)
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
@@ -214,17 +222,6 @@ class _Job:
         """Originals as rows of the schema, if they were asked for: λ = 1, their own parents."""
         examples = self.examples if self.config.include_original else ()
         return (_original_row(example, self.classes, self.config.seed) for example in examples)
-
-
-def check_apart(outputs: Sequence[Path], *inputs: str | None) -> None:
-    """Refuse an output that would replace an input.
-
-    Raises:
-        InputError: naming both.
-    """
-    for read in inputs:
-        if read and Path(read).expanduser().resolve() in [output.resolve() for output in outputs]:
-            raise InputError(f"output {outputs[0]}: would replace the input {read}; choose another name")
 
 
 def run_settings(config: PairOptions, api_url: str | None, *inputs: Sequence[Example]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from inversedmixup.errors import InputError
 from inversedmixup.loading import first_line
@@ -17,6 +17,20 @@ from inversedmixup.loading import first_line
 def is_url(name: str) -> bool:
     """Whether this is a URL, not a path."""
     return "://" in name
+
+
+def check_local(command: str, *names: str | Path | None) -> None:
+    """Refuse URLs where files are neither fetched nor put.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for name in names:
+        if name and is_url(str(name)):
+            raise InputError(
+                f"{command}: {_shown(str(name))}: is a URL; only TRAIN, TEXTS and -o of augment and label may be, give "
+                f"a path here"
+            )
 
 
 @contextlib.contextmanager
@@ -34,10 +48,7 @@ def fetched(name: str) -> Iterator[str]:
 
 def local_name(name: str) -> str:
     """Where a file for a URL is made: in the working folder, under its name."""
-    try:
-        return Path(urlsplit(name).path).name if is_url(name) else name
-    except ValueError as error:
-        raise InputError(f"{name}: is no URL ({error})") from None
+    return Path(_split(name).path).name if is_url(name) else name
 
 
 def put(path: Path, url: str) -> None:
@@ -55,9 +66,22 @@ def sibling(url: str, name: str) -> str:
 def _opened(url: str, mode: str) -> Iterator[IO[Any]]:
     import fsspec
 
-    shown = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()  # without credentials
+    shown = _shown(url)
     try:
         with fsspec.open(url, mode) as file:
             yield file
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{shown}: {first_line(error).replace(url, shown)}") from error
+
+
+def _shown(url: str) -> str:
+    """A URL without credentials."""
+    parts = _split(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"{url}: is no URL ({error})") from None

@@ -5,15 +5,23 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import shutil
+import weakref
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from inversedmixup.errors import InputError, write_whole
+from inversedmixup.errors import InputError
 from inversedmixup.labelled import Lazy
 from inversedmixup.sealed import digest, read_record, write_json, write_record
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", covariant=True)
@@ -25,7 +33,38 @@ IN_WORDS = {
     "inputs_sha256": "the rows of the input files have changed",
     "files_sha256": "the pair's files, --unlabelled or --descriptions have changed",
 }
+LOCK = ".lock"
 SHARDS_HELD = 32  # of rows that are read again
+
+
+class Lock:
+    """A folder that no other process may work in, as long as this object, or the process, lives.
+
+    Raises:
+        InputError: if one does.
+    """
+
+    _held: ClassVar[weakref.WeakValueDictionary[Path, Lock]] = weakref.WeakValueDictionary()
+
+    def __init__(self, folder: Path) -> None:
+        self.file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        weakref.finalize(self, os.close, self.file)
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another run is working in {folder}; wait for it, or choose another output") from None
+        except OSError:  # a file system without locks
+            logger.debug("%s cannot be locked", folder)
+
+    @classmethod
+    def of(cls, folder: Path) -> Lock | None:
+        """The lock that this process has on a folder, or a new one; none in a worker, whose parent has it."""
+        if fcntl is None or parent_process() is not None:
+            return None
+        where = folder.resolve()
+        lock = cls._held.get(where) or cls(folder)
+        cls._held[where] = lock
+        return lock
 
 
 class RunFolder:
@@ -40,11 +79,13 @@ class RunFolder:
         overwrite: throw a run with other settings away instead of refusing it.
 
     Raises:
-        InputError: if the folder holds a run with other settings.
+        InputError: if the folder holds a run with other settings, or another process is working in it.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock.of(folder)
         path = folder / "config.json"
         settings = json.loads(json.dumps(settings))
         self._settings = digest(settings)
@@ -58,13 +99,13 @@ class RunFolder:
         if changed and folder.is_symlink():
             raise InputError(f"{folder} is a link, and what it leads to is not deleted here; remove it yourself")
         if changed:
-            paid = folder / JUDGEMENTS
-            kept = paid.read_bytes() if paid.is_file() else None
-            shutil.rmtree(folder)
-            if kept is not None:  # they are keyed by what was asked
-                folder.mkdir(parents=True)
-                write_whole(paid, kept)
-        folder.mkdir(parents=True, exist_ok=True)
+            for old in sorted(folder.iterdir()):
+                if old.name in (LOCK, JUDGEMENTS):  # judgements are keyed by what was asked
+                    continue
+                if old.is_dir() and not old.is_symlink():
+                    shutil.rmtree(old)
+                else:
+                    old.unlink()
         if changed is None or changed:
             write_json(path, {**settings, "sha256": self._settings})
 
@@ -125,8 +166,9 @@ class ShardedRows(Lazy[T]):
     """
 
     def __init__(self, run: RunFolder, numbers: Sequence[int], size: int, kind: Callable[..., T]) -> None:
-        self.run, self.numbers, self.size, self.kind = run, numbers, size, kind
-        self._shard = lru_cache(SHARDS_HELD)(self._read)  # texts are asked for first, then their labels
+        self.numbers, self.size = numbers, size
+        # texts are asked for first, then their labels; not by a method: in a cycle the run would outlive its use
+        self._shard = lru_cache(SHARDS_HELD)(partial(_read_shard, run, kind))
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -136,8 +178,9 @@ class ShardedRows(Lazy[T]):
         shard, place = divmod(self.numbers[number], self.size)
         return self._shard(shard)[place]
 
-    def _read(self, number: int) -> list[T]:
-        stored = self.run.read(shard_name(number))
-        if stored is None:
-            raise InputError(f"{self.run.folder / shard_name(number)}.json is damaged; run the same command again")
-        return [self.kind(**row) for row in stored]
+
+def _read_shard(run: RunFolder, kind: Callable[..., T], number: int) -> list[T]:
+    stored = run.read(shard_name(number))
+    if stored is None:
+        raise InputError(f"{run.folder / shard_name(number)}.json is damaged; run the same command again")
+    return [kind(**row) for row in stored]

@@ -11,18 +11,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inversedmixup.baselines import chosen
-from inversedmixup.benchmark.cells import Bench
+from inversedmixup.benchmark.cells import RUN, Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.records import MEASURES, Record
 from inversedmixup.benchmark.splits import DRAW_HELP, parse_draw
 from inversedmixup.benchmark.verdict import verdicts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.options import at_least, option
+from inversedmixup.outputs import check_ours
+from inversedmixup.remote import check_local
 from inversedmixup.report.results import BENCHMARK_FILE
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.downstream import DownstreamConfig
@@ -62,6 +65,9 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
     Raises:
         InputError: for input that cannot be used.
     """
+    check_local("benchmark", train, test, output, config.unlabelled, config.descriptions)
+    folder = Path(output).expanduser()
+    check_ours(folder / RUN / "config.json", folder / BENCHMARK_FILE, overwrite=config.overwrite)
     bench = Bench(train, test, output, config)
     bench.check_splits()
     missing = [bench.missing(number) for number in range(config.splits)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from inversedmixup.options import add_arguments as add_options
@@ -23,6 +24,17 @@ def resolve(config: type[T], options: dict[str, Any]) -> T:
     options = dict(options)
     path = options.pop("config", None)
     return build(config, read_settings(path) if path else {}, options)
+
+
+@contextlib.contextmanager
+def kept(output: str | None) -> Iterator[None]:
+    """Let an interruption promise nothing where there is no output to keep finished work beside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if output:
+            raise
+        raise KeyboardInterrupt("nothing is kept without --output") from None
 
 
 def compared(result: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup.commands import add_config, resolve
+from inversedmixup.remote import check_local
 from inversedmixup.stages.align import METRICS, AlignConfig, run_align
 
 
@@ -21,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Train, or take up again; the last validation record, or nothing if another process has it."""
     corpus, output = options.pop("corpus"), options.pop("output")
-    record = run_align(corpus, Path(output), resolve(AlignConfig, options))
+    config = resolve(AlignConfig, options)
+    check_local("align", *corpus, output, config.validation)
+    record = run_align(corpus, Path(output), config)
     return record and {**record, "output": output}
 
 

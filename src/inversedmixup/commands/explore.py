@@ -13,6 +13,7 @@ from inversedmixup.commands import add_config, resolve
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import at_least, option
+from inversedmixup.remote import check_local
 from inversedmixup.terminal import console, output
 
 EXAMPLE = "example"
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Serve the page until Ctrl-C."""
     target = options.pop("target")
+    check_local("explore", target)
     config = resolve(ExploreConfig, options)
     try:
         from inversedmixup.explore.page import launch

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,14 +19,18 @@ from torch import Tensor, nn
 
 from inversedmixup import reconstruction
 from inversedmixup.card import WAYS, record_report
-from inversedmixup.commands import add_config, resolve
+from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.data import Example, check_output, iter_sourced, read_examples, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.labelled import check_classes
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.options import at_least, option
+from inversedmixup.outputs import check_apart, check_ours
+from inversedmixup.pipeline import run_settings
 from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.remote import check_local
+from inversedmixup.runs import RunFolder, recorded
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig, write_texts
 from inversedmixup.terminal import progress
@@ -43,7 +48,10 @@ class InvertConfig(PairOptions, DecodeConfig):
     record: bool = option(
         False, "with --evaluate and --pair: add the scores to the pair's record and model card, by FOLDER/FILE"
     )
-    output: str | None = option(None, "write every reconstruction to this .jsonl")
+    output: str | None = option(
+        None, "write every reconstruction to this .jsonl; a killed run goes on from the folder beside it"
+    )
+    overwrite: bool = option(False, "with --output: replace reconstructions with other settings")
     text_column: str = option("text", "column of the text")
     label_column: str = option("label", "with --reference: column of the label")
 
@@ -62,6 +70,11 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """Reconstruct every sentence; with ``--evaluate``, mean scores by way of decoding."""
     path = options.pop("file")
     config = resolve(InvertConfig, options)
+    with kept(config.output):
+        return _inverted(config, path)
+
+
+def _inverted(config: InvertConfig, path: str) -> dict[str, Any]:
     output = _check_writes(config, path)
     sourced = list(islice(iter_sourced(path, config.text_column), config.rows))
     if not sourced:
@@ -71,13 +84,15 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         labelled = read_examples(config.reference, text_column=config.text_column, label_column=config.label_column)
         check_classes(labelled, config.reference)
     config.check_corrects(config.correct)
+    run = _run_folder(config, output, [text for text, _ in sourced]) if output else None
     pair = config.load_pair()
     config = dataclasses.replace(config, correct=pair.corrections(config.correct, config.word_weight))
-    result, rows = _measured(pair, sourced, labelled, config)
+    with clear_write_errors(output) if output else contextlib.nullcontext():
+        result, rows = _measured(pair, sourced, labelled, config, run)
     if output:
         with clear_write_errors(output):
             write_jsonl(rows, output)
-            write_json(output.with_name(output.name + ".config.json"), dataclasses.asdict(config))
+            write_json(_settings_file(output), dataclasses.asdict(config))
     if config.record:
         name = "/".join(Path(path).expanduser().absolute().parts[-2:])  # trec/test.jsonl: many files are called test
         folder = Path(str(config.pair)).expanduser()
@@ -92,12 +107,31 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 
 def _check_writes(config: InvertConfig, path: str) -> Path | None:
     """Where the reconstructions go, if anywhere; what could not be written is refused before any work."""
+    check_local("invert", path, config.output, config.reference)
     output = check_output(config.output) if config.output else None
-    if output and (output.suffix != ".jsonl" or output.resolve() == Path(path).expanduser().resolve()):
-        raise InputError(f"--output {output}: end it in .jsonl, and let it be another file than the input")
+    if output:
+        if output.suffix != ".jsonl":
+            raise InputError(f"--output {output}: end it in .jsonl")
+        check_apart((output,), path, config.reference)
+        check_ours(_settings_file(output), output, overwrite=config.overwrite)
     if config.record and not (config.evaluate and config.pair):
         raise InputError("--record needs --evaluate, and --pair for the folder whose card to write")
     return output
+
+
+def _settings_file(output: Path) -> Path:
+    return output.with_name(output.name + ".config.json")
+
+
+def _run_folder(config: InvertConfig, output: Path, texts: Sequence[str]) -> RunFolder:
+    """Where finished blocks are kept."""
+    # what changes no text: where things lie, and what is measured on the texts
+    same = dataclasses.replace(
+        config, rows=None, evaluate=False, reference=None, record=False, output=None, overwrite=False
+    )
+    settings = run_settings(same, None, [Example("", text, "") for text in texts])
+    with clear_write_errors(output):
+        return RunFolder(output.with_name(output.name + ".run"), settings, overwrite=config.overwrite)
 
 
 def _ways(config: InvertConfig) -> dict[str, InvertConfig]:
@@ -111,7 +145,11 @@ def _ways(config: InvertConfig) -> dict[str, InvertConfig]:
 
 
 def _measured(
-    pair: Pair, sourced: Sequence[tuple[str, str | None]], labelled: Sequence[Example], config: InvertConfig
+    pair: Pair,
+    sourced: Sequence[tuple[str, str | None]],
+    labelled: Sequence[Example],
+    config: InvertConfig,
+    run: RunFolder | None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Scores by way of decoding, and every sentence with what it came back as: corrected, where the pair can."""
     texts, sources = [text for text, _ in sourced], [source for _, source in sourced]
@@ -123,7 +161,9 @@ def _measured(
         result["reference"] = {"accuracy": labeller.accuracy, "n": labeller.n}
     texts_of: dict[str, tuple[list[str], Tensor]] = {}
     for name, how in _ways(config).items():
-        written, found = texts_of[name] = _by_block(pair, wanted, how, texts_of["greedy"] if how.correct else None)
+        written = _by_block(pair, wanted, how, texts_of["greedy"] if how.correct else None, name, run)
+        found = pair.task_model.encode(written)
+        texts_of[name] = written, found
         fluency = pair.llm.log_likelihood(written)
         result[name] = {
             "decodes": _decodes(how), **reconstruction.report(written, texts, found, wanted, fluency, sources)
@@ -147,26 +187,28 @@ def _decodes(how: InvertConfig) -> int:
 
 
 def _by_block(
-    pair: Pair, wanted: Tensor, config: InvertConfig, greedy: tuple[list[str], Tensor] | None
-) -> tuple[list[str], Tensor]:
-    """Texts and their embeddings for embeddings [n, d], a block at a time: ``greedy`` ones corrected, or new ones."""
-    texts, found = [], []
+    pair: Pair, wanted: Tensor, config: InvertConfig, greedy: tuple[list[str], Tensor] | None, way: str,
+    run: RunFolder | None,
+) -> list[str]:  # fmt: skip
+    """Texts for embeddings [n, d], a block at a time: ``greedy`` ones corrected, or new ones."""
+
+    def written(at: int) -> list[str]:
+        part = slice(at, at + BLOCK)
+        block = wanted[part]
+        if greedy is None:
+            streams = [row_stream(config.seed, at + offset) for offset in range(len(block))]
+            return write_texts(pair, block, streams, config)[0]
+        return pair.correct(
+            block, greedy[0][part], greedy[1][part], steps=config.correct or 0, max_tokens=config.max_tokens,
+            batch_size=config.batch_size, word_weight=config.word_weight,
+        )[0]  # fmt: skip
+
+    texts: list[str] = []
     with progress("inversion" if greedy is None else "correction", len(wanted)) as advance:
         for at in range(0, len(wanted), BLOCK):
-            part = slice(at, at + BLOCK)
-            block = wanted[part]
-            if greedy is None:
-                streams = [row_stream(config.seed, at + offset) for offset in range(len(block))]
-                written, reread = write_texts(pair, block, streams, config)
-            else:
-                written, reread = pair.correct(
-                    block, greedy[0][part], greedy[1][part], steps=config.correct or 0, max_tokens=config.max_tokens,
-                    batch_size=config.batch_size, word_weight=config.word_weight,
-                )  # fmt: skip
-            texts += written
-            found.append(reread)
-            advance(len(block))
-    return texts, torch.cat(found)
+            texts += recorded(run, f"{way}/{at:06d}", partial(written, at))
+            advance(min(BLOCK, len(wanted) - at))
+    return texts
 
 
 def show(result: dict[str, Any]) -> None:

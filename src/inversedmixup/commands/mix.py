@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from inversedmixup.commands import add_config, resolve
+from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.control import check_plot, lam_control, plot
 from inversedmixup.data import Example, iter_records, iter_texts, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
@@ -18,7 +18,9 @@ from inversedmixup.labelled import take_shots
 from inversedmixup.mixer import InversedMixup
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import at_least, option
+from inversedmixup.outputs import check_ours
 from inversedmixup.pipeline import run_settings
+from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig
@@ -70,13 +72,20 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """The strip's rows, or the λ control report."""
     first, second = options.pop("first"), options.pop("second")
     config = resolve(MixConfig, options)
+    check_local("mix", config.evaluate, config.train, config.output, config.plot)
     config.check_corrects(config.correct)
-    if config.evaluate:
-        if first is not None:
-            raise InputError("mix: give two sentences or --evaluate FILE, not both")
-        return _evaluate(config, config.evaluate)
-    if first is None or second is None:
-        raise InputError("mix: two sentences are needed, or --evaluate FILE")
+    with kept(config.output):
+        if config.evaluate:
+            if first is not None:
+                raise InputError("mix: give two sentences or --evaluate FILE, not both")
+            return _evaluate(config, config.evaluate)
+        if first is None or second is None:
+            raise InputError("mix: two sentences are needed, or --evaluate FILE")
+        return _strip(config, first, second)
+
+
+def _strip(config: MixConfig, first: str, second: str) -> dict[str, Any]:
+    """The λ strip between two sentences."""
     models = {field.name: getattr(config, field.name) for field in dataclasses.fields(PairOptions)}
     mixer = InversedMixup(**models, seed=config.seed)
     if config.train:
@@ -108,6 +117,7 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         same = dataclasses.replace(
             config, evaluate=None, plot=None, output=None, overwrite=False, pairs=None, steps=2, interpolation="linear"
         )
+        check_ours(folder / "run" / "config.json", folder / "control.json", overwrite=config.overwrite)
         with clear_write_errors(folder):
             settings = {**run_settings(same, None, read), "pairs": pairs}
             run = RunFolder(folder / "run", settings, overwrite=config.overwrite)

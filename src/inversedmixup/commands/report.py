@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup.errors import InputError
+from inversedmixup.outputs import check_report
+from inversedmixup.remote import check_local
 from inversedmixup.report.page import write_report
 from inversedmixup.report.results import read_run
 from inversedmixup.terminal import output
@@ -21,9 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Write the report."""
+    check_local("report", options["run"], options["output"], options["benchmark"])
     path = Path(options["output"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"output {path}: the report is an HTML file; end its name in .html")
+    check_report(path)
     evidence = write_report(read_run(options["run"], options["benchmark"]), path)
     return {
         "report": str(path), "kept": evidence.labels["kept"].total(), "rejected": evidence.labels["rejected"].total(),

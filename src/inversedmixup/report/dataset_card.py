@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.models.pair import default_pair_folder, read_config
 from inversedmixup.models.sources import WHEELS
+from inversedmixup.outputs import is_marked, mark
 from inversedmixup.report.results import RunResults
 
 logger = logging.getLogger(__name__)
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+# at the end of the mark: by it a card is known that was changed by hand, e.g. to name the licence
+_SEAL = re.compile(rb"; sha256 of the rest ([0-9a-f]{64}) -->")
 TEMPLATE = """
 {mark}
 
@@ -58,22 +63,38 @@ trained on: treat rows that were mixed from confidential text as confidential. L
 """
 
 
-def write_dataset_card(results: RunResults, kept: dict[str, int]) -> Path:
-    """Write the card of a run's output and return its path.
+def card_path(output: Path) -> Path:
+    """Where the card of an output lies: README.md, unless that file is somebody else's: then OUT.README.md."""
+    path = output.with_name("README.md")
+    if path.exists() and not is_marked(path, mark("card", output)):
+        return output.with_name(f"{output.stem}.README.md")
+    return path
 
-    It is README.md, unless that file is somebody else's: then OUT.README.md.
+
+def write_dataset_card(results: RunResults, kept: dict[str, int]) -> Path:
+    """Write the card of a run's output, unless it was changed by hand since, and return its path.
 
     Args:
         results: the run.
         kept: kept rows per class.
     """
-    mark = f"<!-- card of {html.escape(results.output.name)}, written by inversedmixup -->"
-    path = results.output.with_name("README.md")
-    if path.exists() and mark not in path.read_text(encoding="utf-8", errors="replace"):
-        path = results.output.with_name(f"{results.output.stem}.README.md")
+    path = card_path(results.output)
+    if path.exists() and not _as_written(path.read_bytes()):
+        logger.info("%s was changed since it was written, and stays as it is; delete it for a new one", path)
+        return path
+    if path.name != "README.md":
         logger.info("README.md there is not ours; the dataset card is %s", path.name)
-    write_whole(path, f"---\n{_front_matter(results)}\n---\n{_body(results, kept, mark)}".encode())
+    card = f"---\n{_front_matter(results)}\n---\n{_body(results, kept)}".encode()
+    begun = mark("card", results.output).encode()
+    seal = b"; sha256 of the rest %s -->" % hashlib.sha256(card).hexdigest().encode()
+    write_whole(path, card.replace(begun, begun + seal, 1))
     return path
+
+
+def _as_written(card: bytes) -> bool:
+    """Whether a card is byte for byte what was written here; that of an earlier version cannot show it."""
+    found = _SEAL.search(card)
+    return found is not None and hashlib.sha256(card.replace(found[0], b"", 1)).hexdigest() == found[1].decode()
 
 
 def _front_matter(results: RunResults) -> str:
@@ -90,11 +111,12 @@ def _front_matter(results: RunResults) -> str:
     return str(data.to_yaml())
 
 
-def _body(results: RunResults, kept: dict[str, int], mark: str) -> str:
+def _body(results: RunResults, kept: dict[str, int]) -> str:
     summary, made = results.summary, results.provenance
     labels = sorted({*summary["originals"], *kept})
     return TEMPLATE.format(
-        mark=mark, title=_cell(results.output.stem), train=made.get("train", "the training file"), kept=summary["kept"],
+        mark=mark("card", results.output), title=_cell(results.output.stem),
+        train=made.get("train", "the training file"), kept=summary["kept"],
         labels="\n".join(f"| {_cell(n)} | {summary['originals'].get(n, 0)} | {kept.get(n, 0)} |" for n in labels),
         tried=summary["tried"], rejected=summary["tried"] - summary["kept"], rejected_file=results.rejected.name,
         sha256=made.get("train_sha256", "not recorded"),

@@ -9,6 +9,7 @@ from typing import Any
 from inversedmixup.data import Row
 from inversedmixup.errors import clear_write_errors, write_whole
 from inversedmixup.gate import REASONS
+from inversedmixup.outputs import mark
 from inversedmixup.report.evidence import BINS, NEAR_COPY, Evidence, gather
 from inversedmixup.report.results import RunResults
 
@@ -39,7 +40,8 @@ def render(results: RunResults, evidence: Evidence) -> str:
     )  # fmt: skip
     copies = evidence.near_copies()
     return environment.get_template("page.html").render(
-        name=results.output.name, verdict=results.verdict, provenance=results.provenance, summary=results.summary,
+        mark=mark("report", results.output) + " -->", name=results.output.name, verdict=results.verdict,
+        provenance=results.provenance, summary=results.summary,
         settings={name: results.settings[name] for name in SETTINGS if name in results.settings},
         seeds={name: results.settings.get(name) for name in ("seed", "data_seed")},
         reasons=REASONS, evidence=evidence, label_bars=_label_bars(evidence), lam_bars=_lam_bars(evidence),

@@ -14,6 +14,7 @@ A trained pair can then be taught which words a sentence holds (``models/word_he
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import math
@@ -35,6 +36,7 @@ from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256
 from inversedmixup.options import at_least, option
+from inversedmixup.runs import Lock
 from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
 from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, SHAPE_OPTIONS, Lesson, pair_folder
 from inversedmixup.stages.stream import Chunk, ahead, chunks
@@ -50,6 +52,7 @@ TAUGHT = ("invert", "words", "correct")
 ADAPTOR = "adaptor"  # folder of the first run where --words asks for two
 # those of the head that ships; its steps cost next to nothing beside the encoder's pass, so they may be large
 WORD_STEPS: dict[str, Any] = {"batch_size": 256, "learning_rate": 2e-3, "max_tokens": 64}
+HEAD = 2**22  # bytes of a corpus that tell it from another of the same size
 COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, once a machine) pays for itself
 
 
@@ -160,11 +163,13 @@ def _run_lesson(corpus: Sequence[str | Path], output: Path, config: AlignConfig)
     """One run with one thing to teach."""
     team = Team(config.device)
     held_out = _held_out(corpus, config)
+    _check_same_run(output, corpus, config, write=False)
     with clear_write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        _check_same_run(output, corpus, config, write=team.leads)
+        _lock = Lock.of(output) if team.leads else None  # as long as this runs
         # the settings are the same for every process, the device is not
         run = _Run(corpus, output, dataclasses.replace(config, device=team.device), held_out, team)
+        _check_same_run(output, corpus, config, write=team.leads)  # now that corpus and models are known to be usable
         run.restore()
         try:
             run.train()
@@ -177,7 +182,10 @@ def _run_lesson(corpus: Sequence[str | Path], output: Path, config: AlignConfig)
 
 def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignConfig, *, write: bool) -> None:
     """Write the resolved config, or refuse a folder whose run has another one."""
-    resolved: dict[str, Any] = {"corpus": [str(path) for path in corpus], **dataclasses.asdict(config)}
+    resolved: dict[str, Any] = {
+        "corpus": [str(path) for path in corpus], **dataclasses.asdict(config),
+        "corpus_sha256": _heads_digest([*corpus, *([config.validation] if config.validation else [])]),
+    }  # fmt: skip
     record = pair_folder(config.start or DEFAULT_PAIR) / "pair.json"
     if config.teach != "invert" and record.is_file():  # what is taught fits the pair that is there now, no later one
         resolved["start_sha256"] = file_sha256(record)
@@ -190,6 +198,8 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
                 raise ValueError
         except (ValueError, TypeError, RecursionError):
             raise InputError(f"{path}: damaged; delete it, and the run goes on with the settings given now") from None
+        if "corpus" not in before:
+            raise InputError(f"{path}: is not of an `align` run; choose another folder")
         before = {**dataclasses.asdict(AlignConfig()), **before}  # an option younger than the run had its default
         for name, value in resolved.items():
             if name == "start" and "start_sha256" in resolved:  # wherever that pair lies now
@@ -201,6 +211,18 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
                 )
     if write:
         write_json(path, {**resolved, "sha256": digest(resolved)})
+
+
+def _heads_digest(files: Sequence[str | Path]) -> str:
+    """sha256 of the size and the beginning of every file: they may be large."""
+    total = hashlib.sha256()
+    for path in map(Path, files):
+        try:
+            with path.expanduser().open("rb") as file:
+                total.update(f"{os.fstat(file.fileno()).st_size} ".encode() + file.read(HEAD))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return total.hexdigest()
 
 
 def _held_out(corpus: Sequence[str | Path], config: AlignConfig) -> list[str]:
