@@ -164,7 +164,7 @@ def test_kept_rows_are_read_again_from_the_shards(train_file, tmp_path, tiny_pai
 def test_a_whole_job_does_not_take_the_rows_into_memory(tmp_path, tiny_pair_folder, monkeypatch):
     """What is held of a labelled row does not grow with its text, and a row that is not drawn is not encoded."""
     monkeypatch.setattr(warmup, "TAUGHT_ROWS", 64)
-    filling = "some words that nobody needs to hold " * 40
+    filling = "some words that nobody needs to hold " * 52
     (tmp_path / "test.jsonl").write_text('{"text": "row 1", "label": "a"}\n{"text": "row 2", "label": "b"}\n')
     options = {**QUICK, "pair": tiny_pair_folder, "n": 64, "max_tokens": 4, "test": str(tmp_path / "test.jsonl")}
     config = build(JobConfig, options, {"labels": "pool:task+tuned", "judge_steps": 1, "force_judge": True})
