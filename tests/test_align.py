@@ -213,7 +213,8 @@ def test_ways_to_make_the_step_cheaper_do_not_change_it(corpus_file, tmp_path, c
     assert weights(tmp_path / "parts") == pytest.approx(weights(tmp_path / "whole"), abs=1e-3)
 
 
-def test_a_run_may_go_on_on_another_device(corpus_file, tmp_path, config):
+def test_a_run_may_go_on_on_another_device(corpus_file, tmp_path, config, monkeypatch):
+    monkeypatch.setattr(align, "choose_dtype", lambda *_: torch.float32)  # there is no GPU here
     options = config(sentences=16)
     run_align([corpus_file], tmp_path, options)
     align._check_same_run(tmp_path, [corpus_file], dataclasses.replace(options, device="cuda:1"), write=False)
@@ -252,6 +253,15 @@ def test_two_processes_train_as_one(corpus_file, tmp_path, config, tiny_encoder,
 
 def weights(folder):
     return np.concatenate([w.float().numpy().ravel() for w in load_file(folder / "adaptor.safetensors").values()])
+
+
+def test_what_auto_came_to_is_a_setting_of_the_run(corpus_file, tmp_path, config, monkeypatch):
+    options = config(sentences=24, dtype="auto")
+    monkeypatch.setattr(align, "choose_dtype", lambda *_: torch.float32)
+    run_align([corpus_file], tmp_path / "run", options)
+    monkeypatch.setattr(align, "choose_dtype", lambda *_: torch.bfloat16)
+    with pytest.raises(InputError, match="dtype: 'float32' there, 'bfloat16' now"):
+        run_align([corpus_file], tmp_path / "run", options)
 
 
 def test_other_settings_in_the_same_folder_are_refused(corpus_file, tmp_path, config):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
@@ -349,6 +350,22 @@ def test_a_time_in_words(seconds, words):
 def split(tiny_pair_folder, train_file, tmp_path, config):
     bench = Bench(str(train_file), None, str(tmp_path / "toy"), config(candidates=1, tries=6.0, judge_steps=2))
     return bench.split(0)[0]
+
+
+def test_a_pair_that_has_seen_labels_is_named(tiny_pair, train_file, tmp_path, config, caplog):
+    tiny_pair.task_model.set_classes(["a", "b"])
+    tiny_pair.save(tmp_path / "fitted", encoder=True)
+    Bench(str(train_file), None, str(tmp_path / "toy"), config(pair=str(tmp_path / "fitted")))
+    assert f"pair {tmp_path / 'fitted'} has been fitted to labelled rows" in caplog.text
+
+
+def test_prompts_ask_the_llm_that_a_pair_carries(tiny_pair, tmp_path, config):
+    tiny_pair.config.own_llm = True
+    with torch.no_grad():
+        tiny_pair.llm.model.get_input_embeddings().weight[0] = 7.0
+    tiny_pair.save(tmp_path / "pair", encoder=True)
+    llm = config(pair=str(tmp_path / "pair")).load_llm()
+    assert llm.model.get_input_embeddings().weight[0].eq(7.0).all()
 
 
 def test_what_a_method_adds_is_labelled(split, train_file):

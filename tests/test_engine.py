@@ -65,6 +65,19 @@ def test_chunked_likelihood_and_gradient_equal_cross_entropy(rows, size, chunk, 
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
 
 
+def test_the_gradient_of_a_likely_token_survives_bfloat16():
+    rng = torch.Generator().manual_seed(0)
+    weight = torch.randn(2000, 64, generator=rng).bfloat16()
+    targets = torch.arange(32)
+    hidden = (weight[targets].float() * 0.2).bfloat16()  # their probabilities are 0.98 on average
+    grads = []
+    for rough in (True, False):
+        given = hidden.clone().requires_grad_() if rough else hidden.float().requires_grad_()
+        nll.chunked_nll(given, weight if rough else weight.float(), None, targets).sum().backward()
+        grads.append(given.grad.float())
+    assert ((grads[0] - grads[1]).norm(dim=1) / grads[1].norm(dim=1)).median() < 0.02
+
+
 def test_likelihood_under_scaled_logits_equals_the_models_own(granite):
     check_likelihood(granite)
 

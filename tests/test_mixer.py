@@ -46,6 +46,13 @@ def test_the_default_mixes_across_classes_and_asks_the_tuned_judge(mixer):
     assert mixer.result_.summary["judge"]["name"] == "task+tuned"
 
 
+def test_a_strip_has_a_seed_of_its_own(mixer, tiny_pair_folder):
+    given = {"temperature": 1.5, "candidates": 1, "max_tokens": 6}
+    strips = [mixer.mix(*SENTENCES[:2], seed=seed, **given)["text"] for seed in (0, 5)]
+    other = InversedMixup.from_pretrained(tiny_pair_folder, seed=5)
+    assert strips[0] != strips[1] == other.mix(*SENTENCES[:2], **given)["text"]
+
+
 def test_augment_before_fit_says_what_to_do(mixer):
     with pytest.raises(InputError, match="call fit"):
         mixer.augment(n=3)

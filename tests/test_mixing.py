@@ -124,6 +124,15 @@ def test_balanced_pairs_lead_with_rare_classes():
     assert leads.count("b") > leads.count("a")
 
 
+@pytest.mark.parametrize(("sizes", "n", "shares"), [((99, 100), 60, (0.5, 0.5)), ((8, 52), 40, (0.95, 0.05))])
+def test_a_row_more_or_less_does_not_make_a_class_frequent(sizes, n, shares):
+    labels = ["a"] * sizes[0] + ["b"] * sizes[1]
+    sampler = PairSampler(labels, "balanced", parse_lambda("0.8"), n)
+    leads = [labels[sampler.draw(row, row_stream(0, row)).first] for row in range(2000)]
+    assert leads.count("a") / 2000 == pytest.approx(shares[0], abs=0.05)
+    assert leads.count("b") / 2000 == pytest.approx(shares[1], abs=0.05)
+
+
 def test_balanced_pairs_of_balanced_classes_are_cross_class_pairs():
     labels = ["a", "b", "c"] * 4
     drawn = {}

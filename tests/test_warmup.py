@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from inversedmixup.data import Example
+from inversedmixup.gate import words_of
 from inversedmixup.judges import Case, JudgeConfig
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.labelled import folds_of
@@ -44,6 +45,16 @@ def test_of_very_many_rows_stage_two_encodes_only_those_that_it_draws(tiny_pair,
     encoded.clear()
     assert np.allclose(held_out([399]), asked[[1]])
     assert not encoded  # what was said is remembered
+
+
+def test_unlabelled_texts_that_are_measured_on_are_not_replayed(tiny_pair, examples, tmp_path, monkeypatch):
+    (tmp_path / "more.txt").write_text("the parcel is here\nThe secret, of the test!\n")
+    config = WarmupConfig(train_encoder="head", refine_steps=0, tolerance=1.0, unlabelled=str(tmp_path / "more.txt"))
+    encoded, encode = [], TaskModel.encode
+    monkeypatch.setattr(TaskModel, "encode", lambda self, texts, **how: encoded.extend(texts) or encode(self, texts))
+    warmup.run_warmup(tiny_pair, examples, sorted(set(LABELS)), config, unread={words_of("the secret of the test")})
+    assert "the parcel is here" in encoded
+    assert not any("secret" in text for text in encoded)
 
 
 def test_only_the_folds_that_are_asked_about_are_fitted(tiny_pair, examples):

@@ -102,6 +102,7 @@ class _Job:
         settings = run_settings(config, endpoint(config), self.examples, self.texts, self.test)
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", provenance("label", [train, unlabelled], str(out), config))
+        config.warn_if_fitted()
         self.cross_validated = CrossValidation(config.load_task_model, self.examples, self.classes, config)
         self.sample, self.kept, self.seen = list[LabelledText](), array("q"), 0
 

@@ -226,11 +226,11 @@ class InversedMixup:
         ratios = np.linspace(1.0, 0.0, steps).tolist() if lams is None else list(lams)
         if not all(0 <= lam <= 1 for lam in ratios):
             raise InputError("lams: λ lies between 0 and 1")
-        config = build(DecodeConfig, {}, options)
+        config = build(DecodeConfig, {"seed": self.seed}, options)
         ends = self.models_.task_model.encode([first, second])
         a, b = (end.expand(len(ratios), -1) for end in ends)
         # the same stream for every λ: neighbours differ by λ, not by luck
-        streams = [row_stream(self.seed, 0) for _ in ratios]
+        streams = [row_stream(config.seed, 0) for _ in ratios]
         written = write_mixes(self.models_, a, b, torch.tensor(ratios), streams, config)
         names = self.models_.task_model.classes
         rows: list[dict[str, Any]] = []

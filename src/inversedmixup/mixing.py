@@ -88,20 +88,21 @@ class PairSampler:
     """Draws parents by a pair policy.
 
     ``cross-class``: two classes, drawn by their sizes; ``same-class``: one class with at least two rows; ``any``: any
-    two rows; ``balanced``: the first parent's class is drawn by how many rows it lacks to the largest class, the
-    second parent is of another class, and λ ≥ ½ keeps the rare class in the lead; where classes have as many rows as
-    each other this is ``cross-class``.
+    two rows; ``balanced``: the first parent's class is drawn by how many rows it lacks to the largest class, or to as
+    many as every class could have with ``n`` more; the second parent is of another class, and λ ≥ ½ keeps the rare
+    class in the lead. Where classes have as many rows as each other this is ``cross-class``.
 
     Args:
         labels: the class of each row: names, or numbers in the order of the names.
         policy: one of :data:`PAIR_POLICIES`.
         lam: where λ comes from.
+        n: rows wanted.
 
     Raises:
         InputError: if the labels cannot serve the policy.
     """
 
-    def __init__(self, labels: Sequence[str] | np.ndarray, policy: str, lam: LambdaPolicy) -> None:
+    def __init__(self, labels: Sequence[str] | np.ndarray, policy: str, lam: LambdaPolicy, n: int = 0) -> None:
         if policy not in PAIR_POLICIES:
             raise InputError(f"pairs {policy!r} is not one of {', '.join(PAIR_POLICIES)}")
         self.policy, self.lam = policy, lam
@@ -125,7 +126,9 @@ class PairSampler:
         self._place[self._ordered] = np.arange(len(self._ordered), dtype=np.int32)
         if policy == "same-class":
             self._mixable = self._ordered[(self._sizes > 1)[self._class_of[self._ordered]]]
-        lacking = self._sizes.max() - self._sizes + 1.0
+        # to the largest alone, one row less than it has would make a class twice as frequent
+        level = max(self._sizes.max(), (len(labels) + n) / len(self._sizes))
+        lacking = level - self._sizes + 1.0
         self._lacking = lacking / lacking.sum()
 
     def draw(self, row: int, rng: np.random.Generator) -> Draw:

@@ -152,6 +152,7 @@ class _Job:
         self.run_folder = RunFolder(folder, settings, overwrite=config.overwrite)
         self.run_folder.write("provenance", made)
         self.examples.save(folder / EXAMPLES_FILE)
+        config.warn_if_fitted()
         self.cross_validated = CrossValidation(config.load_task_model, self.examples, self.classes, config)
 
     def _beside(self, ending: str) -> Path:

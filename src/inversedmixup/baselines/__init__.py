@@ -80,7 +80,7 @@ class Split:
     def pair(self) -> Pair:
         """The pair after stage 2 on these rows."""
         pair = self.config.load_pair()
-        run_warmup(pair, self.examples, self.classes, self.config, self.cross_validated)
+        run_warmup(pair, self.examples, self.classes, self.config, self.cross_validated, self.measured)
         return pair
 
     def dear(self, name: str) -> Judge:

@@ -60,6 +60,7 @@ class Bench:
     ) -> None:
         self.config, self.methods = config, chosen(config.methods)
         self.given = train, test, output
+        config.warn_if_fitted()
         self.draw = config.draw or ("50%" if test else "cv")
         self._draw = parse_draw(self.draw)
         if (self._draw.kind == "cv") == bool(test):

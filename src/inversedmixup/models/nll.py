@@ -32,7 +32,9 @@ class _ChunkedNLL(torch.autograd.Function):
             total = mass.sum(1, keepdim=True)
             nll[part] = (total.log() - picked)[:, 0]
             if grad is not None:
-                grad[part] = (mass.to(weight.dtype) @ weight) / total.to(weight.dtype) - weight[targets[part]]
+                # both terms in one product: rounded to bfloat16 each, they would cancel where p(target) is near 1
+                off = mass.div_(total).scatter_add_(1, targets[part, None], torch.full_like(picked, -1.0))
+                grad[part] = off.to(weight.dtype) @ weight
         ctx.save_for_backward(*([grad] if grad is not None else []))
         return nll
 

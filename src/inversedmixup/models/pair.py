@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from importlib.resources import files
@@ -33,6 +34,8 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.models.word_head import WordHead, WordHeadConfig
 from inversedmixup.options import option
 from inversedmixup.sealed import digest, write_json
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 # what a pair consists of; a folder of a run holds more than that
@@ -122,9 +125,19 @@ class PairOptions:
         where, encoder = (self.pair, self.encoder) if folder is None else (folder, None)
         return Pair.load(where, encoder=encoder, llm=self.llm, device=self.device, dtype=self.dtype, engine=self.engine)
 
+    def warn_if_fitted(self) -> None:
+        """Say that a pair after stage 2 may have learnt what it is going to be measured on."""
+        if self.encoder is None and _open(self.pair)[1].classes:
+            logger.warning(
+                "pair %s has been fitted to labelled rows: whatever is measured on those rows flatters; to measure, "
+                "take the pair as it was before", self.pair,
+            )  # fmt: skip
+
     def load_llm(self) -> SoftTokenLLM:
         """The LLM of the pair that these options name, as it came: without the LoRA weights of stage 1."""
-        name, dtype = self.llm or _open(self.pair)[1].llm, choose_dtype(self.dtype, self.device)
+        where, config = _open(self.pair)
+        name = str(where / "llm") if config.own_llm else self.llm or config.llm
+        dtype = choose_dtype(self.dtype, self.device)
         return SoftTokenLLM.from_pretrained(name, device=self.device, dtype=dtype)
 
     def load_task_model(self) -> TaskModel:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
-from inversedmixup.models.llm import DTYPES, SOFT
+from inversedmixup.models.llm import DTYPES, SOFT, choose_dtype
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import Lock
@@ -182,8 +182,10 @@ def _run_lesson(corpus: Sequence[str | Path], output: Path, config: AlignConfig)
 
 def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignConfig, *, write: bool) -> None:
     """Write the resolved config, or refuse a folder whose run has another one."""
+    precision = choose_dtype("float32" if config.train_llm else config.dtype, config.device)
     resolved: dict[str, Any] = {
         "corpus": [str(path) for path in corpus], **dataclasses.asdict(config),
+        "dtype": str(precision).removeprefix("torch."),
         "corpus_sha256": _heads_digest([*corpus, *([config.validation] if config.validation else [])]),
     }  # fmt: skip
     record = pair_folder(config.start or DEFAULT_PAIR) / "pair.json"
@@ -203,6 +205,8 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
         before = {**dataclasses.asdict(AlignConfig()), **before}  # an option younger than the run had its default
         for name, value in resolved.items():
             if name == "start" and "start_sha256" in resolved:  # wherever that pair lies now
+                continue
+            if name == "dtype" and before.get(name) == "auto":  # older runs do not say what it came to
                 continue
             if name not in BUDGET_OPTIONS + SPEED_OPTIONS and before.get(name, value) != value:
                 raise InputError(

@@ -237,7 +237,7 @@ def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSample
         config.described(class_names(examples))
     if (twice := repeated_id(examples)) is not None:
         raise InputError(f"the id column holds {twice!r} twice; make the ids unique or drop the column")
-    return PairSampler(class_numbers(examples, class_names(examples)), config.pairs, parse_lambda(config.lam))
+    return PairSampler(class_numbers(examples, class_names(examples)), config.pairs, parse_lambda(config.lam), config.n)
 
 
 class Workers(Protocol):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from inversedmixup.data import Example, check_texts, iter_texts
 from inversedmixup.errors import InputError
+from inversedmixup.gate import words_of
 from inversedmixup.labelled import Subset, Texts, class_numbers, folds_of, held_out_rows, measured_rows
 from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
@@ -109,7 +110,7 @@ def warmed_up(
 
 def run_warmup(
     pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: WarmupConfig,
-    cross_validated: CrossValidation | None = None,
+    cross_validated: CrossValidation | None = None, unread: Container[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Fit ``pair`` to labelled examples in place.
 
@@ -119,6 +120,7 @@ def run_warmup(
         classes: class names.
         config: settings.
         cross_validated: its temperature softens the task model; ``None``: left as sure as it is.
+        unread: unlabelled texts that are not replayed, by :func:`~inversedmixup.gate.words_of`: those measured on.
 
     Returns:
         Training accuracy, temperature, and reconstruction before and after.
@@ -129,7 +131,7 @@ def run_warmup(
     # a few thousand texts teach the adaptor as well as a million: the others need not be encoded for it
     taught = _some(examples, config.seed)
     texts = [example.text for example in taught]
-    replayed = _replayed(config)
+    replayed = _replayed(config, unread)
     probe = _probe(texts, replayed, config.seed)
     # by the LLM alone: a word head that follows well would hide an adaptor that does not
     before = evaluate_pair(pair, probe, 40, word_weight=0.0)
@@ -156,11 +158,12 @@ def run_warmup(
     }  # fmt: skip
 
 
-def _replayed(config: WarmupConfig) -> list[str]:
+def _replayed(config: WarmupConfig, unread: Container[str]) -> list[str]:
     if config.unlabelled is None:
         return []
     check_texts(config.unlabelled, config.text_column)
-    return list(islice(iter_texts([config.unlabelled], config.text_column, log=True), 2000))
+    texts = iter_texts([config.unlabelled], config.text_column, log=True)
+    return list(islice((text for text in texts if words_of(text) not in unread), 2000))
 
 
 def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
