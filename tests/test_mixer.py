@@ -100,6 +100,11 @@ def test_fit_resample_adds_to_the_rare_classes_and_keeps_the_types(tiny_pair_fol
     assert (np.asarray(new_X).ravel()[: len(IMBALANCED)] == np.array(IMBALANCED)).all()
 
 
+def test_classes_that_stay_short_of_rows_are_named(tiny_pair_folder, caplog):
+    InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE, "min_words": 99}).fit_resample(IMBALANCED, TAGS)
+    assert "3 rounds left classes without as many rows as others: refund: 3, account: 4" in caplog.text
+
+
 def test_integer_labels_come_back_as_integers(tiny_pair_folder):
     mixer = InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE})
     numbers = np.array([0] * 6 + [1] * 3 + [2] * 2)

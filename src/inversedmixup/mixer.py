@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,10 @@ from inversedmixup.stages.writer import DecodeConfig, write_mixes
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
 
 PARAMETERS = ("pair", "encoder", "llm", "device", "dtype", "engine", "seed", "options")
+
 RESAMPLE_ROUNDS = 3  # the gate decides which classes a round fills; what is still missing gets another
 
 
@@ -275,6 +278,9 @@ class InversedMixup:
                 if missing[row.label] > 0 and row.text not in new:
                     missing[row.label] -= 1
                     new[row.text] = original[row.label]
+        if any(missing.values()):
+            unfilled = ", ".join(f"{name}: {count}" for name, count in missing.items() if count)
+            logger.warning("%d rounds left classes without as many rows as others: %s", RESAMPLE_ROUNDS, unfilled)
         return _like(X, [*texts, *new]), _like(y, [*labels, *new.values()])
 
     def save_pretrained(self, folder: str | Path) -> None:

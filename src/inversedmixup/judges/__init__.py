@@ -66,8 +66,8 @@ class JudgeConfig:
     judge_steps: int = option(
         120, "optimiser steps of judges tuned and incontext, at most; they take one for each row that they learn from"
     )
-    shortlist: int = option(8, "classes that an LLM judge chooses from: those the task model finds likeliest")
-    descriptions: str | None = option(None, "YAML file that says what each class name means, for the LLM judges")
+    shortlist: int = option(8, "classes that judge llm chooses from: those the task model finds likeliest")
+    descriptions: str | None = option(None, "YAML file that says what each class name means, for judges llm and api")
     api_model: str | None = option(None, "model that judge api asks")
     api_url: str | None = option(None, "OpenAI-compatible endpoint of judge api; default: $OPENAI_BASE_URL")
     api_concurrency: int = option(4, "requests to the endpoint at a time")
