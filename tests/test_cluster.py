@@ -50,6 +50,8 @@ def test_unknown_engines_and_shares_of_nothing_are_refused(config):
         config(engine="rayon")
     with pytest.raises(InputError, match="workers 0"):
         config(workers=0)
+    with pytest.raises(InputError, match="a worker needs some of one"):
+        config(worker_cpus=0.0)
 
 
 def test_without_ray_the_package_to_install_is_named(train_file, tmp_path, config, monkeypatch):

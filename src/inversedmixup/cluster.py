@@ -58,6 +58,8 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "workers")
         at_least(self, 0, "worker_cpus", "worker_gpus")
+        if not (self.worker_cpus or self.worker_gpus):
+            raise InputError("worker_cpus and worker_gpus are 0; a worker needs some of one of them")
 
 
 def address_of(engine: str) -> str | None:
