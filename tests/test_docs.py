@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-import sentence_transformers
 
 from conftest import write_jsonl
 from inversedmixup.cli import COMMANDS, _parser
@@ -47,11 +46,6 @@ def test_python_snippets_run(snippet, tmp_path, monkeypatch, tiny_pair_folder):
     rows = [{"text": text, "label": name} for text, name in zip(SENTENCES, LABELS, strict=True)]
     write_jsonl(tmp_path / "train.jsonl", rows)
     write_jsonl(tmp_path / "more.jsonl", [{**row, "label_probs": dict.fromkeys(LABELS, 1 / 3)} for row in rows])
-    encoder, load = pairs.Pair.load_task_model(tiny_pair_folder).encoder, sentence_transformers.SentenceTransformer
-    monkeypatch.setattr(
-        sentence_transformers, "SentenceTransformer",
-        lambda name=None, **how: encoder if name == "all-MiniLM-L6-v2" else load(name, **how),
-    )  # fmt: skip
     real = InversedMixup.fit
     monkeypatch.setattr(InversedMixup, "fit", lambda self, *a, **k: real(self, *a, **{**wanted, **k}))
     judged = {"force_judge": True, "judge_steps": 2}
