@@ -214,10 +214,10 @@ def test_ways_to_make_the_step_cheaper_do_not_change_it(corpus_file, tmp_path, c
 
 
 def test_a_run_may_go_on_on_another_device(corpus_file, tmp_path, config, monkeypatch):
-    monkeypatch.setattr(align, "choose_dtype", lambda *_: torch.float32)  # there is no GPU here
+    monkeypatch.setattr(align, "precision_of", lambda *_: "float32")  # there is no GPU here
     options = config(sentences=16)
     run_align([corpus_file], tmp_path, options)
-    align._check_same_run(tmp_path, [corpus_file], dataclasses.replace(options, device="cuda:1"), write=False)
+    align._check_same_run(tmp_path, align._settings([corpus_file], dataclasses.replace(options, device="cuda:1")))
 
 
 @pytest.mark.parametrize("budget", [{"minutes": -1}, {"tokens": 0}, {"sentences": 0}])
@@ -257,9 +257,9 @@ def weights(folder):
 
 def test_what_auto_came_to_is_a_setting_of_the_run(corpus_file, tmp_path, config, monkeypatch):
     options = config(sentences=24, dtype="auto")
-    monkeypatch.setattr(align, "choose_dtype", lambda *_: torch.float32)
+    monkeypatch.setattr(align, "precision_of", lambda *_: "float32")
     run_align([corpus_file], tmp_path / "run", options)
-    monkeypatch.setattr(align, "choose_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(align, "precision_of", lambda *_: "bfloat16")
     with pytest.raises(InputError, match="dtype: 'float32' there, 'bfloat16' now"):
         run_align([corpus_file], tmp_path / "run", options)
 

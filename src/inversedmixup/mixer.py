@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PARAMETERS = ("pair", "encoder", "llm", "device", "dtype", "engine", "seed", "options")
-
 RESAMPLE_ROUNDS = 3  # the gate decides which classes a round fills; what is still missing gets another
 
 

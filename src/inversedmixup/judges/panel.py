@@ -95,11 +95,12 @@ def pool(said: Sequence[np.ndarray]) -> np.ndarray:
     Args:
         said: what each judge says, [n, classes]; NaN where it abstains.
     """
+    from scipy.special import softmax
+
     answers = np.stack(said)
     silent = np.isnan(answers).any(axis=2)
     # no judge may rule a class out alone
     logs = np.where(silent[:, :, None], 0.0, np.log(np.clip(np.nan_to_num(answers), 1e-3, 1.0))).sum(axis=0)
-    product = np.exp(logs - logs.max(axis=1, keepdims=True))
-    shares: np.ndarray = product / product.sum(axis=1, keepdims=True)
+    shares: np.ndarray = softmax(logs, axis=1)
     shares[silent.all(axis=0)] = np.nan
     return shares

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +23,15 @@ class TaskJudge:
     def __init__(self, case: Case) -> None:
         self.model = case.pair.task_model
         self._cross_validated = case.cross_validated
+        self._case = case
+
+    @cached_property
+    def unseen(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        if self._cross_validated is None:
+            return np.empty(0, dtype=int)
         # the rows that its temperature was measured on: their models are fitted once
-        self.unseen = held_out_rows(case.examples, seed=case.seed) if case.cross_validated else np.empty(0, dtype=int)
+        return held_out_rows(self._case.examples, seed=self._case.seed)
 
     def prepare(self) -> None:
         """Nothing: it is there."""

@@ -55,6 +55,11 @@ def choose_dtype(name: str, device: str | torch.device) -> torch.dtype:
     return torch.bfloat16 if fast and torch.device(device).type == "cpu" else torch.float32
 
 
+def precision_of(name: str, device: str | torch.device) -> str:
+    """The dtype called ``name`` as a setting of a run, which ``auto`` is not: see :func:`choose_dtype`."""
+    return str(choose_dtype(name, device)).removeprefix("torch.")
+
+
 class SoftTokenLLM:
     """A decoder-only or encoder-decoder LLM that reads soft tokens.
 

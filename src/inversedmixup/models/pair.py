@@ -26,7 +26,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.correction import CORRECTIONS, Corrector, CorrectorConfig, Merit, nearness, rewrite
-from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype
+from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype, precision_of
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
 from inversedmixup.models.sources import WHEELS, file_sha256
@@ -112,7 +112,7 @@ class PairOptions:
     @property
     def precision(self) -> str:
         """``dtype``, and what ``auto`` comes to on this machine."""
-        return str(choose_dtype(self.dtype, self.device)).removeprefix("torch.")
+        return precision_of(self.dtype, self.device)
 
     def check_corrects(self, steps: int | None) -> None:
         """Refuse correction ``steps`` with a pair that has nothing to correct with, before anything is loaded."""

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
-from inversedmixup.models.llm import DTYPES, SOFT, choose_dtype
+from inversedmixup.models.llm import DTYPES, SOFT, precision_of
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import Lock
@@ -150,7 +150,7 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
     )  # fmt: skip
     begun = (output / "config.json").exists()
     if begun:  # refused now rather than after hours of the adaptor's run
-        _check_same_run(output, corpus, words, write=False)
+        _check_same_run(output, _settings(corpus, words))
     if begun and (first / "pair.json").exists():
         logger.info("the adaptor in %s is finished; more of its training needs another folder", first)
     else:
@@ -162,14 +162,16 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
 def _run_lesson(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -> dict[str, Any]:
     """One run with one thing to teach."""
     team = Team(config.device)
-    held_out = _held_out(corpus, config)
-    _check_same_run(output, corpus, config, write=False)
+    held_out, settings = _held_out(corpus, config), _settings(corpus, config)
+    _check_same_run(output, settings)
     with clear_write_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         _lock = Lock.of(output) if team.leads else None  # as long as this runs
         # the settings are the same for every process, the device is not
         run = _Run(corpus, output, dataclasses.replace(config, device=team.device), held_out, team)
-        _check_same_run(output, corpus, config, write=team.leads)  # now that corpus and models are known to be usable
+        _check_same_run(output, settings)  # nobody has written another one since
+        if team.leads:  # now that corpus and models are known to be usable
+            write_json(output / "config.json", {**settings, "sha256": digest(settings)})
         run.restore()
         try:
             run.train()
@@ -180,17 +182,21 @@ def _run_lesson(corpus: Sequence[str | Path], output: Path, config: AlignConfig)
         return run.finish()
 
 
-def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignConfig, *, write: bool) -> None:
-    """Write the resolved config, or refuse a folder whose run has another one."""
-    precision = choose_dtype("float32" if config.train_llm else config.dtype, config.device)
+def _settings(corpus: Sequence[str | Path], config: AlignConfig) -> dict[str, Any]:
+    """The resolved config, and what tells its files from others of these names."""
     resolved: dict[str, Any] = {
         "corpus": [str(path) for path in corpus], **dataclasses.asdict(config),
-        "dtype": str(precision).removeprefix("torch."),
+        "dtype": precision_of("float32" if config.train_llm else config.dtype, config.device),
         "corpus_sha256": _heads_digest([*corpus, *([config.validation] if config.validation else [])]),
     }  # fmt: skip
     record = pair_folder(config.start or DEFAULT_PAIR) / "pair.json"
     if config.teach != "invert" and record.is_file():  # what is taught fits the pair that is there now, no later one
         resolved["start_sha256"] = file_sha256(record)
+    return resolved
+
+
+def _check_same_run(output: Path, resolved: dict[str, Any]) -> None:
+    """Refuse a folder whose run has other settings, or that is of no such run."""
     path = output / "config.json"
     if path.exists():
         try:
@@ -213,8 +219,6 @@ def _check_same_run(output: Path, corpus: Sequence[str | Path], config: AlignCon
                     f"{output} holds a run with other settings ({name}: {before.get(name)!r} there, {value!r} now); "
                     f"choose another folder or the same settings"
                 )
-    if write:
-        write_json(path, {**resolved, "sha256": digest(resolved)})
 
 
 def _heads_digest(files: Sequence[str | Path]) -> str:

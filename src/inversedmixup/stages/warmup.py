@@ -213,8 +213,10 @@ class CrossValidation:
 
         A head on a frozen encoder is penalised logistic regression, and not too sure: 1.
         """
+        if self.config.train_encoder == "head":
+            return 1.0
         rows = measured_rows(held_out_rows(self.examples, seed=self.config.seed), seed=self.config.seed)
-        if self.config.train_encoder == "head" or not rows:
+        if not rows:
             return 1.0
         probs = self._raw(rows)
         true = class_numbers([self.examples[row] for row in rows], self.classes)
@@ -259,9 +261,9 @@ def softened(probs: np.ndarray, temperature: float) -> np.ndarray:
     """Class probabilities [n, classes] of logits divided by a temperature of 1 or more."""
     if temperature == 1:
         return probs
-    logs = np.log(np.clip(probs, 1e-30, 1.0)) / temperature
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    out: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    from scipy.special import softmax
+
+    out: np.ndarray = softmax(np.log(np.clip(probs, 1e-30, 1.0)) / temperature, axis=1)
     return out
 
 
