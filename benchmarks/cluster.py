@@ -60,8 +60,8 @@ def _measured(command: list[str]) -> dict[str, Any]:
 
 def _job(how: str, rows: int, nodes: int, pair: str, train: str, folder: str) -> dict[str, Any]:
     """One run of the main job, timed from the first shard to the last."""
+    from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
     from inversedmixup.options import build
-    from inversedmixup.pipeline import JobConfig, run_job
 
     out = Path(folder) / f"{how.replace(' ', '-')}.parquet"
     options: dict[str, Any] = {
@@ -72,7 +72,7 @@ def _job(how: str, rows: int, nodes: int, pair: str, train: str, folder: str) ->
         options |= {"labels": "hard:task", "train_encoder": "head"}
     else:
         options |= {"max_tokens": 8, "task_steps": 3, "follow_steps": 2, "refine_steps": 1}
-    config, cluster = build(JobConfig, options), None
+    config, cluster = build(AugmentJobConfig, options), None
     if how != WORKING[0]:
         from ray.cluster_utils import Cluster
 
@@ -85,7 +85,7 @@ def _job(how: str, rows: int, nodes: int, pair: str, train: str, folder: str) ->
     if how == WORKING[2] and cluster is not None:
         watch.half_way = lambda: cluster.remove_node(others[-1], allow_graceful=False)
     with watch:
-        summary = run_job(train, str(out), config).summary
+        summary = run_augment_job(train, str(out), config).summary
     if cluster is not None:
         cluster.shutdown()
     digest = hashlib.sha256(out.read_bytes() + out.with_name(f"{out.stem}.rejected{out.suffix}").read_bytes())

@@ -30,8 +30,8 @@ def run(sizes: tuple[int, ...]) -> dict[str, Any]:
 def _job(labelled: int, tried: int) -> dict[str, float]:
     """Stage 2, stage 3 and the report; every finished shard and both output files are written."""
     sys.path.insert(0, str(TESTS))
+    from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
     from inversedmixup.options import build
-    from inversedmixup.pipeline import JobConfig, run_job
     from tiny import SENTENCES, make_encoder, make_llm, make_pair  # type: ignore[import-not-found]  # the tests' own
 
     with tempfile.TemporaryDirectory() as name:
@@ -47,9 +47,9 @@ def _job(labelled: int, tried: int) -> dict[str, float]:
             "n": tried, "tries": 1.0, "max_tokens": 8, "accept_labels": "any", "labels": "soft", "min_cycle": -1.0,
             "fluency_margin": 99.0, "tolerance": 1.0, "task_steps": 3, "follow_steps": 2, "refine_steps": 1,
         }  # fmt: skip
-        config = build(JobConfig, {"pair": str(folder / "pair"), **options})
+        config = build(AugmentJobConfig, {"pair": str(folder / "pair"), **options})
         before, started = _peak(), time.perf_counter()
-        summary = run_job(str(folder / "train.jsonl"), str(folder / "out.jsonl"), config).summary
+        summary = run_augment_job(str(folder / "train.jsonl"), str(folder / "out.jsonl"), config).summary
         spent = time.perf_counter() - started
         return {
             "tried": summary["tried"], "seconds": spent, "train_mb": size,

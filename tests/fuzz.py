@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from inversedmixup.augment_job import AugmentJobConfig
 from inversedmixup.data import iter_sourced, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import parse_lambda
 from inversedmixup.models.pair import read_config
 from inversedmixup.options import build, read_yaml
-from inversedmixup.pipeline import JobConfig
 from inversedmixup.sealed import read_record, read_tensors, write_record, write_tensors
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -46,7 +46,7 @@ def _texts(data: bytes) -> None:
 
 
 def _config(data: bytes) -> None:
-    build(JobConfig, read_yaml(_file(".yaml", data), "--config"))
+    build(AugmentJobConfig, read_yaml(_file(".yaml", data), "--config"))
 
 
 def _pair(data: bytes) -> None:

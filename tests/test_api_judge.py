@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.judges import Case, JudgeConfig, api, check_judges, judge_record, make_panel
 from inversedmixup.judges.api import ApiJudge
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.options import build
-from inversedmixup.pipeline import JobConfig, run_job
 from server import serving, text_of
-from test_pipeline import QUICK
+from test_augment_job import QUICK
 from tiny import LABELS, SENTENCES
 
 CLASSES = sorted(set(LABELS))
@@ -120,7 +120,7 @@ def test_no_file_of_a_run_holds_the_password_of_the_url(train_file, tmp_path, ti
         url = endpoint.url.replace("//", f"//user:{password}@")
         assert api.endpoint(JudgeConfig(api_url=url)) == endpoint.url
         own = {"pair": tiny_pair_folder, "labels": "hard:api", "api_model": "m", "api_url": url, "force_judge": True}
-        run_job(str(train_file), str(tmp_path / "o.jsonl"), build(JobConfig, {**QUICK, **own}))
+        run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), build(AugmentJobConfig, {**QUICK, **own}))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 5
     assert not [path for path in files if password.encode() in path.read_bytes()]

@@ -20,7 +20,7 @@ from sklearn.metrics import log_loss
 from conftest import write_jsonl
 from inversedmixup import baselines, benchmark
 from inversedmixup.baselines import BASELINE, Added, Method
-from inversedmixup.benchmark import BenchmarkConfig, run_all, run_benchmark
+from inversedmixup.benchmark import BenchmarkConfig, estimate, run_all, run_benchmark
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw
@@ -31,7 +31,7 @@ from inversedmixup.models.task_model import HEAD_ROWS
 from inversedmixup.options import build
 from inversedmixup.stages.downstream import scores
 from server import serving
-from test_pipeline import QUICK
+from test_augment_job import QUICK
 
 ROWS = [Example(str(at), f"text {at}", "abc"[at % 3]) for at in range(60)]
 TEST = [Example(f"t{at}", f"test {at}", "abc"[at % 3]) for at in range(9)]
@@ -322,6 +322,34 @@ def test_the_command_prints_a_verdict_and_keeps_it(train_file, tmp_path, tiny_pa
 # ---- the estimate --------------------------------------------------------------------------------------------------
 
 
+def test_processes_are_timed_with_the_threads_that_each_will_have(train_file, tmp_path, config, monkeypatch):
+    bench, seen = Bench(str(train_file), None, str(tmp_path / "toy"), config(processes=2)), []
+
+    def measured(_):
+        seen.append(torch.get_num_threads())
+        return estimate.Speeds(1.0, 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(estimate, "measured_speeds", measured)
+    monkeypatch.setattr(estimate.os, "cpu_count", lambda: 6)
+    before = torch.get_num_threads()
+    estimated_seconds(bench, [bench.methods])
+    assert seen == [3]
+    assert torch.get_num_threads() == before
+
+
+def test_another_data_seed_draws_other_folds():
+    first, second = ([draw_rows(ROWS, [], parse_draw("cv"), at, seed=seed)[1] for at in range(10)] for seed in (0, 1))
+    assert not any(held in second for held in first)
+
+
+def test_a_copy_that_differs_in_case_is_not_measured_on(train_file, tmp_path, config, caplog):
+    first = json.loads(train_file.read_text(encoding="utf-8").splitlines()[0])
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": first["text"].upper() + " !", "label": first["label"]}])
+    bench = Bench(str(train_file), str(test), str(tmp_path / "toy"), config())
+    assert first["text"] not in [row.text for row in bench.rows]
+    assert "1 rows are in the test file too" in caplog.text
+
+
 def test_more_splits_take_longer_and_a_finished_benchmark_is_not_estimated(train_file, tmp_path, config, caplog):
     bench = Bench(str(train_file), None, str(tmp_path / "toy"), config())
     assert estimated_seconds(bench, [bench.methods] * 4) > estimated_seconds(bench, [[], []]) == 0
@@ -409,12 +437,12 @@ def test_the_tuned_judge_is_made_once_and_asked_about_a_text_once(split, monkeyp
 
 
 def test_inversed_is_what_augment_does(train_file, tmp_path, config, split):
-    from inversedmixup.pipeline import JobConfig, run_job
+    from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 
     train, test = tmp_path / "half.jsonl", tmp_path / "out.jsonl"
     write_jsonl(train, [{"id": row.id, "text": row.text, "label": row.label} for row in split.examples])
     own = {"n": 6, "tries": 6.0, "candidates": 1, "pair": split.config.pair, "seed": split.config.seed}
-    run_job(str(train), str(test), build(JobConfig, {**QUICK, **own}))
+    run_augment_job(str(train), str(test), build(AugmentJobConfig, {**QUICK, **own}))
     rows = [json.loads(line) for line in test.read_text().splitlines()]
     assert baselines.methods()["inversed"].added(split).texts == [row["text"] for row in rows]
 

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from inversedmixup import cluster, remote
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import main
 from inversedmixup.data import iter_records
 from inversedmixup.errors import InputError
 from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.labelled import class_numbers
 from inversedmixup.models.pair import Pair
-from inversedmixup.options import build
-from inversedmixup.pipeline import JobConfig, run_job
+from inversedmixup.options import NOTHING, build, deciding
 from inversedmixup.stages.augment import RowWriter
-from test_pipeline import QUICK
+from test_augment_job import QUICK
 
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed")
 
@@ -32,7 +32,7 @@ needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray 
 @pytest.fixture
 def config(tiny_pair_folder):
     def make(**options):
-        return build(JobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
+        return build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
 
     return make
 
@@ -57,7 +57,7 @@ def test_unknown_engines_and_shares_of_nothing_are_refused(config):
 def test_without_ray_the_package_to_install_is_named(train_file, tmp_path, config, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'inversedmixup\[ray\]'"):
-        run_job(str(train_file), str(tmp_path / "o.jsonl"), config(engine="ray"))
+        run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), config(engine="ray"))
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +81,15 @@ def test_a_cluster_gives_the_bytes_of_one_process_and_either_takes_up_the_other(
 ):
     options = {"n": 150, "tries": 2.0}
     engine = f"ray:{two_nodes.address}"
-    run_job(str(train_file), str(tmp_path / "one.parquet"), config(**options))
-    run_job(str(train_file), str(tmp_path / "many.parquet"), config(engine=engine, **options))
+    run_augment_job(str(train_file), str(tmp_path / "one.parquet"), config(**options))
+    run_augment_job(str(train_file), str(tmp_path / "many.parquet"), config(engine=engine, **options))
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "many.parquet").read_bytes()
     shards = sorted((tmp_path / "many.parquet.run" / "shards").iterdir())
     for path in shards[::2]:
         path.unlink()
     kept = shards[1].stat().st_mtime_ns
-    run_job(str(train_file), str(tmp_path / "many.parquet"), config(**options))
-    run_job(str(train_file), str(tmp_path / "many.parquet"), config(engine=engine, workers=1, **options))
+    run_augment_job(str(train_file), str(tmp_path / "many.parquet"), config(**options))
+    run_augment_job(str(train_file), str(tmp_path / "many.parquet"), config(engine=engine, workers=1, **options))
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "many.parquet").read_bytes()
     assert shards[1].stat().st_mtime_ns == kept
 
@@ -97,13 +97,13 @@ def test_a_cluster_gives_the_bytes_of_one_process_and_either_takes_up_the_other(
 @needs_ray
 def test_a_judge_is_tuned_once_for_the_whole_cluster(train_file, tmp_path, config, two_nodes):
     options = {"n": 120, "labels": "pool:task+tuned", "judge_steps": 2, "force_judge": True, "pairs": "cross-class"}
-    run_job(str(train_file), str(tmp_path / "one.jsonl"), config(**options))
+    run_augment_job(str(train_file), str(tmp_path / "one.jsonl"), config(**options))
     many = tmp_path / "many.jsonl"
-    run_job(str(train_file), str(many), config(engine=f"ray:{two_nodes.address}", **options))
+    run_augment_job(str(train_file), str(many), config(engine=f"ray:{two_nodes.address}", **options))
     assert (tmp_path / "one.jsonl").read_bytes() == many.read_bytes()
     (tmp_path / "many.jsonl.run" / "shards" / "000002.json").unlink()
     shutil.rmtree(tmp_path / "many.jsonl.run" / "tuned")
-    run_job(str(train_file), str(many), config(engine=f"ray:{two_nodes.address}", **options))
+    run_augment_job(str(train_file), str(many), config(engine=f"ray:{two_nodes.address}", **options))
     assert (tmp_path / "one.jsonl").read_bytes() == many.read_bytes()
 
 
@@ -210,7 +210,7 @@ def test_a_pipeline_does_not_outlive_its_cluster(tiny_pair, examples, config, tw
 @needs_ray
 def test_a_node_that_dies_in_the_middle_costs_time_and_nothing_else(train_file, tmp_path, config, two_nodes):
     options = {"n": 400, "tries": 2.0}
-    run_job(str(train_file), str(tmp_path / "one.jsonl"), config(**options))
+    run_augment_job(str(train_file), str(tmp_path / "one.jsonl"), config(**options))
     two_nodes.add_node(num_cpus=1)
     shards = tmp_path / "many.jsonl.run" / "shards"
 
@@ -225,7 +225,7 @@ def test_a_node_that_dies_in_the_middle_costs_time_and_nothing_else(train_file, 
 
     thread = threading.Thread(target=kill)
     thread.start()
-    run_job(str(train_file), str(tmp_path / "many.jsonl"), config(engine=f"ray:{two_nodes.address}", **options))
+    run_augment_job(str(train_file), str(tmp_path / "many.jsonl"), config(engine=f"ray:{two_nodes.address}", **options))
     thread.join()
     assert (tmp_path / "one.jsonl").read_bytes() == (tmp_path / "many.jsonl").read_bytes()
 
@@ -234,24 +234,24 @@ def test_a_node_that_dies_in_the_middle_costs_time_and_nothing_else(train_file, 
 def test_a_worker_that_cannot_work_is_one_clear_line(train_file, tmp_path, config, two_nodes):
     engine = f"ray:{two_nodes.address}"
     with pytest.raises(InputError, match="no room for one worker"):
-        run_job(str(train_file), str(tmp_path / "a.jsonl"), config(engine=engine, worker_gpus=1.0))
+        run_augment_job(str(train_file), str(tmp_path / "a.jsonl"), config(engine=engine, worker_gpus=1.0))
     with pytest.raises(InputError, match="no room for one worker"):
-        run_job(str(train_file), str(tmp_path / "b.jsonl"), config(engine=engine, worker_cpus=64.0))
+        run_augment_job(str(train_file), str(tmp_path / "b.jsonl"), config(engine=engine, worker_cpus=64.0))
 
 
 @needs_ray
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "127.0.0.1:99999"])
 def test_no_cluster_at_the_address_is_one_clear_line_before_any_work(train_file, tmp_path, config, address):
     with pytest.raises(InputError, match=f"--engine ray:{address}: no cluster there"):
-        run_job(str(train_file), str(tmp_path / "o.jsonl"), config(engine=f"ray:{address}"))
+        run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), config(engine=f"ray:{address}"))
     assert not (tmp_path / "o.jsonl.run").exists()
 
 
 def test_files_at_urls(train_file, tmp_path, config, monkeypatch):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    run_job(str(train_file), "plain.parquet", config())
-    result = run_job(train_file.as_uri(), f"file://{tmp_path}/there.parquet", config())
+    run_augment_job(str(train_file), "plain.parquet", config())
+    result = run_augment_job(train_file.as_uri(), f"file://{tmp_path}/there.parquet", config())
     assert (tmp_path / "there.parquet").read_bytes() == (tmp_path / "work" / "plain.parquet").read_bytes()
     assert (tmp_path / "there.rejected.parquet").exists()
     assert len(list(iter_records(tmp_path / "there.parquet"))) == result.summary["kept"]
@@ -269,9 +269,7 @@ def test_a_url_that_cannot_be_had_is_one_clear_line_without_its_password(tmp_pat
 
 def test_how_the_work_is_spread_is_no_setting_of_a_run(config):
     names = {field.name for field in dataclasses.fields(cluster.ClusterConfig)}
-    from inversedmixup import pipeline
-
-    assert names <= set(pipeline._NOT_SETTINGS)
+    assert names <= deciding(config(), NOTHING).keys()
 
 
 def test_a_judge_that_every_worker_would_pay_for_again_is_refused():

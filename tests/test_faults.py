@@ -43,7 +43,10 @@ def test_a_record_of_other_settings_or_with_a_flipped_bit_counts_as_not_done(tmp
     ("changes", "words"),
     [
         ({"inputs_sha256": "c"}, "the rows of the input files have changed"),
-        ({"inputs_sha256": "c", "files_sha256": {}}, "the pair's files, --unlabelled or --descriptions have changed"),
+        (
+            {"inputs_sha256": "c", "files_sha256": {}},
+            "the files of the pair or its models, --unlabelled or --descriptions have changed",
+        ),
         ({"files_sha256": {}, "pair": "p"}, "pair: None there, 'p' now"),
     ],
 )

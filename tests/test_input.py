@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 import fuzz
 from conftest import write_jsonl
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import main
 from inversedmixup.data import Row, RowFile, iter_records, iter_sourced, iter_texts, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.mixer import InversedMixup, as_examples
 from inversedmixup.options import build
-from inversedmixup.pipeline import JobConfig, run_job
-from test_pipeline import QUICK, a_row
+from test_augment_job import QUICK, a_row
 
 SEEDS = list(fuzz.seeds())
 FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2 days late", "@SUM(A1)", "\tx", "\rx", "'=already", "''=twice", "＝1"]
@@ -42,7 +42,7 @@ def test_no_bytes_make_a_reader_crash(seed, edits):
 @pytest.mark.parametrize("name", ["n", "tries", "lam", "seed", "pairs", "shots", "overwrite", "temperature"])
 def test_no_value_makes_a_config_crash(name, value):
     with contextlib.suppress(InputError):
-        assert type(getattr(build(JobConfig, {name: value}), name)) in (int, float, str, bool, type(None))
+        assert type(getattr(build(AugmentJobConfig, {name: value}), name)) in (int, float, str, bool, type(None))
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20), min_size=1, max_size=5))
@@ -202,7 +202,7 @@ def test_odd_training_sets_run_through(tmp_path, tiny_pair_folder, rows, suffix)
     train = write_jsonl(tmp_path / "t.jsonl", [{"text": text, "label": label} for text, label in rows])
     quick = {**QUICK, "n": 32, "tries": 1.0, "pair": tiny_pair_folder, "pairs": "cross-class", "include_original": True}
     out = tmp_path / f"out{suffix}"
-    summary = run_job(str(train), str(out), build(JobConfig, quick)).summary
+    summary = run_augment_job(str(train), str(out), build(AugmentJobConfig, quick)).summary
     assert summary["tried"] == 32
     read = [record for _, record in iter_records(out)]
     assert [(r["text"], r["label"]) for r in read[: len(rows)]] == [(" ".join(t.split()), lab) for t, lab in rows]

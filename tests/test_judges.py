@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
+from inversedmixup.folds import folds_of
 from inversedmixup.judges import (
     TUNED,
     Case,
@@ -29,7 +30,6 @@ from inversedmixup.judges.probe import ProbeJudge
 from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.judges.tuned import TunedJudge
-from inversedmixup.labelled import folds_of
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
 from tiny import LABELS, SENTENCES

@@ -13,8 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversedmixup import labelled
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError
+from inversedmixup.folds import by_fold, folds_of
+from inversedmixup.identity import choice_settings, work_settings
 from inversedmixup.labelled import (
     ExampleFile,
     Subset,
@@ -24,19 +27,17 @@ from inversedmixup.labelled import (
     class_names,
     class_numbers,
     finder,
-    folds_of,
     inputs_digest,
     repeated_id,
     take_shots,
 )
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
-from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.report.results import read_run
 from inversedmixup.runs import RunFolder, ShardedRows
 from inversedmixup.stages import downstream, warmup
-from inversedmixup.stages.augment import SHARD_ROWS, number_of
-from test_pipeline import QUICK
+from inversedmixup.stages.augment import SHARD_ROWS
+from test_augment_job import QUICK
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 ROWS = st.lists(st.builds(Example, WORDS, WORDS, st.sampled_from(["b", "a", "é", "", "Z z"])), min_size=1, max_size=25)
@@ -121,7 +122,7 @@ def test_some_rows_of_others(rows, data):
 
 def test_a_damaged_record_of_the_rows_is_named(train_file, tmp_path, tiny_pair_folder):
     out = tmp_path / "o.jsonl"
-    run_job(str(train_file), str(out), build(JobConfig, {**QUICK, "pair": tiny_pair_folder}))
+    run_augment_job(str(train_file), str(out), build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder}))
     (out.with_name("o.jsonl.run") / "examples.jsonl").write_text('{"id": 1\n')
     with pytest.raises(InputError, match=r"examples\.jsonl: cannot be read"):
         read_run(out)
@@ -133,17 +134,44 @@ def test_the_run_folder_may_lie_on_another_disk(train_file, tmp_path, tiny_pair_
         pytest.skip("there is one disk only")
     with tempfile.TemporaryDirectory(dir=elsewhere) as there:
         (tmp_path / "o.jsonl.run").symlink_to(there)
-        run_job(str(train_file), str(tmp_path / "o.jsonl"), build(JobConfig, {**QUICK, "pair": tiny_pair_folder}))
+        run_augment_job(
+            str(train_file), str(tmp_path / "o.jsonl"), build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder})
+        )
         assert read_run(tmp_path / "o.jsonl").examples
 
 
+def test_rows_with_the_same_words_are_held_out_together():
+    rows = [
+        Example(str(at), text, "ab"[at % 2]) for at, text in enumerate(["One more!", "two", "one more", "three", "TWO"])
+    ]
+    fold_of = folds_of(rows, seed=0)
+    assert fold_of[0] == fold_of[2]
+    assert fold_of[1] == fold_of[4]
+
+
+@given(folds=st.lists(st.integers(0, 4), min_size=1, max_size=20), data=st.data())
+def test_answers_by_fold_come_from_who_has_not_learnt_the_fold(folds, data):
+    fold_of = np.array(folds)
+    rows = data.draw(st.lists(st.integers(0, len(folds) - 1), min_size=1))
+    asked_of = []
+
+    def ask(others, asked):
+        assert not set(fold_of[others]) & set(fold_of[asked])
+        assert set(others) == set(np.flatnonzero(fold_of != fold_of[asked[0]]))
+        asked_of.append(set(fold_of[asked]))
+        return asked * 10
+
+    assert by_fold(rows, fold_of, ask).tolist() == [row * 10 for row in rows]
+    assert len(asked_of) == len({fold_of[row] for row in rows})
+
+
 def test_kept_rows_are_read_again_from_the_shards(train_file, tmp_path, tiny_pair_folder):
-    out = tmp_path / "o.jsonl"
-    run_job(str(train_file), str(out), build(JobConfig, {**QUICK, "pair": tiny_pair_folder, "n": 60}))
+    out, config = tmp_path / "o.jsonl", build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder, "n": 60})
+    run_augment_job(str(train_file), str(out), config)
     results = read_run(out)
     kept = [row for row in results.rows() if row.kept]
-    folder = RunFolder(results.folder, {k: v for k, v in results.settings.items() if k != "sha256"})
-    there = ShardedRows(folder, [number_of(row) for row in kept], SHARD_ROWS, Row)
+    folder = RunFolder(results.folder, work_settings(config, results.examples), choice=choice_settings(config, ()))
+    there = ShardedRows(folder, [int(row.id.removeprefix("aug-")) for row in kept], SHARD_ROWS, Row)
     assert len(kept) == 60
     assert list(there) == kept
     assert there[-2:] == kept[-2:]
@@ -167,7 +195,7 @@ def test_a_whole_job_does_not_take_the_rows_into_memory(tmp_path, tiny_pair_fold
     filling = "some words that nobody needs to hold " * 52
     (tmp_path / "test.jsonl").write_text('{"text": "row 1", "label": "a"}\n{"text": "row 2", "label": "b"}\n')
     options = {**QUICK, "pair": tiny_pair_folder, "n": 64, "max_tokens": 4, "test": str(tmp_path / "test.jsonl")}
-    config = build(JobConfig, options, {"labels": "pool:task+tuned", "judge_steps": 1, "force_judge": True})
+    config = build(AugmentJobConfig, options, {"labels": "pool:task+tuned", "judge_steps": 1, "force_judge": True})
     encoded, encode = [], TaskModel.encode
     monkeypatch.setattr(
         TaskModel, "encode", lambda self, texts, **how: encoded.append(len(texts)) or encode(self, texts, **how)
@@ -181,7 +209,7 @@ def test_a_whole_job_does_not_take_the_rows_into_memory(tmp_path, tiny_pair_fold
         encoded.clear()
         tracemalloc.start()
         try:
-            run_job(str(tmp_path / f"{rows}.jsonl"), str(tmp_path / f"{rows}.out.jsonl"), config)
+            run_augment_job(str(tmp_path / f"{rows}.jsonl"), str(tmp_path / f"{rows}.out.jsonl"), config)
             return tracemalloc.get_traced_memory()[1], sum(encoded)
         finally:
             tracemalloc.stop()

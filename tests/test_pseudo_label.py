@@ -7,13 +7,13 @@ import datasets
 import pytest
 
 from conftest import write_jsonl
-from inversedmixup import InputError, InversedMixup, label_job
+from inversedmixup import InputError, InversedMixup, job, label_job
 from inversedmixup.baselines import Split
 from inversedmixup.baselines.pseudo_label import of_texts
 from inversedmixup.benchmark import BenchmarkConfig
 from inversedmixup.cli import main
 from inversedmixup.data import iter_records, iter_texts, iter_unlabelled, read_examples
-from inversedmixup.label_job import LabelJobConfig, run_label
+from inversedmixup.label_job import LabelJobConfig, run_label_job
 from inversedmixup.options import build
 from inversedmixup.report.results import is_run
 from inversedmixup.stages import pseudo_label
@@ -45,7 +45,7 @@ def written(path):
 
 def test_every_text_comes_back_in_its_place_with_what_each_judge_says(train_file, texts_file, tmp_path, settings):
     out = tmp_path / "out.jsonl"
-    made = run_label(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))
+    made = run_label_job(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))
     rows = written(out)
     assert [(row["id"], row["text"]) for row in rows] == [(f"t{at}", text) for at, text in enumerate(TEXTS)]
     for row in rows:
@@ -61,7 +61,7 @@ def test_every_text_comes_back_in_its_place_with_what_each_judge_says(train_file
 def test_labels_are_those_that_the_judges_give_new_texts(train_file, texts_file, tmp_path, settings):
     """Like the benchmark's: the same rows, the same pool."""
     out = tmp_path / "out.jsonl"
-    run_label(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings | {"labels": "hard:task"}))
+    run_label_job(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings | {"labels": "hard:task"}))
     config = build(LabelJobConfig, settings)
     examples = read_examples(train_file)
     model = config.load_task_model()
@@ -74,7 +74,7 @@ def test_labels_are_those_that_the_judges_give_new_texts(train_file, texts_file,
 def test_a_file_that_no_run_wrote_is_not_replaced(train_file, texts_file, tmp_path, settings, name):
     (tmp_path / name).write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match=f"{name}: is there already"):
-        run_label(str(train_file), str(texts_file), str(tmp_path / "o.jsonl"), build(LabelJobConfig, settings))
+        run_label_job(str(train_file), str(texts_file), str(tmp_path / "o.jsonl"), build(LabelJobConfig, settings))
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
 
 
@@ -85,7 +85,7 @@ def test_other_formats_come_in_and_go_out(train_file, tmp_path, settings, suffix
     out, lines = tmp_path / f"out{suffix}", tmp_path / "out.jsonl"
     for path in (out, lines):
         config = build(LabelJobConfig, settings)
-        run_label(str(train_file), str(texts), str(path), config)
+        run_label_job(str(train_file), str(texts), str(path), config)
     if suffix == ".csv":
         assert out.read_text(encoding="utf-8").splitlines()[1].startswith("0,'=1+1")
     there = [(row["id"], row["text"], row["label"]) for row in written(out)]
@@ -105,7 +105,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(train_file, texts_file
     monkeypatch.setattr(pseudo_label, "SHARD_TEXTS", 2)
     config = build(LabelJobConfig, settings)
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
-    run_label(str(train_file), str(texts_file), str(whole), config)
+    run_label_job(str(train_file), str(texts_file), str(whole), config)
     label, calls = pseudo_label._labelled, []
 
     def until_the_third(*arguments):
@@ -116,9 +116,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(train_file, texts_file
 
     monkeypatch.setattr(pseudo_label, "_labelled", until_the_third)
     with pytest.raises(KeyboardInterrupt):
-        run_label(str(train_file), str(texts_file), str(stopped), config)
+        run_label_job(str(train_file), str(texts_file), str(stopped), config)
     assert not stopped.exists()
-    run_label(str(train_file), str(texts_file), str(stopped), config)
+    run_label_job(str(train_file), str(texts_file), str(stopped), config)
     assert len(calls) == 5  # the two that were finished are not done again
     assert stopped.read_bytes() == whole.read_bytes()
 
@@ -128,7 +128,7 @@ def test_what_is_known_or_unsure_is_set_aside_with_its_reason(train_file, tmp_pa
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in given])
     out = tmp_path / "out.jsonl"
     config = build(LabelJobConfig, settings | {"labels": "hard:task", "min_confidence": 1.0})
-    made = run_label(str(train_file), str(texts), str(out), config)
+    made = run_label_job(str(train_file), str(texts), str(out), config)
     assert made["rejected"] == {"unsure": len(TEXTS), "known": 1, "duplicate": 1}
     assert "none of the 9 texts got a label" in caplog.text
     assert written(out) == []
@@ -143,7 +143,7 @@ def test_texts_without_words_are_known_by_their_signs(tmp_path, settings):
     rows = [{"text": text, "label": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
     train = write_jsonl(tmp_path / "train.jsonl", [*rows, {"text": "!!", "label": "refund"}])
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": "??"}, {"text": "!!"}])
-    made = run_label(str(train), str(texts), str(tmp_path / "out.jsonl"), build(LabelJobConfig, settings))
+    made = run_label_job(str(train), str(texts), str(tmp_path / "out.jsonl"), build(LabelJobConfig, settings))
     assert (made["labelled"], made["rejected"]) == (1, {"known": 1})
 
 
@@ -154,25 +154,26 @@ def test_a_judge_that_abstains_labels_nothing(train_file, texts_file, tmp_path, 
         return {name: probs * float("nan") for name, probs in hear(panel, texts, embeddings).items()}
 
     monkeypatch.setattr(pseudo_label.Panel, "hear", silent)
-    made = run_label(str(train_file), str(texts_file), str(tmp_path / "out.jsonl"), build(LabelJobConfig, settings))
+    made = run_label_job(str(train_file), str(texts_file), str(tmp_path / "out.jsonl"), build(LabelJobConfig, settings))
     assert made["rejected"] == {"not_judged": len(TEXTS)}
 
 
 def test_rows_that_are_measured_on_are_not_trained_on(train_file, tmp_path, settings, monkeypatch):
     """And those set aside leave the others their places in the shards."""
     monkeypatch.setattr(pseudo_label, "SHARD_TEXTS", 2)
+    monkeypatch.setattr(label_job._LabelJob, "shard_rows", 2)
     test = write_jsonl(tmp_path / "test.jsonl", [{"text": t, "label": LABELS[0]} for t in (TEXTS[0], TEXTS[3])])
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
     trained = []
-    measure = label_job.run_downstream
+    measure = job.run_downstream
 
     def watched(fresh, examples, rows, *rest, **options):
         trained.extend(row.text for row in rows)
         return measure(fresh, examples, rows, *rest, **options)
 
-    monkeypatch.setattr(label_job, "run_downstream", watched)
+    monkeypatch.setattr(job, "run_downstream", watched)
     config = build(LabelJobConfig, settings | {"test": str(test)})
-    made = run_label(str(train_file), str(texts), str(tmp_path / "out.jsonl"), config)
+    made = run_label_job(str(train_file), str(texts), str(tmp_path / "out.jsonl"), config)
     assert made["rejected"] == {"known": 2}
     assert trained == [text for text in TEXTS if text not in (TEXTS[0], TEXTS[3])]
     assert made["test_rows"] == 2
@@ -181,29 +182,37 @@ def test_rows_that_are_measured_on_are_not_trained_on(train_file, tmp_path, sett
 def test_the_task_model_of_a_run_is_no_pair_to_write_with(train_file, texts_file, tmp_path, settings, caplog):
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     config = build(LabelJobConfig, settings | {"train_encoder": "full", "task_steps": 4})
-    run_label(str(train_file), str(texts_file), str(whole), config)
-    run_label(str(train_file), str(texts_file), str(out), config)
+    run_label_job(str(train_file), str(texts_file), str(whole), config)
+    run_label_job(str(train_file), str(texts_file), str(out), config)
     folder = tmp_path / "out.jsonl.run"
     with pytest.raises(InputError, match="adaptor"):
         config.load_pair(folder / "task_model")
     for record in (folder / "shards").iterdir():
         record.unlink()
-    run_label(str(train_file), str(texts_file), str(out), config)  # by the fitted task model
+    run_label_job(str(train_file), str(texts_file), str(out), config)  # by the fitted task model
     assert out.read_bytes() == whole.read_bytes()
     head = folder / "task_model" / "head.safetensors"
     head.write_bytes(head.read_bytes()[:-1] + b"x")
-    run_label(str(train_file), str(texts_file), str(out), config)
+    run_label_job(str(train_file), str(texts_file), str(out), config)
     assert "fitted again" in caplog.text
 
 
 def test_a_run_of_label_is_none_of_augment(train_file, texts_file, tmp_path, settings, capsys):
     out = tmp_path / "out.jsonl"
-    run_label(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))
+    run_label_job(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))
     assert "of another command there is no report" in refused(capsys, "report", out, "-o", tmp_path / "r.html")
     assert not is_run(out)
     again = label_job.LabelJobConfig(**{**settings, "seed": 1})
     with pytest.raises(InputError, match="other settings"):
-        run_label(str(train_file), str(texts_file), str(out), again)
+        run_label_job(str(train_file), str(texts_file), str(out), again)
+
+
+def test_a_higher_bar_takes_finished_labels_again(train_file, texts_file, tmp_path, settings, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    run_label_job(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))
+    monkeypatch.setattr("inversedmixup.judges.panel.Panel.hear", None)  # nobody is asked again
+    high = build(LabelJobConfig, settings | {"min_confidence": 1.0})
+    assert run_label_job(str(train_file), str(texts_file), str(out), high)["rejected"]["unsure"]
 
 
 def test_accuracy_is_measured_with_and_without_the_new_rows(train_file, texts_file, tmp_path, settings, capsys):

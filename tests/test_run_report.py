@@ -10,17 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import write_jsonl
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import _parser, main
 from inversedmixup.commands import resolve
 from inversedmixup.data import SOURCES, Example, Row, RowFile, iter_rows
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
-from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.provenance import command_line
 from inversedmixup.report.evidence import gather, near_copies
 from inversedmixup.report.page import grid, render
 from inversedmixup.report.results import RunResults, is_run, read_run
-from test_pipeline import QUICK
+from test_augment_job import QUICK
+from test_cli import refused
 
 HOSTILE = [
     "<script>alert('one')</script> and more", "\"quoted\" & 'quoted' <b onclick=x()>bold</b>",
@@ -49,8 +50,10 @@ def run(tmp_path_factory, tiny_pair_folder):
             for text, label in zip(HOSTILE, ["a", "b<i>"] * 3, strict=True)
         ],
     )
-    run_job(
-        str(train), str(folder / "out.jsonl"), build(JobConfig, {**QUICK, "pair": tiny_pair_folder, "pairs": "any"})
+    run_augment_job(
+        str(train),
+        str(folder / "out.jsonl"),
+        build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder, "pairs": "any"}),
     )
     return folder
 
@@ -92,6 +95,11 @@ def test_a_run_is_found_from_within(run, monkeypatch):
     monkeypatch.chdir(run / "out.jsonl.run")
     assert read_run(".").output == run / "out.jsonl"
     assert not is_run("/")
+
+
+def test_a_name_that_no_file_can_have_is_one_line(capsys, tmp_path):
+    line = refused(capsys, "report", "x" * 300, "-o", tmp_path / "r.html")
+    assert "File name too long" in line
 
 
 def test_the_report_counts_what_the_files_hold(run):
@@ -159,13 +167,13 @@ def test_best_and_worst_are_the_extremes_of_cycle_similarity(scores):
 )  # fmt: skip
 @settings(deadline=None, max_examples=30)
 def test_the_command_in_the_report_reads_back_to_the_same_settings(changes):
-    config = build(JobConfig, changes)
+    config = build(AugmentJobConfig, changes)
     words = shlex.split(command_line("augment", ["my train.csv"], "out.jsonl", config))
     options = vars(_parser("augment").parse_args(words[1:]))
     assert (options.pop("train"), options.pop("output")) == ("my train.csv", "out.jsonl")
     for name in ("command", "json", "verbose"):
         options.pop(name)
-    assert resolve(JobConfig, options) == config
+    assert resolve(AugmentJobConfig, options) == config
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -219,7 +227,9 @@ def test_the_card_is_one_that_the_hub_reads(run):
 
 def test_somebody_elses_readme_is_left_alone(run, tmp_path, tiny_pair_folder, train_file):
     (tmp_path / "README.md").write_text("mine", encoding="utf-8")
-    run_job(str(train_file), str(tmp_path / "o.jsonl"), build(JobConfig, {**QUICK, "pair": tiny_pair_folder}))
+    run_augment_job(
+        str(train_file), str(tmp_path / "o.jsonl"), build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder})
+    )
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "mine"
     assert (tmp_path / "o.README.md").read_text(encoding="utf-8").startswith("---\n")
 
@@ -228,8 +238,8 @@ def test_a_card_that_was_changed_by_hand_stays_and_one_that_was_not_is_written_a
     tmp_path, tiny_pair_folder, train_file
 ):
     def run(**options):
-        config = build(JobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
-        run_job(str(train_file), str(tmp_path / "o.jsonl"), config)
+        config = build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
+        run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), config)
         return card.read_text(encoding="utf-8")
 
     card = tmp_path / "README.md"
@@ -241,10 +251,10 @@ def test_a_card_that_was_changed_by_hand_stays_and_one_that_was_not_is_written_a
 
 
 def test_a_report_that_is_another_outputs_is_refused(tmp_path, tiny_pair_folder, train_file):
-    config = build(JobConfig, {**QUICK, "pair": tiny_pair_folder})
-    run_job(str(train_file), str(tmp_path / "o&.jsonl"), config)
+    config = build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder})
+    run_augment_job(str(train_file), str(tmp_path / "o&.jsonl"), config)
     with pytest.raises(InputError, match=r"o&.report.html: is the report of o&.jsonl;"):
-        run_job(str(train_file), str(tmp_path / "o&.csv"), config)
+        run_augment_job(str(train_file), str(tmp_path / "o&.csv"), config)
     assert not (tmp_path / "o&.csv.run").exists()
 
 

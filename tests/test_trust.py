@@ -15,14 +15,14 @@ import pytest
 
 import inversedmixup
 from conftest import write_jsonl
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.models import sources
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
-from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.runs import RunFolder
-from test_pipeline import QUICK
+from test_augment_job import QUICK
 from tiny import LABELS, SENTENCES, make_wheel
 
 SOURCES = sorted(Path(inversedmixup.__file__).parent.rglob("*.py"))
@@ -127,8 +127,8 @@ def test_nothing_is_written_outside_the_output_folder(tmp_path, tiny_pair_folder
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path / "work")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    settings = build(JobConfig, {**QUICK, "pair": tiny_pair_folder, "pairs": "any"})
-    run_job(str(train), str(tmp_path / "out" / "rows.jsonl"), settings)
+    settings = build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder, "pairs": "any"})
+    run_augment_job(str(train), str(tmp_path / "out" / "rows.jsonl"), settings)
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     changed = {path for path in after if before.get(path) != after[path]}
     assert changed

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from inversedmixup.data import Example
-from inversedmixup.gate import words_of
+from inversedmixup.folds import folds_of
 from inversedmixup.judges import Case, JudgeConfig
 from inversedmixup.judges.task import TaskJudge
-from inversedmixup.labelled import folds_of
 from inversedmixup.models import task_model
 from inversedmixup.models.task_model import FitSettings, TaskModel
+from inversedmixup.same_text import words_of
 from inversedmixup.stages import warmup
 from inversedmixup.stages.warmup import WarmupConfig
 from tiny import LABELS, SENTENCES

@@ -125,6 +125,11 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
         _drop_output()
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.filename:  # too long a name to look for, a folder that may not be read
+            name = str(error.filename)[:200]
+            words = f"inversedmixup: {name}: {error.strerror}; choose another name, or mend its permissions"
+            console.print(words, style="red", markup=False, soft_wrap=True)
+            return 2
         if not out_of_memory(error):
             raise
         console.print(

@@ -32,7 +32,7 @@ from inversedmixup.labels import parse_labels
 from inversedmixup.loading import first_line
 from inversedmixup.mixing import PairSampler
 from inversedmixup.models.pair import PAIR_FILES, Pair
-from inversedmixup.options import at_least, option
+from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.stages.augment import AugmentConfig, RowWriter
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,13 @@ FAILURES_IN_A_ROW = 3  # deaths without a shard in between, after which the faul
 class ClusterConfig:
     """How the work is spread; it changes speed, never the rows."""
 
-    workers: int | None = option(None, "with --engine ray: processes that hold the models; default: all that fit")
-    worker_cpus: float = option(1.0, "with --engine ray: processor cores, and threads, of a worker")
-    worker_gpus: float = option(0.0, "with --engine ray: GPUs of a worker, or a share of one, e.g. 0.5")
+    workers: int | None = option(
+        None, "with --engine ray: processes that hold the models; default: all that fit", decides=NOTHING
+    )
+    worker_cpus: float = option(1.0, "with --engine ray: processor cores, and threads, of a worker", decides=NOTHING)
+    worker_gpus: float = option(
+        0.0, "with --engine ray: GPUs of a worker, or a share of one, e.g. 0.5", decides=NOTHING
+    )
 
     def __post_init__(self) -> None:
         at_least(self, 1, "workers")

@@ -7,15 +7,14 @@ pass every check. Rejected rows are kept beside the output with the first reason
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from inversedmixup.data import Row
-from inversedmixup.labelled import fingerprint
-from inversedmixup.options import option
+from inversedmixup.options import CHOICE, option
 from inversedmixup.reconstruction import token_f1
+from inversedmixup.same_text import Seen, normalised
 
 REASONS = {
     "empty": "the LLM wrote nothing",
@@ -34,45 +33,21 @@ REASONS = {
 class GateConfig:
     """Settings of the gate."""
 
-    min_words: int = option(2, "fewest words of a kept text")
-    min_cycle: float = option(0.4, "smallest cycle similarity of a kept text")
-    max_parent_overlap: float = option(0.9, "largest token F1 with a parent")
-    fluency_margin: float = option(1.0, "nats per token that a text may read worse than the worst 5 % of yours")
+    min_words: int = option(2, "fewest words of a kept text", decides=CHOICE)
+    min_cycle: float = option(0.4, "smallest cycle similarity of a kept text", decides=CHOICE)
+    max_parent_overlap: float = option(0.9, "largest token F1 with a parent", decides=CHOICE)
+    fluency_margin: float = option(
+        1.0, "nats per token that a text may read worse than the worst 5 % of yours", decides=CHOICE
+    )
     accept_labels: str = option(
         "auto", "the task model must see the row's label (agree), a parent's class (parents), or anything (any); "
-        "auto: any where --labels has a judge, else agree", choices=("auto", "agree", "parents", "any"),
+        "auto: any where --labels has a judge, else agree", choices=("auto", "agree", "parents", "any"), decides=CHOICE,
     )  # fmt: skip
 
-
-def normalised(text: str) -> str:
-    """The words of a text, lower-cased, without punctuation: two texts with the same words are duplicates."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def words_of(text: str) -> str:
-    """By what a text is known again: its words, or all of it if it has none."""
-    return normalised(text) or text
-
-
-class Seen:
-    """Remembers texts by fingerprints of 8 bytes each: of a million, a new one is taken for an old one once in 10¹³."""
-
-    BATCH = 65536
-
-    def __init__(self) -> None:
-        self._sorted, self._new = np.empty(0, dtype=np.uint64), set[int]()
-
-    def add(self, words: str) -> None:
-        """Remember a text."""
-        self._new.add(fingerprint(words))
-        if len(self._new) >= max(self.BATCH, len(self._sorted) // 8):  # a set takes ten times the memory
-            self._sorted = np.union1d(self._sorted, np.fromiter(self._new, dtype=np.uint64, count=len(self._new)))
-            self._new.clear()
-
-    def __contains__(self, words: str) -> bool:
-        number = fingerprint(words)
-        at = int(np.searchsorted(self._sorted, np.uint64(number)))
-        return number in self._new or (at < len(self._sorted) and int(self._sorted[at]) == number)
+    @property
+    def accepted(self) -> str:
+        """``accept_labels``, and what ``auto`` comes to where nothing is known of a judge."""
+        return "agree" if self.accept_labels == "auto" else self.accept_labels
 
 
 class Gate:
@@ -100,7 +75,7 @@ class Gate:
 
     def _reason(self, row: Row, parents: tuple[str, str], parent_labels: tuple[str, str]) -> str | None:
         config, words = self.config, normalised(row.text)
-        allowed = {"auto": (row.label,), "agree": (row.label,), "parents": parent_labels}.get(config.accept_labels)
+        allowed = {"agree": (row.label,), "parents": parent_labels}.get(config.accepted)
         overlap = max(token_f1(words, normalised(parent)) for parent in parents)
         checks = (
             ("empty", not words),

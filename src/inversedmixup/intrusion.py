@@ -27,15 +27,14 @@ from torch import Tensor, nn
 
 from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.identity import work_settings
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
-from inversedmixup.judges.api import endpoint
 from inversedmixup.labelled import check_classes, check_known_labels, class_counts, take_shots
 from inversedmixup.labels import JUDGES_HELP
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
-from inversedmixup.options import at_least, option
+from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
-from inversedmixup.pipeline import run_settings
 from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.remote import check_local
@@ -66,7 +65,7 @@ class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
     label_column: str = option("label", "column of the label")
     shots: int | None = option(None, "use only this many rows of each class, drawn by --data-seed")
     data_seed: int = option(0, "seed of the choice of rows by --shots")
-    overwrite: bool = option(False, "replace a study with other settings in the folder")
+    overwrite: bool = option(False, "replace a study with other settings in the folder", decides=NOTHING)
 
     def __post_init__(self) -> None:
         for part in (WarmupConfig, DecodeConfig, JudgeConfig):
@@ -140,9 +139,7 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     folder = Path(output).expanduser()
     check_ours(folder / "run" / "config.json", folder / "intrusion.json", overwrite=config.overwrite)
     with clear_write_errors(folder):
-        run = RunFolder(
-            folder / "run", run_settings(config, endpoint(config), examples, known), overwrite=config.overwrite
-        )
+        run = RunFolder(folder / "run", work_settings(config, examples, known), overwrite=config.overwrite)
         fit = CrossValidation(config.load_task_model, examples, classes, config)
         pair = warmed_up(config, examples, classes, run, fit)
         study = _Study(pair, examples, classes, _sample(known, config.seed), config, run, fit)

@@ -21,13 +21,11 @@ import numpy as np
 
 from inversedmixup.data import Example, LabelledText, Row
 from inversedmixup.errors import InputError, unfinished
+from inversedmixup.same_text import fingerprint, words_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", covariant=True)
 
-FOLDS = 3  # of the cross-validation of what learns from the rows
-ENOUGH_ROWS = 36  # held out: for more, no further model is fitted
-MEASURED_ROWS = 48  # of those held out, on which accuracy and calibration are measured
 COPIED = 2**20  # bytes at a time
 
 
@@ -256,8 +254,8 @@ def check_known_labels(examples: Sequence[Example], classes: Sequence[str], orig
 
 def warn_of_seen(test: Iterable[Example], examples: Iterable[Example], origin: str) -> None:
     """Say how many rows that are measured on are trained on too."""
-    measured = Counter(row.text for row in test)
-    if measured and (seen := measured.keys() & {row.text for row in examples if row.text in measured}):
+    measured = Counter(words_of(row.text) for row in test)
+    if measured and (seen := {words for row in examples if (words := words_of(row.text)) in measured}):
         logger.warning(
             "%s: %d of %d rows are training rows too, and flatter the accuracies; measure on others",
             origin, sum(measured[text] for text in seen), measured.total(),
@@ -282,43 +280,6 @@ def iter_shots(examples: Sequence[Example], shots: int, *, seed: int) -> Iterato
             logger.warning("class %r has %d rows, fewer than the %d shots asked for", name, len(rows), shots)
         chosen += rng.permutation(rows)[:shots].tolist()
     return (examples[at] for at in sorted(chosen))
-
-
-def folds_of(examples: Sequence[Example], *, seed: int, folds: int = FOLDS) -> np.ndarray:
-    """The fold [n] that each row is held out in: as many texts of every class in each, and no text in two of them."""
-    numbers, rng = class_numbers(examples, class_names(examples)), np.random.default_rng([seed, 9])
-    first = _first_of_text(examples)  # a held-out row must not be learnt from its copy
-    heads = np.unique(first)
-    if len(heads) < 2:  # one text alone cannot be parted
-        first = heads = np.arange(len(numbers))
-    numbers = numbers[heads]
-    place, begin = np.empty(len(heads), dtype=int), 0
-    for number in range(numbers.max(initial=-1) + 1):
-        rows = rng.permutation(np.flatnonzero(numbers == number))
-        place[rows] = begin + np.arange(len(rows))
-        begin += len(rows)
-    fold: np.ndarray = (place % folds)[np.searchsorted(heads, first)]
-    return fold
-
-
-def held_out_rows(examples: Sequence[Example], *, seed: int) -> np.ndarray:
-    """Numbers [m] of the rows to measure on: those of as many folds as hold enough of them, as each costs a model."""
-    fold_of = folds_of(examples, seed=seed)
-    held = np.cumsum(np.bincount(fold_of, minlength=FOLDS))
-    return np.flatnonzero(fold_of <= (held < ENOUGH_ROWS).sum())
-
-
-def measured_rows(rows: np.ndarray, *, seed: int) -> list[int]:
-    """The rows that are asked about, of those that may be."""
-    return np.random.default_rng([seed, 6]).permutation(rows)[:MEASURED_ROWS].tolist()  # type: ignore[no-any-return]
-
-
-def _first_of_text(examples: Sequence[Example]) -> np.ndarray:
-    """The first row [n] with the text of each row."""
-    texts = np.fromiter((fingerprint(row.text) for row in examples), dtype=np.uint64, count=len(examples))
-    _, first, which = np.unique(texts, return_index=True, return_inverse=True)
-    found: np.ndarray = first[which]
-    return found
 
 
 def finder(examples: Sequence[Example]) -> Callable[[str], Example | None]:
@@ -354,8 +315,3 @@ def inputs_digest(*parts: Iterable[Example]) -> str:
             found.update(as_line(example))
         found.update(b"\n")
     return found.hexdigest()
-
-
-def fingerprint(words: str) -> int:
-    """64 bits that stand for a text."""
-    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "big")

@@ -88,21 +88,20 @@ class PairSampler:
     """Draws parents by a pair policy.
 
     ``cross-class``: two classes, drawn by their sizes; ``same-class``: one class with at least two rows; ``any``: any
-    two rows; ``balanced``: the first parent's class is drawn by how many rows it lacks to the largest class, or to as
-    many as every class could have with ``n`` more; the second parent is of another class, and λ ≥ ½ keeps the rare
-    class in the lead. Where classes have as many rows as each other this is ``cross-class``.
+    two rows; ``balanced``: the first parent's class is drawn by how many rows it lacks to the largest class, until as
+    many are drawn as all lack, and evenly from there on; the second parent is of another class, and λ ≥ ½ keeps the
+    rare class in the lead. Where classes have as many rows as each other this is ``cross-class``.
 
     Args:
         labels: the class of each row: names, or numbers in the order of the names.
         policy: one of :data:`PAIR_POLICIES`.
         lam: where λ comes from.
-        n: rows wanted.
 
     Raises:
         InputError: if the labels cannot serve the policy.
     """
 
-    def __init__(self, labels: Sequence[str] | np.ndarray, policy: str, lam: LambdaPolicy, n: int = 0) -> None:
+    def __init__(self, labels: Sequence[str] | np.ndarray, policy: str, lam: LambdaPolicy) -> None:
         if policy not in PAIR_POLICIES:
             raise InputError(f"pairs {policy!r} is not one of {', '.join(PAIR_POLICIES)}")
         self.policy, self.lam = policy, lam
@@ -126,21 +125,19 @@ class PairSampler:
         self._place[self._ordered] = np.arange(len(self._ordered), dtype=np.int32)
         if policy == "same-class":
             self._mixable = self._ordered[(self._sizes > 1)[self._class_of[self._ordered]]]
-        # to the largest alone, one row less than it has would make a class twice as frequent
-        level = max(self._sizes.max(), (len(labels) + n) / len(self._sizes))
-        lacking = level - self._sizes + 1.0
-        self._lacking = lacking / lacking.sum()
+        self._lacking = self._sizes.max() + 1.0 - self._sizes  # to one more than the largest has: it lacks some, too
 
     def draw(self, row: int, rng: np.random.Generator) -> Draw:
         """The plan of row number ``row``; ``rng`` is its :func:`row_stream`."""
-        first = self._first(rng)
+        first = self._first(row, rng)
         second = self._second(first, rng)
         lam = sample_lambda(self.lam, row, rng)
         return Draw(row, first, second, max(lam, 1 - lam) if self.policy == "balanced" else lam)
 
-    def _first(self, rng: np.random.Generator) -> int:
+    def _first(self, row: int, rng: np.random.Generator) -> int:
         if self.policy == "balanced":
-            number = int(rng.choice(len(self._lacking), p=self._lacking))
+            lacking = self._lacking if row < self._lacking.sum() else np.ones_like(self._lacking)
+            number = int(rng.choice(len(lacking), p=lacking / lacking.sum()))
             begin = self._begins[number]
             return int(rng.choice(self._ordered[begin : begin + self._sizes[number]]))
         if self.policy == "same-class":

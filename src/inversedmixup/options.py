@@ -1,7 +1,8 @@
 """One dataclass per command: the same names as flags, YAML keys and keyword arguments.
 
 A field made with :func:`option` carries its help text, so ``--help``, the YAML file and the signature cannot
-drift apart. Precedence: defaults, then ``--config FILE.yaml``, then flags.
+drift apart. Precedence: defaults, then ``--config FILE.yaml``, then flags. Each field also says what it decides of a
+run that is taken up again: see :data:`WORK`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,23 @@ from inversedmixup.errors import InputError
 
 T = TypeVar("T")
 
+# What an option decides. WORK: what is made, so that a run with another value is another run. CHOICE: what is taken of
+# it, or measured with it, so that finished work serves another value too. NOTHING: speed, memory, where things lie.
+WORK, CHOICE, NOTHING = "work", "choice", "nothing"
 
-def option(default: Any, help: str, *, choices: Sequence[str] | None = None) -> Any:  # noqa: ANN401 (any field type)
-    """A dataclass field with a help text and, if given, the only values it accepts."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+def option(default: Any, help: str, *, choices: Sequence[str] | None = None, decides: str = WORK) -> Any:  # noqa: ANN401 (any field type)
+    """A dataclass field with a help text, what it decides and, if given, the only values it accepts."""
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "decides": decides})
+
+
+def deciding(config: Any, what: str) -> dict[str, Any]:  # noqa: ANN401 (any config)
+    """The settings that decide this; a field that is no option decides the work."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata.get("decides", WORK) == what
+    }
 
 
 def _base_type(annotation: Any) -> Any:  # noqa: ANN401

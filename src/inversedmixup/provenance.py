@@ -50,20 +50,28 @@ def commit() -> str | None:
     return found.stdout.strip()
 
 
-def provenance(command: str, inputs: Sequence[str], output: str, config: Any) -> dict[str, Any]:  # noqa: ANN401
+def provenance(
+    command: str,
+    inputs: Sequence[str],
+    output: str,
+    config: Any,  # noqa: ANN401 (any options)
+    *,
+    train: Path,
+) -> dict[str, Any]:
     """The record that a run folder keeps of how it was made.
 
     Args:
         command: of the command line.
-        inputs: its files, the training file first.
+        inputs: its files as they were given, the training file first.
         output: what ``-o`` names.
         config: any options dataclass.
+        train: the training file on this machine.
     """
     import torch
 
     return {
         "command": command_line(command, inputs, output, dataclasses.replace(config, overwrite=False)),
-        "train": Path(inputs[0]).name, "train_sha256": file_sha256(Path(inputs[0]).expanduser()),
+        "train": Path(inputs[0]).name, "train_sha256": file_sha256(train),
         "versions": {
             "inversedmixup": __version__, "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},

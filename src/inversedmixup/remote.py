@@ -28,7 +28,7 @@ def check_local(command: str, *names: str | Path | None) -> None:
     for name in names:
         if name and is_url(str(name)):
             raise InputError(
-                f"{command}: {_shown(str(name))}: is a URL; only TRAIN, TEXTS and -o of augment and label may be, give "
+                f"{command}: {shown(str(name))}: is a URL; only TRAIN, TEXTS and -o of augment and label may be, give "
                 f"a path here"
             )
 
@@ -66,15 +66,15 @@ def sibling(url: str, name: str) -> str:
 def _opened(url: str, mode: str) -> Iterator[IO[Any]]:
     import fsspec
 
-    shown = _shown(url)
+    words = shown(url)
     try:
         with fsspec.open(url, mode) as file:
             yield file
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"{shown}: {first_line(error).replace(url, shown)}") from error
+        raise InputError(f"{words}: {first_line(error).replace(url, words)}") from error
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """A URL without credentials."""
     parts = _split(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

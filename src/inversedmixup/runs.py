@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
 from multiprocessing import parent_process
 from pathlib import Path
@@ -31,8 +31,11 @@ FITTED = "fitted"  # a record that runs of `label` have, and those of `augment` 
 # settings whose values say nothing to a person
 IN_WORDS = {
     "inputs_sha256": "the rows of the input files have changed",
-    "files_sha256": "the pair's files, --unlabelled or --descriptions have changed",
+    "files_sha256": "the files of the pair or its models, --unlabelled or --descriptions have changed",
+    "test_sha256": "the rows of the test file have changed",
 }
+RUN_SUFFIX = ".run"
+SUMMARY = "summary.json"  # what came of it; of another choice something else does
 LOCK = ".lock"
 SHARDS_HELD = 32  # of rows that are read again
 
@@ -75,22 +78,28 @@ class RunFolder:
 
     Args:
         folder: where; made if absent.
-        settings: everything that decides the result. A folder with other settings is refused.
+        settings: everything that decides what is made. A folder with other settings is refused.
+        choice: everything that decides what is taken of it. With another choice the finished work is taken up again;
+            only records of :attr:`chosen` are made anew.
         overwrite: throw a run with other settings away instead of refusing it.
 
     Raises:
         InputError: if the folder holds a run with other settings, or another process is working in it.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], *, choice: dict[str, Any] | None = None, overwrite: bool = False
+    ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock.of(folder)
         path = folder / "config.json"
-        settings = json.loads(json.dumps(settings))
-        self._settings = digest(settings)
+        settings, choice = json.loads(json.dumps(settings)), json.loads(json.dumps(choice or {}))
+        self._settings, self._chosen = digest(settings), digest({**settings, **choice})
         # None: there is nothing to compare with; empty: nothing has changed, and other processes may be reading it
-        changed = self._changed(path, settings) if path.exists() else None
+        before = _settings_in(path) if path.exists() else None
+        changed = None if before is None else _difference(before, settings, but=choice)
+        rechosen = "" if changed or before is None else _difference(before, {**settings, **choice})
         if changed and not overwrite:
             raise InputError(
                 f"{folder} holds a run with other settings ({changed}); choose another output, or add --overwrite "
@@ -106,22 +115,18 @@ class RunFolder:
                     shutil.rmtree(old)
                 else:
                     old.unlink()
-        if changed is None or changed:
-            write_json(path, {**settings, "sha256": self._settings})
+        if rechosen:
+            logger.info("%s: finished work is taken up again (%s)", folder, rechosen)
+            (folder / SUMMARY).unlink(missing_ok=True)
+        if before is None or changed or rechosen:
+            write_json(path, {**settings, **choice, "sha256": self._chosen})
 
-    @staticmethod
-    def _changed(path: Path, settings: dict[str, Any]) -> str | None:
-        """The first setting that differs from the recorded ones; empty: none does; ``None``: that cannot be told."""
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if before.pop("sha256") != digest(before):
-                raise ValueError
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            logger.warning("%s is damaged and written anew; records of other settings count as not done", path)
-            return None
-        changed = (name for name in {*before, *settings} if before.get(name) != settings.get(name))
-        name = min(changed, key=lambda name: (name in IN_WORDS, name), default="")  # digests say less than the others
-        return IN_WORDS.get(name) or (name and f"{name}: {before.get(name)!r} there, {settings.get(name)!r} now")
+    @property
+    def chosen(self) -> RunFolder:
+        """The same run, for records that depend on the choice, too."""
+        inner = copy.copy(self)
+        inner._settings = self._chosen
+        return inner
 
     def read(self, name: str) -> Any | None:  # noqa: ANN401
         """A finished record, or ``None`` if it is absent or damaged."""
@@ -138,6 +143,25 @@ class RunFolder:
         path = self.folder / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_record(path, value, belongs_to=self._settings)
+
+
+def _settings_in(path: Path) -> dict[str, Any] | None:
+    """What a run folder says of its settings; ``None`` if that is damaged."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before.pop("sha256") != digest(before):
+            raise ValueError
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        logger.warning("%s is damaged and written anew; records of other settings count as not done", path)
+        return None
+    return dict(before)
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any], *, but: Collection[str] = ()) -> str:
+    """The first setting that differs, in words; empty: none does."""
+    changed = (name for name in {*before, *now} if name not in but and before.get(name) != now.get(name))
+    name = min(changed, key=lambda name: (name in IN_WORDS, name), default="")  # digests say less than the others
+    return IN_WORDS.get(name) or (name and f"{name}: {before.get(name)!r} there, {now.get(name)!r} now")
 
 
 def recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 (any JSON value)

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from inversedmixup.baselines import Added, Split
-from inversedmixup.gate import normalised
 from inversedmixup.judges.prompt import MAX_TOKENS, MAX_WORDS
 from inversedmixup.models.llm import SOFT
 from inversedmixup.reconstruction import token_f1
 from inversedmixup.runs import recorded, shard_name
+from inversedmixup.same_text import normalised
 from inversedmixup.stages.augment import SHARD_ROWS, shards_at_most
 
 logger = logging.getLogger(__name__)

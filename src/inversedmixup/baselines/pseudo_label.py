@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from inversedmixup.baselines import Added, Method, Split
 from inversedmixup.data import check_texts, iter_texts
 from inversedmixup.errors import InputError
-from inversedmixup.gate import words_of
+from inversedmixup.same_text import words_of
 
 if TYPE_CHECKING:
     from inversedmixup.benchmark import BenchmarkConfig

@@ -18,12 +18,12 @@ import numpy as np
 
 from inversedmixup.baselines import chosen
 from inversedmixup.benchmark.cells import RUN, Bench
-from inversedmixup.benchmark.estimate import estimated_seconds, in_words
+from inversedmixup.benchmark.estimate import cores_each, estimated_seconds, in_words
 from inversedmixup.benchmark.records import MEASURES, Record
 from inversedmixup.benchmark.splits import DRAW_HELP, parse_draw
 from inversedmixup.benchmark.verdict import verdicts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
-from inversedmixup.options import at_least, option
+from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
 from inversedmixup.remote import check_local
 from inversedmixup.report.results import BENCHMARK_FILE
@@ -39,15 +39,17 @@ logger = logging.getLogger(__name__)
 class BenchmarkConfig(WarmedConfig, AugmentConfig, DownstreamConfig):
     """Settings of ``benchmark``: what is compared, on what, and every setting of ``augment``."""
 
-    methods: str = option("duplicate,eda,inversed", "methods to compare with the originals alone, joined by commas")
-    splits: int = option(10, "how often training rows are drawn; every method is trained on each draw")
+    methods: str = option(
+        "duplicate,eda,inversed", "methods to compare with the originals alone, joined by commas", decides=NOTHING
+    )
+    splits: int = option(10, "how often training rows are drawn; every method is trained on each draw", decides=NOTHING)
     draw: str | None = option(None, f"{DRAW_HELP}; default: 50%, or cv without a test file")
     test_rows: int | None = option(None, "measure on so many rows of the test file; default: all")
     label_column: str = option("label", "column of the label")
     data_seed: int = option(0, "seed of the draws of rows")
     n: int = option(100, "rows that each method adds")
-    processes: int = option(1, "splits worked on at a time")
-    overwrite: bool = option(False, "replace a benchmark with other settings in the folder")
+    processes: int = option(1, "splits worked on at a time", decides=NOTHING)
+    overwrite: bool = option(False, "replace a benchmark with other settings in the folder", decides=NOTHING)
 
     def __post_init__(self) -> None:
         for part in (WarmupConfig, AugmentConfig, DownstreamConfig):
@@ -101,7 +103,7 @@ def _in_processes(bench: Bench, numbers: Sequence[int]) -> Iterator[int]:
         InputError: if a process was killed.
     """
     processes = bench.config.processes
-    share = max(1, (os.cpu_count() or 1) // processes)
+    share = cores_each(processes)
     single, others = dataclasses.replace(bench.config, processes=1, overwrite=False), active_children()
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_take_cores, initargs=(share,))
     try:

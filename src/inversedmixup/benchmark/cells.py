@@ -20,13 +20,12 @@ from inversedmixup.baselines import Added, Method, Split, chosen
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw
 from inversedmixup.data import Example, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
-from inversedmixup.gate import words_of
-from inversedmixup.judges.api import endpoint
+from inversedmixup.identity import choice_settings, work_settings
 from inversedmixup.labelled import check_classes, check_known_labels, class_numbers
 from inversedmixup.models.task_model import TaskModel
-from inversedmixup.pipeline import run_settings
 from inversedmixup.provenance import commit
 from inversedmixup.runs import RunFolder
+from inversedmixup.same_text import words_of
 from inversedmixup.stages.augment import check_rows
 from inversedmixup.stages.downstream import one_hot, scores
 from inversedmixup.stages.warmup import fit_settings
@@ -85,11 +84,9 @@ class Bench:
         self._known = {} if known is None else known
         self.folder = Path(output).expanduser()
         with clear_write_errors(self.folder):
-            self.run = RunFolder(
-                self.folder / RUN,
-                run_settings(config, endpoint(config), self.rows, self.test),
-                overwrite=config.overwrite,
-            )
+            # a method may add any rows: whatever decides which ones are kept decides every record
+            settings = {**work_settings(config, self.rows), **choice_settings(config, self.test)}
+            self.run = RunFolder(self.folder / RUN, settings, overwrite=config.overwrite)
 
     @property
     def name(self) -> str:
@@ -241,8 +238,8 @@ def _some(test: list[Example], count: int | None) -> list[Example]:
 
 def _unseen(rows: list[Example], test: Sequence[Example], train: str) -> list[Example]:
     """The training rows whose text is not measured on."""
-    measured = {row.text for row in test}
-    kept = [row for row in rows if row.text not in measured]
+    measured = {words_of(row.text) for row in test}
+    kept = [row for row in rows if words_of(row.text) not in measured]
     if not kept:
         raise InputError(f"{train}: every row is in the test file too; measure on rows that are not trained on")
     if len(kept) < len(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from inversedmixup.folds import ENOUGH_ROWS, FOLDS
 from inversedmixup.judges import TUNED, Case
 from inversedmixup.judges.tuned import BATCH, TunedJudge, tuning_steps
-from inversedmixup.labelled import ENOUGH_ROWS, FOLDS
 from inversedmixup.labels import parse_labels
 from inversedmixup.mixing import row_stream
 from inversedmixup.stages.downstream import one_hot
@@ -48,8 +49,19 @@ class Speeds:
 
 def estimated_seconds(bench: Bench, missing: Sequence[Sequence[Method]]) -> float:
     """Seconds that the missing methods of each split need."""
-    speeds = measured_speeds(bench)
-    return sum(_split_seconds(bench, methods, speeds) for methods in missing) / bench.config.processes
+    threads, processes = torch.get_num_threads(), bench.config.processes
+    if processes > 1:
+        torch.set_num_threads(cores_each(processes))
+    try:
+        speeds = measured_speeds(bench)
+    finally:
+        torch.set_num_threads(threads)
+    return sum(_split_seconds(bench, methods, speeds) for methods in missing) / processes
+
+
+def cores_each(processes: int) -> int:
+    """Threads of each of several processes that share the processor."""
+    return max(1, (os.cpu_count() or 1) // processes)
 
 
 def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> float:

@@ -11,7 +11,9 @@ import numpy as np
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
-from inversedmixup.labelled import folds_of, take_shots
+from inversedmixup.folds import folds_of
+from inversedmixup.labelled import take_shots
+from inversedmixup.same_text import words_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +64,13 @@ def draw_rows(
     """
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     if draw.kind == "cv":
-        fold_of = folds_of(rows, seed=seed + number // FOLDS, folds=FOLDS)
-        held = fold_of == number % FOLDS
+        # of a seed of their own: seed + repetition would draw the folds of the next data seed once more
+        repetition = int(np.random.SeedSequence([seed, number // FOLDS]).generate_state(1)[0])
+        held = folds_of(rows, seed=repetition, folds=FOLDS) == number % FOLDS
         train = [row for row, out in zip(rows, held, strict=True) if not out]
-        seen = {row.text for row in train}
-        return train, _known(train, [row for row, out in zip(rows, held, strict=True) if out and row.text not in seen])
+        seen = {words_of(row.text) for row in train}
+        tested = (row for row, out in zip(rows, held, strict=True) if out)
+        return train, _known(train, [row for row in tested if words_of(row.text) not in seen])
     if draw.kind == "shots":
         train = take_shots(rows, int(draw.amount), seed=own)
     elif draw.kind == "full":

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.text import Text
 
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.commands import add_config, compared, resolve
 from inversedmixup.gate import REASONS
-from inversedmixup.pipeline import JobConfig, run_job
 from inversedmixup.stages.trust import describe
 from inversedmixup.terminal import new_table, output
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("train", metavar="TRAIN", help=f"labelled .jsonl, .csv or .parquet; or the word `{EXAMPLE}`")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="output .jsonl, .csv or .parquet")
-    add_config(parser, JobConfig)
+    add_config(parser, AugmentJobConfig)
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         folder = Path(str(files("inversedmixup") / "example"))
         train = str(folder / "train.jsonl")
         options.setdefault("test", str(folder / "test.jsonl"))
-    result = run_job(train, output, resolve(JobConfig, options))
+    result = run_augment_job(train, output, resolve(AugmentJobConfig, options))
     parents = [[result.examples.find(parent) for parent in row.parents] for row in result.sample]
     sample = [
         {"text": row.text, "label": row.label, "lam": row.lam, "parents": [one.text for one in both if one]}

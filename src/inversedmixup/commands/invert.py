@@ -22,15 +22,15 @@ from inversedmixup.card import WAYS, record_report
 from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.data import Example, check_output, iter_sourced, read_examples, write_jsonl
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.identity import work_settings
 from inversedmixup.labelled import check_classes
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, PairOptions
-from inversedmixup.options import at_least, option
+from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_apart, check_ours
-from inversedmixup.pipeline import run_settings
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.remote import check_local
-from inversedmixup.runs import RunFolder, recorded
+from inversedmixup.runs import RUN_SUFFIX, RunFolder, recorded
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig, write_texts
 from inversedmixup.terminal import progress
@@ -42,16 +42,24 @@ BLOCK = 64  # sentences at a time
 class InvertConfig(PairOptions, DecodeConfig):
     """Settings of ``invert``."""
 
-    rows: int | None = option(None, "only the first so many sentences")
-    evaluate: bool = option(False, "mean scores, greedy, best of --candidates and corrected, by length and by source")
-    reference: str | None = option(None, "labelled file: also label retention, by a labeller fitted to it")
+    rows: int | None = option(None, "only the first so many sentences", decides=NOTHING)
+    evaluate: bool = option(
+        False, "mean scores, greedy, best of --candidates and corrected, by length and by source", decides=NOTHING
+    )
+    reference: str | None = option(
+        None, "labelled file: also label retention, by a labeller fitted to it", decides=NOTHING
+    )
     record: bool = option(
-        False, "with --evaluate and --pair: add the scores to the pair's record and model card, by FOLDER/FILE"
+        False,
+        "with --evaluate and --pair: add the scores to the pair's record and model card, by FOLDER/FILE",
+        decides=NOTHING,
     )
     output: str | None = option(
-        None, "write every reconstruction to this .jsonl; a killed run goes on from the folder beside it"
+        None,
+        "write every reconstruction to this .jsonl; a killed run goes on from the folder beside it",
+        decides=NOTHING,
     )
-    overwrite: bool = option(False, "with --output: replace reconstructions with other settings")
+    overwrite: bool = option(False, "with --output: replace reconstructions with other settings", decides=NOTHING)
     text_column: str = option("text", "column of the text")
     label_column: str = option("label", "with --reference: column of the label")
 
@@ -125,13 +133,9 @@ def _settings_file(output: Path) -> Path:
 
 def _run_folder(config: InvertConfig, output: Path, texts: Sequence[str]) -> RunFolder:
     """Where finished blocks are kept."""
-    # what changes no text: where things lie, and what is measured on the texts
-    same = dataclasses.replace(
-        config, rows=None, evaluate=False, reference=None, record=False, output=None, overwrite=False
-    )
-    settings = run_settings(same, None, [Example("", text, "") for text in texts])
+    settings = work_settings(config, [Example("", text, "") for text in texts])
     with clear_write_errors(output):
-        return RunFolder(output.with_name(output.name + ".run"), settings, overwrite=config.overwrite)
+        return RunFolder(output.with_name(output.name + RUN_SUFFIX), settings, overwrite=config.overwrite)
 
 
 def _ways(config: InvertConfig) -> dict[str, InvertConfig]:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from inversedmixup.commands import add_config, compared, resolve
-from inversedmixup.label_job import LabelJobConfig, run_label
+from inversedmixup.label_job import LabelJobConfig, run_label_job
 from inversedmixup.stages.pseudo_label import REASONS
 from inversedmixup.stages.trust import describe
 from inversedmixup.terminal import new_table, output
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Label the texts; the summary, with a few of them to look at."""
     train, texts, output = options.pop("train"), options.pop("texts"), options.pop("output")
-    return run_label(train, texts, output, resolve(LabelJobConfig, options))
+    return run_label_job(train, texts, output, resolve(LabelJobConfig, options))
 
 
 def show(result: dict[str, Any]) -> None:

@@ -14,12 +14,12 @@ from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.control import check_plot, lam_control, plot
 from inversedmixup.data import Example, iter_records, iter_texts, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.identity import work_settings
 from inversedmixup.labelled import take_shots
 from inversedmixup.mixer import InversedMixup
 from inversedmixup.models.pair import PairOptions
-from inversedmixup.options import at_least, option
+from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
-from inversedmixup.pipeline import run_settings
 from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
 from inversedmixup.sealed import write_json
@@ -33,22 +33,26 @@ PAIRS = 500
 class MixConfig(PairOptions, DecodeConfig):
     """Settings of ``mix``. A pair from ``OUT.run/model`` of an earlier ``augment`` shows its labels."""
 
-    steps: int = option(7, "points on the strip, from λ = 1 to λ = 0")
+    steps: int = option(7, "points on the strip, from λ = 1 to λ = 0", decides=NOTHING)
     train: str | None = option(None, "labelled file: fit the task model to it first, to show label probabilities")
     shots: int | None = option(None, "with --train: use only this many rows of each class")
     text_column: str = option("text", "column of the text")
     label_column: str = option("label", "column of the label")
     evaluate: str | None = option(
-        None, "instead of A and B: sentences to pair at random, to see whether λ controls the text"
+        None, "instead of A and B: sentences to pair at random, to see whether λ controls the text", decides=NOTHING
     )
     pairs: int | None = option(
-        None, f"with --evaluate: how many pairs, each at eleven ratios by every interpolation (default: {PAIRS})"
+        None,
+        f"with --evaluate: how many pairs, each at eleven ratios by every interpolation (default: {PAIRS})",
+        decides=NOTHING,
     )
-    plot: str | None = option(None, "with --evaluate: a picture of it, .png, .svg or .pdf")
+    plot: str | None = option(None, "with --evaluate: a picture of it, .png, .svg or .pdf", decides=NOTHING)
     output: str | None = option(
-        None, "with --evaluate: folder for control.json and finished pairs; a killed report goes on there"
+        None,
+        "with --evaluate: folder for control.json and finished pairs; a killed report goes on there",
+        decides=NOTHING,
     )
-    overwrite: bool = option(False, "with --output: replace a report with other settings")
+    overwrite: bool = option(False, "with --output: replace a report with other settings", decides=NOTHING)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,13 +117,10 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
     else:
         folder = Path(config.output).expanduser()
         read = [Example("", text, label) for text, label in zip(texts, labels or [""] * len(texts), strict=True)]
-        # what changes no text: where things lie, the strip's points, which interpolation makes the headline
-        same = dataclasses.replace(
-            config, evaluate=None, plot=None, output=None, overwrite=False, pairs=None, steps=2, interpolation="linear"
-        )
+        same = dataclasses.replace(config, interpolation="linear")  # here it decides which one makes the headline
         check_ours(folder / "run" / "config.json", folder / "control.json", overwrite=config.overwrite)
         with clear_write_errors(folder):
-            settings = {**run_settings(same, None, read), "pairs": pairs}
+            settings = {**work_settings(same, read), "pairs": pairs}
             run = RunFolder(folder / "run", settings, overwrite=config.overwrite)
             report = lam_control(config.load_pair(), texts, labels, config, pairs, run)
             write_json(folder / "control.json", report)

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from inversedmixup.data import Example
 from inversedmixup.errors import InputError
-from inversedmixup.labelled import class_numbers, measured_rows
+from inversedmixup.folds import measured_rows
+from inversedmixup.labelled import class_numbers
 from inversedmixup.labels import JUDGES
 from inversedmixup.models.pair import Pair
-from inversedmixup.options import at_least, option, read_yaml
+from inversedmixup.options import NOTHING, at_least, option, read_yaml
 
 if TYPE_CHECKING:
     from inversedmixup.judges.panel import Panel
 
 TUNED = ("tuned", "incontext")  # copies of the LLM, which take minutes to make
-JUDGE_MANNERS = ("force_judge", "api_concurrency", "api_price")  # settings that change no answer
 JUDGE_FILES = TUNED  # in a run's folder, what was dear to make and every worker needs
 
 
@@ -70,9 +70,13 @@ class JudgeConfig:
     descriptions: str | None = option(None, "YAML file that says what each class name means, for judges llm and api")
     api_model: str | None = option(None, "model that judge api asks")
     api_url: str | None = option(None, "OpenAI-compatible endpoint of judge api; default: $OPENAI_BASE_URL")
-    api_concurrency: int = option(4, "requests to the endpoint at a time")
-    api_price: float | None = option(None, "price of a million input tokens there, for the preview of the cost")
-    force_judge: bool = option(False, "augment, label: use a judge's labels even where they are not to be trusted")
+    api_concurrency: int = option(4, "requests to the endpoint at a time", decides=NOTHING)
+    api_price: float | None = option(
+        None, "price of a million input tokens there, for the preview of the cost", decides=NOTHING
+    )
+    force_judge: bool = option(
+        False, "augment, label: use a judge's labels even where they are not to be trusted", decides=NOTHING
+    )
 
     def __post_init__(self) -> None:
         at_least(self, 1, "judge_shots", "judge_steps", "api_concurrency")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.labelled import class_numbers, folds_of
+from inversedmixup.folds import by_fold, folds_of
+from inversedmixup.labelled import class_numbers
 from inversedmixup.models.lower_layers import mean_states
 
 if TYPE_CHECKING:
@@ -51,13 +52,12 @@ class ProbeJudge:
 
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
-        fold_of, out = folds_of(self.case.examples, seed=self.case.seed), np.empty((len(rows), len(self.case.classes)))
-        asked = np.asarray(rows, dtype=np.int64)
-        for fold in np.unique(fold_of[asked]):
-            here = fold_of[asked] == fold
-            probe = self._probe(fold_of[self._learnt] != fold)
-            out[here] = probe.probabilities(self._points[np.searchsorted(self._learnt, asked[here])])
-        return out
+
+        def ask(others: np.ndarray, asked: np.ndarray) -> np.ndarray:
+            probe = self._probe(np.isin(self._learnt, others))
+            return probe.probabilities(self._points[np.searchsorted(self._learnt, asked)])
+
+        return by_fold(rows, folds_of(self.case.examples, seed=self.case.seed), ask)
 
     @cached_property
     def _points(self) -> np.ndarray:

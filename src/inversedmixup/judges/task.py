@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.labelled import held_out_rows
+from inversedmixup.folds import held_out_rows
 
 if TYPE_CHECKING:
     from inversedmixup.judges import Case

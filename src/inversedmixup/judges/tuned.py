@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inversedmixup.folds import by_fold, folds_of, held_out_rows
 from inversedmixup.judges.prompt import Prompt
-from inversedmixup.labelled import folds_of, held_out_rows
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers, deepest_stacks
 from inversedmixup.models.task_model import shuffled_batches
@@ -62,17 +62,14 @@ class TunedJudge:
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
         fold_of = folds_of(self.case.examples, seed=self.case.seed)
-        folds = sorted({int(fold_of[row]) for row in rows})
-        out = np.empty((len(rows), len(self.case.classes)))
-        steps = sum(self._steps(int((fold_of != fold).sum())) for fold in folds)
+        steps = sum(self._steps(int((fold_of != fold).sum())) for fold in {int(fold_of[row]) for row in rows})
         with progress(f"measuring judge {self.name}", steps) as advance:
-            for fold in folds:
-                asked = [at for at, row in enumerate(rows) if fold_of[row] == fold]
-                texts = [self.case.examples[rows[at]].text for at in asked]
-                others = np.flatnonzero(fold_of != fold)
-                # no name for the copy: it is gone before the next one is made
-                out[asked] = self._made(self._tuned(others, advance), others)(texts)
-        return out
+
+            def ask(others: np.ndarray, asked: np.ndarray) -> np.ndarray:
+                texts = [self.case.examples[at].text for at in asked.tolist()]
+                return self._made(self._tuned(others, advance), others)(texts)
+
+            return by_fold(rows, fold_of, ask)
 
     @cached_property
     def _answers(self) -> Answers:

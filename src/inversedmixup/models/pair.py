@@ -32,7 +32,7 @@ from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
 from inversedmixup.models.sources import WHEELS, file_sha256
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.models.word_head import WordHead, WordHeadConfig
-from inversedmixup.options import option
+from inversedmixup.options import NOTHING, option
 from inversedmixup.sealed import digest, write_json
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class PairOptions:
     pair: str | None = option(None, "pair folder (default: the one that ships with the package)")
     encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
     llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
-    device: str = option("cpu", "torch device")
+    device: str = option("cpu", "torch device", decides=NOTHING)
     dtype: str = option("auto", "precision of the LLM; auto: bfloat16 where the device is made for it", choices=DTYPES)
     engine: str = option("transformers", "what writes the texts; vllm needs a GPU and its package", choices=ENGINES)
 
@@ -132,6 +132,16 @@ class PairOptions:
                 "pair %s has been fitted to labelled rows: whatever is measured on those rows flatters; to measure, "
                 "take the pair as it was before", self.pair,
             )  # fmt: skip
+
+    def model_folders(self) -> dict[str, Path]:
+        """Folders of this machine that the encoder and the LLM are read from; not those in the pair, nor wheels."""
+        _, config = _open(self.pair)
+        names = {
+            "encoder": None if config.encoder == "encoder" else self.encoder or config.encoder,
+            "llm": None if config.own_llm else self.llm or config.llm,
+        }
+        folders = {part: Path(name).expanduser() for part, name in names.items() if name and name not in WHEELS}
+        return {part: folder for part, folder in folders.items() if folder.is_dir()}
 
     def load_llm(self) -> SoftTokenLLM:
         """The LLM of the pair that these options name, as it came: without the LoRA weights of stage 1."""

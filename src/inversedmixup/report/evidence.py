@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from inversedmixup.data import Example, Row
-from inversedmixup.gate import normalised
 from inversedmixup.labelled import Texts, class_counts, class_names, finder
+from inversedmixup.same_text import normalised
 
 BINS = 10  # of the λ histograms
 POINTS = 400  # of λ against λ̂

@@ -12,9 +12,8 @@ from inversedmixup.data import Row, iter_rows
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import ExampleFile
 from inversedmixup.loading import first_line
-from inversedmixup.runs import FITTED
+from inversedmixup.runs import FITTED, RUN_SUFFIX, SUMMARY
 
-RUN_SUFFIX = ".run"
 EXAMPLES_FILE = "examples.jsonl"
 BENCHMARK_FILE = "benchmark.json"  # what ``benchmark`` found, in its folder
 
@@ -78,12 +77,12 @@ def read_run(
     if not (folder / "config.json").is_file():
         raise InputError(f"{path}: no run there; give OUT or OUT{RUN_SUFFIX} of `inversedmixup augment TRAIN -o OUT`")
     output = folder.with_name(folder.name.removesuffix(RUN_SUFFIX))
-    if not (folder / "summary.json").is_file():
+    if not (folder / SUMMARY).is_file():
         raise InputError(f"{folder}: the run is not finished; run the same `augment` command again to finish it")
-    settings, summary = _read(folder / "config.json"), _read(folder / "summary.json")
+    settings, summary = _read(folder / "config.json"), _read(folder / SUMMARY)
     if not {"kept", "tried", "rejected", "originals"} <= summary.keys():
         raise InputError(
-            f"{folder / 'summary.json'}: not as `augment` wrote it; run the same command again (of another "
+            f"{folder / SUMMARY}: not as `augment` wrote it; run the same command again (of another "
             f"command there is no report)"
         )
     return RunResults(

@@ -39,7 +39,7 @@ from inversedmixup.mixing import (
     soft_label,
 )
 from inversedmixup.models.pair import Pair
-from inversedmixup.options import at_least, option
+from inversedmixup.options import CHOICE, at_least, option
 from inversedmixup.runs import RunFolder, recorded, shard_name
 from inversedmixup.stages import trust
 from inversedmixup.stages.writer import DIGITS, DecodeConfig, Written, write_mixes
@@ -56,8 +56,8 @@ PILOT_SHARDS = 2  # rows on which a judge is compared with the interpolated labe
 class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
     """Settings of stage 3."""
 
-    n: int = option(200, "rows wanted")
-    tries: float = option(3.0, "pairs tried at most, as a multiple of n (rounded up to whole shards)")
+    n: int = option(200, "rows wanted", decides=CHOICE)
+    tries: float = option(3.0, "pairs tried at most, as a multiple of n (rounded up to whole shards)", decides=CHOICE)
     # with labels, the policy that helped most where it was measured: docs/evidence.md
     pairs: str = option(
         "balanced", "which rows become parents; balanced: of two classes, rarer ones more often", choices=PAIR_POLICIES
@@ -73,8 +73,11 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
         for part in (DecodeConfig, LabelConfig, JudgeConfig):
             part.__post_init__(self)
         at_least(self, 1, "n", "tries")
-        if self.accept_labels == "auto":  # a judge that decides is not overruled by the task model
-            object.__setattr__(self, "accept_labels", "any" if parse_labels(self.labels).judge else "agree")
+
+    @property
+    def accepted(self) -> str:
+        """``accept_labels``; a judge that decides is not overruled by the task model."""
+        return "any" if self.accept_labels == "auto" and parse_labels(self.labels).judge else super().accepted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +149,6 @@ def run_augment(
         )  # fmt: skip
     summary = {**tally.summary(), "seconds": round(time.monotonic() - started, 1)}
     return {**summary, "judge": record} if record else summary
-
-
-def number_of(row: Row) -> int:
-    """A row's number in the stream of pairs."""
-    return int(row.id.removeprefix("aug-"))
 
 
 def shards_at_most(config: AugmentConfig) -> int:
@@ -237,7 +235,7 @@ def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSample
         config.described(class_names(examples))
     if (twice := repeated_id(examples)) is not None:
         raise InputError(f"the id column holds {twice!r} twice; make the ids unique or drop the column")
-    return PairSampler(class_numbers(examples, class_names(examples)), config.pairs, parse_lambda(config.lam), config.n)
+    return PairSampler(class_numbers(examples, class_names(examples)), config.pairs, parse_lambda(config.lam))
 
 
 class Workers(Protocol):

@@ -13,7 +13,7 @@ from torch import Tensor
 from inversedmixup.data import Example, LabelledText, Row
 from inversedmixup.labelled import Lazy, Texts, class_numbers
 from inversedmixup.models.task_model import FitSettings, TaskModel
-from inversedmixup.options import at_least, option
+from inversedmixup.options import CHOICE, at_least, option
 from inversedmixup.terminal import progress
 
 PREDICTED = 4096  # test rows at a time
@@ -24,8 +24,10 @@ ECE_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
 class DownstreamConfig:
     """Settings of the downstream task models."""
 
-    downstream_steps: int = option(150, "optimiser steps of each downstream task model; a head alone takes none")
-    augmented_weight: float = option(0.5, "weight of an augmented row in the downstream loss")
+    downstream_steps: int = option(
+        150, "optimiser steps of each downstream task model; a head alone takes none", decides=CHOICE
+    )
+    augmented_weight: float = option(0.5, "weight of an augmented row in the downstream loss", decides=CHOICE)
 
     def __post_init__(self) -> None:
         at_least(self, 0, "augmented_weight", "downstream_steps")

@@ -17,14 +17,14 @@ import numpy as np
 
 from inversedmixup.data import Example, LabelledText
 from inversedmixup.errors import InputError
-from inversedmixup.gate import Seen, words_of
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.panel import Panel, by_source, named
 from inversedmixup.labelled import class_counts
 from inversedmixup.labels import JUDGES_HELP, LabelConfig, LabelPolicy, choose_label, parse_labels
 from inversedmixup.models.pair import Pair
-from inversedmixup.options import at_least, option
+from inversedmixup.options import CHOICE, at_least, option
 from inversedmixup.runs import RunFolder, recorded, shard_name
+from inversedmixup.same_text import Seen, words_of
 from inversedmixup.stages import trust
 from inversedmixup.stages.writer import DIGITS
 from inversedmixup.terminal import progress
@@ -49,7 +49,9 @@ class PseudoLabelConfig(LabelConfig, JudgeConfig):
         "pool keeps their probabilities, hard their class; a judge alone means hard"
     )  # fmt: skip
     min_confidence: float = option(
-        0.0, "smallest probability of a label that is kept; leaving out what is unsure did not help where it was tried"
+        0.0,
+        "smallest probability of a label that is kept; leaving out what is unsure did not help where it was tried",
+        decides=CHOICE,
     )
     seed: int = option(0, "seed of everything random but the choice of examples")
 

@@ -27,14 +27,15 @@ from torch import Tensor, nn
 
 from inversedmixup.data import Example, check_texts, iter_texts
 from inversedmixup.errors import InputError
-from inversedmixup.gate import words_of
-from inversedmixup.labelled import Subset, Texts, class_numbers, folds_of, held_out_rows, measured_rows
+from inversedmixup.folds import by_fold, folds_of, held_out_rows, measured_rows
+from inversedmixup.labelled import Subset, Texts, class_numbers
 from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, OneHot, TaskModel
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder
+from inversedmixup.same_text import words_of
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.terminal import Advance, progress
 
@@ -92,7 +93,7 @@ class WarmedConfig(PairOptions, WarmupConfig):
 
 def warmed_up(
     config: WarmedConfig, examples: Sequence[Example], classes: Sequence[str], run: RunFolder,
-    cross_validated: CrossValidation,
+    cross_validated: CrossValidation, unread: Container[str] = (),
 ) -> Pair:  # fmt: skip
     """The pair after stage 2, from the run folder if it was finished there; see :func:`run_warmup`."""
     model = run.folder / "model"
@@ -102,7 +103,7 @@ def warmed_up(
         except InputError as error:
             logger.warning("%s; stage 2 is done again", error)
     pair = config.load_pair()
-    measured = run_warmup(pair, examples, classes, config, cross_validated)
+    measured = run_warmup(pair, examples, classes, config, cross_validated, unread)
     pair.save(model, encoder=True)
     run.write("warmup", measured)
     return pair
@@ -120,7 +121,7 @@ def run_warmup(
         classes: class names.
         config: settings.
         cross_validated: its temperature softens the task model; ``None``: left as sure as it is.
-        unread: unlabelled texts that are not replayed, by :func:`~inversedmixup.gate.words_of`: those measured on.
+        unread: unlabelled texts that are not replayed, by :func:`~inversedmixup.same_text.words_of`: those measured on.
 
     Returns:
         Training accuracy, temperature, and reconstruction before and after.
@@ -232,15 +233,17 @@ class CrossValidation:
         new = [row for row in dict.fromkeys(rows) if row not in self._said]
         if new:
             fold_of = folds_of(self.examples, seed=self.config.seed)
-            folds = sorted({int(fold_of[row]) for row in new})
-            with progress("cross-validation of the task model", len(folds) * self.config.task_steps) as advance:
-                for fold in folds:
+            steps = len(set(fold_of[new].tolist())) * self.config.task_steps
+            with progress("cross-validation of the task model", steps) as advance:
+
+                def ask(others: np.ndarray, asked: np.ndarray) -> np.ndarray:
                     model = self.fresh()
-                    rest = Subset(self.examples, np.flatnonzero(fold_of != fold), self.classes)
-                    fit_task_model(model, rest, self.classes, self.config, advance)
-                    asked = [row for row in new if fold_of[row] == fold]
-                    probs = model.predict_proba(model.encode([self.examples[row].text for row in asked]))
-                    self._said |= zip(asked, probs, strict=True)
+                    fit_task_model(
+                        model, Subset(self.examples, others, self.classes), self.classes, self.config, advance
+                    )
+                    return model.predict_proba(model.encode([self.examples[row].text for row in asked.tolist()]))
+
+                self._said |= zip(new, by_fold(new, fold_of, ask), strict=True)
         return np.array([self._said[row] for row in rows]).reshape(len(rows), len(self.classes))
 
 

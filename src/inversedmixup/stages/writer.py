@@ -16,7 +16,7 @@ from inversedmixup.mixing import INTERPOLATIONS, interpolate, realised_ratio
 from inversedmixup.models.correction import CORRECTIONS, Merit, nearness
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import WORD_WEIGHT, Sampling
-from inversedmixup.options import at_least, option
+from inversedmixup.options import NOTHING, at_least, option
 
 LAM_WEIGHT = 0.5  # of |λ̂ − λ| beside cycle similarity when the best text is chosen (docs/log.md)
 DIGITS = 4  # scores are rounded: beyond that they are floating-point noise
@@ -39,7 +39,9 @@ class DecodeConfig:
     )
     max_tokens: int = option(40, "longest text, in tokens")
     batch_size: int | None = option(
-        None, "texts decoded at a time; changes memory and speed, not the texts; default: what the device bears"
+        None,
+        "texts decoded at a time; changes memory and speed, not the texts; default: what the device bears",
+        decides=NOTHING,
     )
     seed: int = option(0, "seed of everything random but the choice of examples")
 

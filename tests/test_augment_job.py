@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import write_jsonl
+from inversedmixup import identity
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.data import Row, RowFile, iter_records
 from inversedmixup.errors import InputError
+from inversedmixup.identity import files_digest
 from inversedmixup.options import build
-from inversedmixup.pipeline import JobConfig, files_digest, run_job
+from inversedmixup.report.results import read_run
 from inversedmixup.runs import Lock, RunFolder
 from inversedmixup.stages.augment import AugmentConfig, Tally
 from server import serving, text_of
@@ -34,7 +38,7 @@ QUICK = {
 @pytest.fixture
 def config(tiny_pair_folder):
     def make(**options):
-        return build(JobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
+        return build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder}, options)
 
     return make
 
@@ -45,7 +49,7 @@ def rows_of(path):
 
 def test_every_row_has_the_schema(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
-    result = run_job(str(train_file), str(out), config(labels="llm", pairs="cross-class", force_judge=True))
+    result = run_augment_job(str(train_file), str(out), config(labels="llm", pairs="cross-class", force_judge=True))
     rows, rejected = rows_of(out), rows_of(tmp_path / "out.rejected.jsonl")
     assert rows
     assert len(rows) == result.summary["kept"]
@@ -66,7 +70,7 @@ def test_every_row_has_the_schema(train_file, tmp_path, config):
 def test_the_same_command_gives_the_same_bytes(train_file, tmp_path, config):
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
     for path in (first, second):
-        run_job(str(train_file), str(path), config())
+        run_augment_job(str(train_file), str(path), config())
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -74,26 +78,26 @@ def test_batch_size_does_not_change_the_texts(train_file, tmp_path, config):
     outs = []
     for size in (1, 7, 64):
         path = tmp_path / f"{size}.jsonl"
-        run_job(str(train_file), str(path), config(batch_size=size))
+        run_augment_job(str(train_file), str(path), config(batch_size=size))
         outs.append(path.read_bytes())
     assert outs[0] == outs[1] == outs[2]
 
 
 def test_another_seed_gives_other_rows(train_file, tmp_path, config):
     first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    run_job(str(train_file), str(first), config(seed=1))
-    run_job(str(train_file), str(second), config(seed=2))
+    run_augment_job(str(train_file), str(first), config(seed=1))
+    run_augment_job(str(train_file), str(second), config(seed=2))
     assert first.read_bytes() != second.read_bytes()
 
 
 def test_a_lost_or_damaged_shard_is_made_again_and_the_others_are_not(train_file, tmp_path, config, monkeypatch):
     out = tmp_path / "out.jsonl"
-    run_job(str(train_file), str(out), config())
+    run_augment_job(str(train_file), str(out), config())
     before = out.read_bytes()
     shards = sorted((tmp_path / "out.jsonl.run" / "shards").iterdir())
     shards[0].write_text(shards[0].read_text().replace("parents", "parrots", 1))
     untouched = shards[1].stat().st_mtime_ns
-    run_job(str(train_file), str(out), config())
+    run_augment_job(str(train_file), str(out), config())
     assert out.read_bytes() == before
     assert shards[1].stat().st_mtime_ns == untouched
 
@@ -101,10 +105,10 @@ def test_a_lost_or_damaged_shard_is_made_again_and_the_others_are_not(train_file
 def test_killed_in_the_middle_it_gives_the_same_bytes_and_redoes_nothing_finished(train_file, tmp_path, config):
     whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
     options = {**dataclasses.asdict(config(n=90, tries=1.0, dtype="float32"))}
-    run_job(str(train_file), str(whole), build(JobConfig, options))
+    run_augment_job(str(train_file), str(whole), build(AugmentJobConfig, options))
     code = (
-        "import sys, json; from inversedmixup.pipeline import *; from inversedmixup.options import build; "
-        "run_job(sys.argv[1], sys.argv[2], build(JobConfig, json.loads(sys.argv[3])))"
+        "import sys, json; from inversedmixup.augment_job import *; from inversedmixup.options import build; "
+        "run_augment_job(sys.argv[1], sys.argv[2], build(AugmentJobConfig, json.loads(sys.argv[3])))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(train_file), str(killed), json.dumps(options)], env=os.environ.copy()
@@ -117,7 +121,7 @@ def test_killed_in_the_middle_it_gives_the_same_bytes_and_redoes_nothing_finishe
     process.wait()
     assert first_shard.exists()
     finished = first_shard.stat().st_mtime_ns
-    run_job(str(train_file), str(killed), build(JobConfig, options))
+    run_augment_job(str(train_file), str(killed), build(AugmentJobConfig, options))
     assert killed.read_bytes() == whole.read_bytes()
     assert first_shard.stat().st_mtime_ns == finished
 
@@ -126,34 +130,92 @@ def test_a_test_file_of_training_rows_is_named(train_file, tmp_path, config, cap
     test = write_jsonl(tmp_path / "test.jsonl", [{"text": SENTENCES[at], "label": LABELS[at]} for at in (0, 0, 1)])
     with test.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"text": "quite another", "label": LABELS[0]}) + "\n")
-    run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(test)))
+    run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(test)))
     assert "test.jsonl: 3 of 4 rows are training rows too" in caplog.text
 
 
 def test_a_finished_run_holds_its_folder_no_longer(train_file, tmp_path, config):
-    run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(train_file)))
+    run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(train_file)))
     assert (tmp_path / "out.jsonl.run").resolve() not in Lock._held
 
 
 def test_other_settings_for_the_same_output_are_refused_unless_overwritten(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
-    run_job(str(train_file), str(out), config())
+    run_augment_job(str(train_file), str(out), config())
     with pytest.raises(InputError, match="other settings"):
-        run_job(str(train_file), str(out), config(lam="0.5"))
-    assert run_job(str(train_file), str(out), config(lam="0.5", overwrite=True)).summary["kept"]
+        run_augment_job(str(train_file), str(out), config(lam="0.5"))
+    assert run_augment_job(str(train_file), str(out), config(lam="0.5", overwrite=True)).summary["kept"]
+
+
+def test_a_finished_run_grows_and_is_the_same_as_one_so_large_from_the_start(train_file, tmp_path, config, caplog):
+    caplog.set_level("INFO")
+    # a class that lacks rows: what it is drawn for must not depend on how many rows are wanted
+    lines = train_file.read_text(encoding="utf-8").splitlines()
+    given = tmp_path / "lopsided.jsonl"
+    given.write_text("\n".join(lines[:-3]) + "\n", encoding="utf-8")
+    small, large = config(n=30, pairs="balanced"), config(n=70, pairs="balanced")
+    grown, whole = tmp_path / "grown.jsonl", tmp_path / "whole.jsonl"
+    run_augment_job(str(given), str(grown), small)
+    before = [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "grown.jsonl.run" / "shards").iterdir())]
+    assert before
+    run_augment_job(str(given), str(grown), large)
+    assert "finished work is taken up again (n: 30 there, 70 now)" in caplog.text
+    assert [(path, path.stat().st_mtime_ns) for path, _ in before] == before
+    run_augment_job(str(given), str(whole), large)
+    assert grown.read_bytes() == whole.read_bytes()
+    run_augment_job(str(given), str(grown), small)  # and back
+    assert len(rows_of(grown)) == 30
+
+
+def test_another_gate_or_test_file_takes_finished_rows_again(train_file, tmp_path, config, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    first = run_augment_job(str(train_file), str(out), config(test=str(train_file))).summary
+    monkeypatch.setattr("inversedmixup.stages.augment.RowWriter.written", None)  # nothing is written
+    monkeypatch.setattr("inversedmixup.stages.warmup.run_warmup", None)
+    wordy = config(min_words=8, n=20, tries=2.0, test=str(train_file))
+    summary = run_augment_job(str(train_file), str(out), wordy).summary
+    assert summary["rejected"]["too_short"] > first["rejected"].get("too_short", 0)
+    half = write_jsonl(tmp_path / "half.jsonl", rows_of(train_file)[::2])
+    shorter = run_augment_job(str(train_file), str(out), dataclasses.replace(wordy, test=str(half))).summary
+    assert shorter["test_rows"] == len(rows_of(half)) < summary["test_rows"]
+    assert "accuracy_with" not in run_augment_job(str(train_file), str(out), config(min_words=8, n=20)).summary
+
+
+def test_a_choice_that_was_not_finished_has_no_report(train_file, tmp_path, config, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    run_augment_job(str(train_file), str(out), config())
+    monkeypatch.setattr("inversedmixup.augment_job.run_augment", None)
+    with pytest.raises(TypeError):
+        run_augment_job(str(train_file), str(out), config(n=20))
+    with pytest.raises(InputError, match="the run is not finished"):
+        read_run(out)
+
+
+def test_test_texts_are_not_replayed(train_file, tmp_path, config, monkeypatch):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("one more sentence\nHello, there!\n", encoding="utf-8")
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "hello there", "label": LABELS[0]}])
+    seen = []
+    monkeypatch.setattr("inversedmixup.stages.warmup._refine", lambda *given: seen.append(given[4]))
+    given = config(unlabelled=str(texts), test=str(test))
+    run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), given)
+    assert seen == [["one more sentence"]]
+    other = write_jsonl(tmp_path / "other.jsonl", [{"text": "one more sentence", "label": LABELS[0]}])
+    with pytest.raises(InputError, match="the rows of the input files have changed"):
+        run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), dataclasses.replace(given, test=str(other)))
 
 
 def test_a_run_is_not_taken_up_in_another_precision(train_file, tmp_path, config, monkeypatch):
     out = str(tmp_path / "out.jsonl")
-    run_job(str(train_file), out, config(dtype="auto"))
-    run_job(str(train_file), out, config(dtype="float32"))  # what auto came to here
+    run_augment_job(str(train_file), out, config(dtype="auto"))
+    run_augment_job(str(train_file), out, config(dtype="float32"))  # what auto came to here
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     with pytest.raises(InputError, match="dtype: 'float32' there, 'bfloat16' now"):
-        run_job(str(train_file), out, config(dtype="auto"))
+        run_augment_job(str(train_file), out, config(dtype="auto"))
 
 
 def test_a_test_file_gives_accuracy_with_and_without_at_equal_steps(train_file, tmp_path, config):
-    summary = run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(train_file))).summary
+    summary = run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(train_file))).summary
     assert 0 <= summary["accuracy_without"] <= 1
     assert 0 <= summary["accuracy_with"] <= 1
     assert summary["steps"] == QUICK["downstream_steps"]
@@ -162,20 +224,20 @@ def test_a_test_file_gives_accuracy_with_and_without_at_equal_steps(train_file, 
 
 def test_a_head_alone_takes_no_steps(train_file, tmp_path, config):
     solved = config(test=str(train_file), train_encoder="head")
-    assert run_job(str(train_file), str(tmp_path / "out.jsonl"), solved).summary["steps"] == 0
+    assert run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), solved).summary["steps"] == 0
 
 
 def test_a_test_label_unseen_in_training_is_refused_by_name(train_file, tmp_path, config):
     test = write_jsonl(tmp_path / "test.jsonl", [{"text": "hello there", "label": "martian"}])
     with pytest.raises(InputError, match="martian"):
-        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(test)))
+        run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(test=str(test)))
 
 
 def test_originals_are_repeated_only_when_asked(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
-    run_job(str(train_file), str(out), config())
+    run_augment_job(str(train_file), str(out), config())
     assert not {row["text"] for row in rows_of(out)} & set(SENTENCES)
-    run_job(str(train_file), str(out), config(include_original=True))
+    run_augment_job(str(train_file), str(out), config(include_original=True))
     assert [row["text"] for row in rows_of(out)][: len(SENTENCES)] == SENTENCES
 
 
@@ -183,8 +245,8 @@ def test_originals_are_repeated_only_when_asked(train_file, tmp_path, config):
 def test_output_formats_hold_the_same_rows(train_file, tmp_path, config, suffix):
     import pandas as pd
 
-    run_job(str(train_file), str(tmp_path / "out.jsonl"), config())
-    run_job(str(train_file), str(tmp_path / f"table.{suffix}"), config())
+    run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config())
+    run_augment_job(str(train_file), str(tmp_path / f"table.{suffix}"), config())
     read = pd.read_csv if suffix == "csv" else pd.read_parquet
     table = read(tmp_path / f"table.{suffix}")
     assert table["text"].tolist() == [row["text"] for row in rows_of(tmp_path / "out.jsonl")]
@@ -226,7 +288,7 @@ def a_row(number):
 
 def test_stage_two_that_spoils_reconstruction_is_an_error_that_says_what_to_change(train_file, tmp_path, config):
     with pytest.raises(InputError, match=r"token F1 fell .* --encoder-learning-rate"):
-        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(tolerance=-2.0))
+        run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(tolerance=-2.0))
 
 
 def test_a_full_disk_is_one_clear_line(train_file, tmp_path, config, monkeypatch):
@@ -237,32 +299,65 @@ def test_a_full_disk_is_one_clear_line(train_file, tmp_path, config, monkeypatch
 
     monkeypatch.setattr("inversedmixup.runs.RunFolder.write", full)
     with pytest.raises(InputError, match=r"No space left on device.*finished work is kept"):
-        run_job(str(train_file), str(tmp_path / "out.jsonl"), config())
+        run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config())
 
 
 def test_the_input_is_never_overwritten(train_file, tmp_path, config):
     before = train_file.read_bytes()
     with pytest.raises(InputError, match="would replace the input"):
-        run_job(str(train_file), str(train_file), config())
+        run_augment_job(str(train_file), str(train_file), config())
     with pytest.raises(InputError, match="would replace the input"):
-        run_job(str(train_file), str(tmp_path / "o.jsonl"), config(unlabelled=str(tmp_path / "o.jsonl")))
+        run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), config(unlabelled=str(tmp_path / "o.jsonl")))
     assert train_file.read_bytes() == before
 
 
 def test_what_can_be_refused_is_refused_before_the_run_is_recorded(train_file, tmp_path, config):
     with pytest.raises(InputError, match="lam"):
-        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(lam="beta"))
-    assert run_job(str(train_file), str(tmp_path / "out.jsonl"), config()).summary["kept"]
+        run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(lam="beta"))
+    assert run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config()).summary["kept"]
 
 
 def test_a_changed_pair_is_a_changed_run(train_file, tmp_path, config, tiny_pair):
     folder = tmp_path / "pair"
     tiny_pair.save(folder, encoder=False)
-    run_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
+    run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
     tiny_pair.adaptor.net[0].weight.data.mul_(2)
     tiny_pair.save(folder, encoder=False)
-    with pytest.raises(InputError, match=r"the pair.s files, --unlabelled or --descriptions have changed"):
-        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
+    with pytest.raises(
+        InputError, match=r"the files of the pair or its models, --unlabelled or --descriptions have changed"
+    ):
+        run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
+
+
+@pytest.mark.parametrize("part", ["encoder", "llm"])
+def test_other_weights_under_the_same_path_are_another_run(train_file, tmp_path, config, tiny_pair, part):
+    folder = tmp_path / part
+    shutil.copytree(getattr(tiny_pair.config, part), folder)
+    given = config(**{part: str(folder)})
+    run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), given)
+    before = files_digest(given)
+    assert part in before
+    weights = next(folder.rglob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert files_digest(given) != before
+    with pytest.raises(InputError, match=r"the files of the pair or its models"):
+        run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), given)
+
+
+def test_a_large_file_is_looked_at_all_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "BLOCK", 8)
+    monkeypatch.setattr(identity, "BLOCKS", 5)
+    (tmp_path / "model").mkdir()
+    file = tmp_path / "model" / "weights.bin"
+    found = set()
+    for place in [*range(8), *range(992, 1000), 500]:
+        data = bytearray(1000)
+        data[place] = 1
+        file.write_bytes(data)
+        found.add(identity.model_digest(tmp_path / "model"))
+    assert len(found) == 17
 
 
 def test_files_of_a_run_beside_the_pair_change_nothing(train_file, tmp_path, config, tiny_pair):
@@ -270,9 +365,9 @@ def test_files_of_a_run_beside_the_pair_change_nothing(train_file, tmp_path, con
     (tmp_path / "pair" / "embeddings").mkdir()
     (tmp_path / "pair" / "embeddings" / "kept.safetensors").write_bytes(b"0")
     options = config(pair=str(tmp_path / "pair"))
-    run_job(str(train_file), str(tmp_path / "o.jsonl"), options)
+    run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), options)
     (tmp_path / "pair" / "embeddings" / "kept.safetensors").unlink()
-    run_job(str(train_file), str(tmp_path / "o.jsonl"), options)
+    run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), options)
 
 
 def test_the_correlation_of_a_constant_ratio_is_unknown_however_many_rows():
@@ -289,17 +384,17 @@ def test_the_correlation_of_a_constant_ratio_is_unknown_however_many_rows():
 )  # fmt: skip
 def test_numbers_out_of_range_are_refused_by_name(train_file, tmp_path, config, options):
     with pytest.raises(InputError, match=next(iter(options))):
-        run_job(str(train_file), str(tmp_path / "out.jsonl"), config(**options))
+        run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(**options))
 
 
 def test_at_half_and_half_the_first_parent_leads(train_file, tmp_path, config, examples):
     out = tmp_path / "out.jsonl"
-    run_job(str(train_file), str(out), config(lam="0.5", pairs="cross-class"))
+    run_augment_job(str(train_file), str(out), config(lam="0.5", pairs="cross-class"))
     assert all(row["label"] == LABELS[int(row["parents"][0])] for row in rows_of(out))
 
 
 def test_augmented_rows_of_no_weight_change_nothing(train_file, tmp_path, config):
-    summary = run_job(
+    summary = run_augment_job(
         str(train_file), str(tmp_path / "o.jsonl"), config(test=str(train_file), augmented_weight=0.0)
     ).summary
     assert summary["accuracy_with"] > 0
@@ -331,7 +426,7 @@ def test_a_judge_that_is_worse_is_refused_with_the_run_kept_and_forced_with_a_fl
 def test_the_task_model_is_cross_validated_before_it_labels(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
     options = {"labels": "mitigated:task", "pairs": "cross-class", "accept_labels": "any", "force_judge": True}
-    judge = run_job(str(train_file), str(out), config(**options)).summary["judge"]
+    judge = run_augment_job(str(train_file), str(out), config(**options)).summary["judge"]
     assert (judge["name"], judge["n"]) == ("task", len(SENTENCES))
     for row in rows_of(out):
         assert row["label"] == (row["labels"]["task"] if row["intruded"] else row["labels"]["soft"])
@@ -341,7 +436,7 @@ def test_the_task_model_is_cross_validated_before_it_labels(train_file, tmp_path
 def test_contradicted_rows_are_dropped(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
     options = {"labels": "drop:task", "pairs": "cross-class", "accept_labels": "any"}
-    summary = run_job(str(train_file), str(out), config(**options)).summary
+    summary = run_augment_job(str(train_file), str(out), config(**options)).summary
     assert not any(row["intruded"] for row in rows_of(out))
     dropped = [row for row in rows_of(tmp_path / "out.rejected.jsonl") if row["reject_reason"] == "intruded"]
     assert len(dropped) == summary["rejected"].get("intruded", 0)
@@ -368,10 +463,10 @@ def test_what_an_endpoint_judged_before_it_broke_is_not_asked_again(train_file, 
             "accept_labels": "any",
         }
         with pytest.raises(InputError, match="what it judged is kept"):
-            run_job(str(train_file), str(out), config(**options))
+            run_augment_job(str(train_file), str(out), config(**options))
         broken, paid = False, set(seen[:30])
         seen.clear()
-        run_job(str(train_file), str(out), config(**options))
+        run_augment_job(str(train_file), str(out), config(**options))
     assert seen
     assert not paid & set(seen)
     assert {row["label"] for row in rows_of(out)} <= {"refund"}
@@ -383,10 +478,10 @@ def test_what_an_endpoint_judged_before_it_broke_is_not_asked_again(train_file, 
 
 
 def test_a_judge_that_decides_is_not_overruled_by_the_task_model():
-    assert build(AugmentConfig, {}).accept_labels == "any"
-    assert build(AugmentConfig, {"labels": "soft"}).accept_labels == "agree"
-    assert build(AugmentConfig, {"labels": "drop:llm"}).accept_labels == "any"
-    assert build(AugmentConfig, {"labels": "hard:task", "accept_labels": "agree"}).accept_labels == "agree"
+    assert build(AugmentConfig, {}).accepted == "any"
+    assert build(AugmentConfig, {"labels": "soft"}).accepted == "agree"
+    assert build(AugmentConfig, {"labels": "drop:llm"}).accepted == "any"
+    assert build(AugmentConfig, {"labels": "hard:task", "accept_labels": "agree"}).accepted == "agree"
 
 
 def test_a_changed_file_of_unlabelled_texts_is_a_changed_run_wherever_it_lies(tmp_path, monkeypatch, config):

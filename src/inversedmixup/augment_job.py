@@ -1,0 +1,160 @@
+"""The main job: labelled file in, larger labelled file out. Stage 2, stage 3, downstream check, summary."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
+from inversedmixup.data import SOURCES, Example, Row, check_texts
+from inversedmixup.errors import InputError
+from inversedmixup.job import Job, JobOptions, Names, on_this_machine
+from inversedmixup.labelled import ExampleFile, class_counts
+from inversedmixup.models.pair import ENGINES, Pair
+from inversedmixup.options import NOTHING, option
+from inversedmixup.outputs import mark
+from inversedmixup.report.dataset_card import card_path, write_dataset_card
+from inversedmixup.report.page import write_report
+from inversedmixup.report.results import EXAMPLES_FILE, read_run
+from inversedmixup.runs import SUMMARY
+from inversedmixup.same_text import words_of
+from inversedmixup.sealed import write_json
+from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, check_rows, run_augment
+from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig, warmed_up
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentJobConfig(JobOptions, WarmedConfig, AugmentConfig, ClusterConfig):
+    """Settings of ``augment``."""
+
+    engine: str = option(
+        "transformers", "what writes the texts; vllm needs a GPU and its package; ray, or ray:ADDRESS: many machines"
+    )
+    include_original: bool = option(False, "repeat the original rows at the head of the output", decides=NOTHING)
+
+    def __post_init__(self) -> None:
+        for part in (JobOptions, WarmupConfig, AugmentConfig, ClusterConfig):
+            part.__post_init__(self)
+        if self.engine not in ENGINES and address_of(self.engine) is None:
+            raise InputError(f"engine: {self.engine!r} is not one of {', '.join(ENGINES)}, ray, ray:ADDRESS")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentJobResult:
+    """What ``augment`` made: the summary that ``--json`` prints, a few kept rows to look at, and the originals."""
+
+    summary: dict[str, Any]
+    sample: list[Row]
+    examples: ExampleFile
+
+
+def run_augment_job(train: str, output: str, config: AugmentJobConfig) -> AugmentJobResult:
+    """Augment a labelled file. Finished work in ``OUTPUT.run`` is taken up again, not redone.
+
+    Either file may be a URL that fsspec knows. An output at a URL is made in the working folder, with its run folder
+    beside it, and put there whole.
+
+    Raises:
+        InputError: for input that cannot be used, or when the disk is full.
+    """
+    with on_this_machine([train], output) as names:
+        return _AugmentJob(names, config).run()
+
+
+class _AugmentJob(Job[Row]):
+    """One run of the main job."""
+
+    command, kind, shard_rows = "augment", Row, SHARD_ROWS
+
+    def __init__(self, names: Names, config: AugmentJobConfig) -> None:
+        self.seconds, self.cluster = dict[str, float](), address_of(config.engine)
+        if self.cluster is not None:
+            check_labels(config.labels)
+            check_address(self.cluster)
+            # each worker, and this process, has the one engine of its own
+            config = dataclasses.replace(config, engine=ENGINES[0])
+        super().__init__(names, config)
+        check_rows(self.examples, config)
+        config.check_corrects(config.correct)
+        if config.include_original and any(re.fullmatch(r"aug-\d+", example.id) for example in self.examples):
+            raise InputError(
+                f"{names.inputs[0]}: its rows have ids of augmented rows (aug-…), and --include-original would give "
+                f"them twice; rename the column id, or leave the option away"
+            )
+        if config.unlabelled is not None:
+            check_texts(config.unlabelled, config.text_column)
+        # texts that are measured on are not replayed
+        self.begin(self.examples, *([self.test] if config.unlabelled is not None else []))
+        self.examples.save(self.folder / EXAMPLES_FILE)
+
+    def pages(self) -> dict[Path, str]:
+        """See :class:`Job`."""
+        output = self.names.output
+        return {self.names.beside("report.html"): mark("report", output), card_path(output): mark("card", output)}
+
+    def run(self) -> AugmentJobResult:
+        """Every stage that is not finished yet, then the output files."""
+        run, given = self.run_folder, (self.config, self.examples, self.classes)
+        unread = {words_of(row.text) for row in self.test} if self.config.unlabelled is not None else ()
+        pair = self._timed("warm-up", lambda: warmed_up(*given, run, self.cross_validated, unread))
+        made = self._timed("augmentation", lambda: self._augment(pair))
+        downstream = self._timed("downstream", self.downstream) if self.test else {}
+        report = self.names.beside("report.html")
+        summary = {
+            "output": str(self.names.output), "rejected_output": str(self.names.rejected),
+            "report": str(report), "originals": class_counts(self.examples),
+            **{k: v for k, v in made.items() if k != "seconds"},
+            "warmup": run.read("warmup"), **downstream,
+            "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
+        }  # fmt: skip
+        write_json(run.folder / SUMMARY, summary)
+        results = read_run(run.folder, examples=self.examples)
+        evidence = write_report(results, report)
+        write_dataset_card(results, evidence.labels["kept"])
+        return AugmentJobResult(summary, self.sample, self.examples)
+
+    def _augment(self, pair: Pair) -> dict[str, Any]:
+        """Stage 3, into the output files."""
+        with self.taking(self._originals()) as take, self._workers() as workers:
+            return run_augment(
+                pair, self.examples, self.classes, self.config, take, self.run_folder,
+                cross_validated=self.cross_validated, workers=workers,
+            )  # fmt: skip
+
+    def _workers(self) -> contextlib.AbstractContextManager[Cluster | None]:
+        """The cluster that the engine names; nothing for an engine of this process."""
+        if self.cluster is None:
+            return contextlib.nullcontext()
+        config, model = self.config, self.run_folder.folder / "model"
+        models = Models.read(model, llm=config.llm, device=config.device, dtype=config.precision)
+        return Cluster(self.cluster, config, models)
+
+    def _timed(self, name: str, work: Callable[[], T]) -> T:
+        started = time.monotonic()
+        result = work()
+        self.seconds[name] = time.monotonic() - started
+        return result
+
+    def _originals(self) -> Iterator[dict[str, Any]]:
+        """Originals as rows of the schema, if they were asked for: λ = 1, their own parents."""
+        examples = self.examples if self.config.include_original else ()
+        return (_original_row(example, self.classes, self.config.seed) for example in examples)
+
+
+def _original_row(example: Example, classes: Sequence[str], seed: int) -> dict[str, Any]:
+    return {
+        "id": example.id, "text": example.text, "label": example.label,
+        "label_probs": {name: float(name == example.label) for name in classes},
+        "parents": [example.id, example.id], "lam": 1.0, "lam_realised": 1.0, "cycle_similarity": 1.0,
+        "fluency": None, "labels": {**dict.fromkeys(SOURCES), "soft": example.label},
+        "intruded": False, "seed": seed, "kept": True, "reject_reason": None,
+    }  # fmt: skip

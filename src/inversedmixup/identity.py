@@ -1,0 +1,66 @@
+"""What makes a run this run: settings that decide what it makes, its rows, the files of its models.
+
+Which option decides what stands beside the option (:data:`~inversedmixup.options.WORK`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from inversedmixup import __version__
+from inversedmixup.data import Example
+from inversedmixup.judges import JudgeConfig
+from inversedmixup.judges.api import endpoint
+from inversedmixup.labelled import inputs_digest
+from inversedmixup.models.pair import PAIR_FILES, PairOptions, default_pair_folder
+from inversedmixup.models.sources import file_sha256
+from inversedmixup.options import CHOICE, WORK, deciding
+
+BLOCK, BLOCKS = 2**16, 256  # bytes of a large file that are read, so many times: weights are gigabytes
+
+
+def work_settings(config: PairOptions, *inputs: Sequence[Example]) -> dict[str, Any]:
+    """Everything that decides what a run makes: options, input rows, the models' files, where judge ``api`` asks."""
+    return {
+        **deciding(config, WORK), "dtype": config.precision, "version": __version__,
+        "api_url": endpoint(config) if isinstance(config, JudgeConfig) else None,
+        "inputs_sha256": inputs_digest(*inputs), "files_sha256": files_digest(config),
+    }  # fmt: skip
+
+
+def choice_settings(config: PairOptions, test: Sequence[Example]) -> dict[str, Any]:
+    """Everything that decides what is taken of it, and what is measured with that."""
+    return {**deciding(config, CHOICE), "test_sha256": inputs_digest(test)}
+
+
+def files_digest(config: PairOptions) -> dict[str, str]:
+    """What tells the pair's files, its models, the replayed text and the descriptions from others of these names."""
+    folder = default_pair_folder() if config.pair is None else Path(config.pair).expanduser()
+    parts = [
+        folder / name for name in PAIR_FILES if name != "pair.json"
+    ]  # a card written into the record changes nothing
+    files = sorted(path for part in parts for path in (part, *part.rglob("*")) if path.suffix == ".safetensors")
+    paths = {str(path.relative_to(folder)): path for path in files if path.is_file()}
+    for name in ("unlabelled", "descriptions"):
+        given = getattr(config, name, None)
+        if given and (path := Path(given).expanduser()).is_file():
+            paths[name] = path
+    outside = {name: model_digest(path) for name, path in config.model_folders().items()}
+    return {**{name: file_sha256(path) for name, path in paths.items()}, **outside}
+
+
+def model_digest(folder: Path) -> str:
+    """sha256 of the names and sizes of a model folder's files and of their bytes, of large ones of blocks all over."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
+        size = path.stat().st_size
+        total.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+        with path.open("rb") as file:
+            step = max(BLOCK, (size - BLOCK) // (BLOCKS - 1))
+            for begin in range(0, size, step):
+                file.seek(begin)
+                total.update(file.read(BLOCK))
+    return total.hexdigest()
