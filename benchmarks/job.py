@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from inversedmixup.data import Example
 from inversedmixup.judges.llm import LLMJudge
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
+from inversedmixup.schema import Example
 from inversedmixup.stages.augment import AugmentConfig, run_augment
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 

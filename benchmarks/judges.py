@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.timing import side_by_side
-from inversedmixup.data import Example
 from inversedmixup.judges import TUNED, Case, make_judge
 from inversedmixup.mixing import PairSampler, interpolate, parse_lambda, row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
+from inversedmixup.schema import Example
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from inversedmixup import __version__
-from inversedmixup.data import Example
 from inversedmixup.identity import files_digest
 from inversedmixup.mixing import PairSampler, parse_lambda, row_stream, soft_label
 from inversedmixup.models.pair import Pair
 from inversedmixup.runs import RunFolder
+from inversedmixup.schema import Example
 from inversedmixup.stages.warmup import WarmedConfig
 from inversedmixup.stages.writer import DecodeConfig, Written, write_mixes
 

@@ -26,11 +26,11 @@ from inversedmixup.benchmark import BenchmarkConfig
 from inversedmixup.benchmark.cells import RUN, Bench, run_name
 from inversedmixup.benchmark.records import Record
 from inversedmixup.benchmark.report import write_report
-from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build, read_settings
 from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.schema import Example, Row
 from inversedmixup.terminal import progress, show_logs
 from studies.common import SETS, json_lines, read_json_lines, sample
 

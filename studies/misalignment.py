@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.benchmark.statistics import bootstrap_interval
-from inversedmixup.data import Example, read_examples
+from inversedmixup.data import read_examples
 from inversedmixup.errors import write_whole
 from inversedmixup.labelled import take_shots
 from inversedmixup.labels import is_intruded
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.schema import Example
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model, run_warmup
 from inversedmixup.terminal import new_table, output

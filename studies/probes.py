@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.data import Example, read_examples
+from inversedmixup.data import read_examples
 from inversedmixup.errors import write_whole
 from inversedmixup.models.pair import Pair, default_pair_folder, read_config
 from inversedmixup.models.task_model import TaskModel
+from inversedmixup.schema import Example
 from inversedmixup.terminal import new_table, output
 from studies.common import SETS, head_accuracy, one_hot, run_grid, sample, study_run
 

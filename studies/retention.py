@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, read_examples
+from inversedmixup.data import read_examples
 from inversedmixup.errors import write_whole
 from inversedmixup.labelled import take_shots
 from inversedmixup.mixing import PairSampler, interpolate, parse_lambda, row_stream
@@ -34,6 +34,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.reconstruction import token_f1
 from inversedmixup.reference import ReferenceLabeller
+from inversedmixup.schema import Example
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 from inversedmixup.terminal import new_table, output
 from studies.common import SETS, encode, run_grid, sample, study_run

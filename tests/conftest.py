@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from inversedmixup.data import Example
 from inversedmixup.models.pair import Pair
+from inversedmixup.schema import Example
 from tiny import LABELS, SENTENCES, make_encoder, make_llm, make_pair
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
-from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.judges import Case, JudgeConfig, api, check_judges, judge_record, make_panel
 from inversedmixup.judges.api import ApiJudge
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.options import build
+from inversedmixup.schema import Example
 from server import serving, text_of
 from test_augment_job import QUICK
 from tiny import LABELS, SENTENCES

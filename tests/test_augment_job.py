@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from conftest import write_jsonl
 from inversedmixup import identity
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
-from inversedmixup.data import Row, RowFile, iter_records
 from inversedmixup.errors import InputError
+from inversedmixup.files import iter_records
 from inversedmixup.identity import files_digest
 from inversedmixup.options import build
 from inversedmixup.report.results import read_run
+from inversedmixup.row_file import RowFile
 from inversedmixup.runs import Lock, RunFolder
+from inversedmixup.schema import Row
 from inversedmixup.stages.augment import AugmentConfig, Tally
 from server import serving, text_of
 from tiny import LABELS, SENTENCES

@@ -25,10 +25,10 @@ from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw
 from inversedmixup.cli import main
-from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.models.task_model import HEAD_ROWS
 from inversedmixup.options import build
+from inversedmixup.schema import Example
 from inversedmixup.stages.downstream import scores
 from server import serving
 from test_augment_job import QUICK

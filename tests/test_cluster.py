@@ -17,8 +17,8 @@ import pytest
 from inversedmixup import cluster, remote
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import main
-from inversedmixup.data import iter_records
 from inversedmixup.errors import InputError
+from inversedmixup.files import iter_records
 from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.labelled import class_numbers
 from inversedmixup.models.pair import Pair

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import write_jsonl
-from inversedmixup.data import MAX_CHARACTERS, check_output, iter_texts, label_name, read_examples
+from inversedmixup.data import MAX_CHARACTERS, iter_texts, label_name, read_examples
 from inversedmixup.errors import InputError, unfinished
 from inversedmixup.labelled import check_classes, take_shots
 from inversedmixup.mixer import as_examples
+from inversedmixup.row_file import check_output
 
 ROWS = [{"text": "one, two", "label": "a"}, {"text": 'three "four"', "label": "b"}]
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversedmixup.cli import main
-from inversedmixup.data import Example, iter_rows
 from inversedmixup.errors import InputError
 from inversedmixup.explore.curation import (
     BY_HAND,
@@ -23,6 +22,8 @@ from inversedmixup.explore.curation import (
     select,
 )
 from inversedmixup.explore.explorer import LAMS, Explorer
+from inversedmixup.row_file import iter_rows
+from inversedmixup.schema import Example
 from test_run_report import HOSTILE, make_row
 from tiny import LABELS, SENTENCES
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inversedmixup.data import Row
 from inversedmixup.gate import REASONS, Gate, GateConfig
 from inversedmixup.same_text import Seen
+from inversedmixup.schema import Row
 
 GOOD = Row(
     id="aug-0", text="where is the lost box", label="a", label_probs={"a": 1.0}, parents=["0", "1"], lam=0.5,

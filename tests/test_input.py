@@ -14,10 +14,13 @@ import fuzz
 from conftest import write_jsonl
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import main
-from inversedmixup.data import Row, RowFile, iter_records, iter_sourced, iter_texts, read_examples
+from inversedmixup.data import iter_sourced, iter_texts, read_examples
 from inversedmixup.errors import InputError
+from inversedmixup.files import iter_records
 from inversedmixup.mixer import InversedMixup, as_examples
 from inversedmixup.options import build
+from inversedmixup.row_file import RowFile
+from inversedmixup.schema import Row
 from test_augment_job import QUICK, a_row
 
 SEEDS = list(fuzz.seeds())

@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.folds import folds_of
 from inversedmixup.judges import (
@@ -32,6 +31,7 @@ from inversedmixup.judges.task import TaskJudge
 from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
+from inversedmixup.schema import Example
 from tiny import LABELS, SENTENCES
 
 CLASSES = sorted(set(LABELS))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from inversedmixup import labelled
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
-from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError
 from inversedmixup.folds import by_fold, folds_of
 from inversedmixup.identity import choice_settings, work_settings
@@ -35,6 +34,7 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
 from inversedmixup.report.results import read_run
 from inversedmixup.runs import RunFolder, ShardedRows
+from inversedmixup.schema import Example, Row
 from inversedmixup.stages import downstream, warmup
 from inversedmixup.stages.augment import SHARD_ROWS
 from test_augment_job import QUICK

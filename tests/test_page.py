@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from inversedmixup.data import Example
 from inversedmixup.explore.explorer import Explorer
+from inversedmixup.schema import Example
 from test_run_report import HOSTILE, make_row
 from tiny import LABELS, SENTENCES, make_pair
 

@@ -12,7 +12,8 @@ from inversedmixup.baselines import Split
 from inversedmixup.baselines.pseudo_label import of_texts
 from inversedmixup.benchmark import BenchmarkConfig
 from inversedmixup.cli import main
-from inversedmixup.data import iter_records, iter_texts, iter_unlabelled, read_examples
+from inversedmixup.data import iter_texts, iter_unlabelled, read_examples
+from inversedmixup.files import iter_records
 from inversedmixup.label_job import LabelJobConfig, run_label_job
 from inversedmixup.options import build
 from inversedmixup.report.results import is_run

@@ -13,13 +13,14 @@ from conftest import write_jsonl
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import _parser, main
 from inversedmixup.commands import resolve
-from inversedmixup.data import SOURCES, Example, Row, RowFile, iter_rows
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
 from inversedmixup.provenance import command_line
 from inversedmixup.report.evidence import gather, near_copies
 from inversedmixup.report.page import grid, render
 from inversedmixup.report.results import RunResults, is_run, read_run
+from inversedmixup.row_file import RowFile, iter_rows
+from inversedmixup.schema import SOURCES, Example, Row
 from test_augment_job import QUICK
 from test_cli import refused
 

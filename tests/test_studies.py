@@ -14,10 +14,10 @@ import torch
 
 from conftest import write_jsonl
 from inversedmixup.baselines import Split
-from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
+from inversedmixup.schema import Example
 from inversedmixup.stages.align import AlignConfig
 from studies import architectures, common, compare, evidence, labels, merge, misalignment, probes, retention
 from studies.families import Size

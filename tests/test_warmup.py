@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from inversedmixup.data import Example
 from inversedmixup.folds import folds_of
 from inversedmixup.judges import Case, JudgeConfig
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.models import task_model
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.same_text import words_of
+from inversedmixup.schema import Example
 from inversedmixup.stages import warmup
 from inversedmixup.stages.warmup import WarmupConfig
 from tiny import LABELS, SENTENCES

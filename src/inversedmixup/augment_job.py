@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from inversedmixup.cluster import Cluster, ClusterConfig, Models, address_of, check_address, check_labels
-from inversedmixup.data import SOURCES, Example, Row, check_texts
+from inversedmixup.data import check_texts
 from inversedmixup.errors import InputError
 from inversedmixup.job import Job, JobOptions, Names, on_this_machine
 from inversedmixup.labelled import ExampleFile, class_counts
@@ -24,6 +24,7 @@ from inversedmixup.report.page import write_report
 from inversedmixup.report.results import EXAMPLES_FILE, read_run
 from inversedmixup.runs import SUMMARY
 from inversedmixup.same_text import words_of
+from inversedmixup.schema import SOURCES, Example, Row
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig, warmed_up

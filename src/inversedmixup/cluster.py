@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.judges import JUDGE_FILES
 from inversedmixup.labelled import Labelled, as_line, class_names, class_numbers, from_line
@@ -33,6 +32,7 @@ from inversedmixup.loading import first_line
 from inversedmixup.mixing import PairSampler
 from inversedmixup.models.pair import PAIR_FILES, Pair
 from inversedmixup.options import NOTHING, at_least, option
+from inversedmixup.schema import Example, Row
 from inversedmixup.stages.augment import AugmentConfig, RowWriter
 
 logger = logging.getLogger(__name__)

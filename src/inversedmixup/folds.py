@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from inversedmixup.data import Example
 from inversedmixup.labelled import class_names, class_numbers
 from inversedmixup.same_text import fingerprint, words_of
+from inversedmixup.schema import Example
 
 FOLDS = 3  # of the cross-validation of what learns from the rows
 ENOUGH_ROWS = 36  # held out: for more, no further model is fitted

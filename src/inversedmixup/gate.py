@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from inversedmixup.data import Row
 from inversedmixup.options import CHOICE, option
 from inversedmixup.reconstruction import token_f1
 from inversedmixup.same_text import Seen, normalised
+from inversedmixup.schema import Row
 
 REASONS = {
     "empty": "the LLM wrote nothing",

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup import __version__
-from inversedmixup.data import Example
 from inversedmixup.judges import JudgeConfig
 from inversedmixup.judges.api import endpoint
 from inversedmixup.labelled import inputs_digest
 from inversedmixup.models.pair import PAIR_FILES, PairOptions, default_pair_folder
 from inversedmixup.models.sources import file_sha256
 from inversedmixup.options import CHOICE, WORK, deciding
+from inversedmixup.schema import Example
 
 BLOCK, BLOCKS = 2**16, 256  # bytes of a large file that are read, so many times: weights are gigabytes
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, read_examples
+from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.identity import work_settings
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
@@ -39,6 +39,7 @@ from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
+from inversedmixup.schema import Example
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, WarmupConfig, warmed_up
 from inversedmixup.stages.writer import DecodeConfig, write_mixes

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from inversedmixup.data import Example, LabelledText, Row, RowFile, check_output, iter_examples
+from inversedmixup.data import iter_examples
 from inversedmixup.errors import clear_write_errors
 from inversedmixup.identity import choice_settings, work_settings
 from inversedmixup.labelled import ExampleFile, check_classes, check_known_labels, iter_shots, warn_of_seen
@@ -19,7 +19,9 @@ from inversedmixup.options import CHOICE, NOTHING, at_least, option
 from inversedmixup.outputs import check_apart, check_ours
 from inversedmixup.provenance import provenance
 from inversedmixup.remote import check_local, fetched, is_url, local_name, put, shown, sibling
+from inversedmixup.row_file import RowFile, check_output
 from inversedmixup.runs import RUN_SUFFIX, RunFolder, ShardedRows, recorded
+from inversedmixup.schema import Example, LabelledText, Row
 from inversedmixup.stages.downstream import DownstreamConfig, run_downstream
 from inversedmixup.stages.warmup import CrossValidation, TaskModelConfig, fit_settings
 

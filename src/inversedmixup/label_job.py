@@ -7,12 +7,13 @@ import logging
 import time
 from typing import Any
 
-from inversedmixup.data import LabelledText, iter_unlabelled
+from inversedmixup.data import iter_unlabelled
 from inversedmixup.errors import InputError
 from inversedmixup.job import Job, JobOptions, Names, on_this_machine
 from inversedmixup.labelled import class_counts
 from inversedmixup.models.pair import Pair
 from inversedmixup.runs import FITTED, SUMMARY
+from inversedmixup.schema import LabelledText
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.pseudo_label import SHARD_TEXTS, PseudoLabelConfig, check_policy, run_pseudo_label
 from inversedmixup.stages.warmup import fit_task_model

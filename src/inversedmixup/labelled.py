@@ -19,9 +19,9 @@ from typing import IO, TypeVar, overload
 
 import numpy as np
 
-from inversedmixup.data import Example, LabelledText, Row
 from inversedmixup.errors import InputError, unfinished
 from inversedmixup.same_text import fingerprint, words_of
+from inversedmixup.schema import Example, LabelledText, Row
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", covariant=True)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from inversedmixup.data import MAX_CHARACTERS, Example, LabelledText, Row, checked_examples, label_name, unusable
+from inversedmixup.data import MAX_CHARACTERS, checked_examples, label_name, unusable
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import check_classes, class_counts
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
+from inversedmixup.schema import Example, LabelledText, Row
 from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
 from inversedmixup.stages.pseudo_label import PseudoLabelConfig, run_pseudo_label
 from inversedmixup.stages.warmup import CrossValidation, WarmupConfig, run_warmup
@@ -138,7 +139,7 @@ class InversedMixup:
                 ``labels="llm"``, ``pairs="cross-class"``, ``candidates=8``.
 
         Returns:
-            The kept rows, with the columns of :class:`~inversedmixup.data.Row`. Rejected rows and the summary are in
+            The kept rows, with the columns of :class:`~inversedmixup.schema.Row`. Rejected rows and the summary are in
             ``result_``.
 
         Raises:
@@ -171,7 +172,7 @@ class InversedMixup:
 
         Returns:
             A row for each text, but for empty and overlong ones, with the columns of
-            :class:`~inversedmixup.data.LabelledText`; ``id`` is its place in ``texts``. What ``reject_reason`` names
+            :class:`~inversedmixup.schema.LabelledText`; ``id`` is its place in ``texts``. What ``reject_reason`` names
             is not to be trained on. The counts, and how often the judges are right on rows given to :meth:`fit`, are
             in ``labelled_``.
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.judges import TUNED, Case, Judge, check_judges, make_judge
 from inversedmixup.judges.panel import Panel
 from inversedmixup.labels import parse_labels
 from inversedmixup.models.task_model import Mixer, TaskModel
+from inversedmixup.schema import Example
 from inversedmixup.stages.warmup import CrossValidation, run_warmup
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 from inversedmixup.baselines import POOL, THREE, Added, Method, Split
-from inversedmixup.data import Example, Row
 from inversedmixup.gate import Gate
 from inversedmixup.runs import recorded
+from inversedmixup.schema import Example, Row
 from inversedmixup.sealed import digest
 from inversedmixup.stages.augment import AugmentConfig, RowWriter, known_fluencies, shards_at_most
 from inversedmixup.stages.downstream import row_targets

@@ -18,7 +18,7 @@ from torch import Tensor
 from inversedmixup import __version__
 from inversedmixup.baselines import Added, Method, Split, chosen
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw
-from inversedmixup.data import Example, read_examples
+from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.identity import choice_settings, work_settings
 from inversedmixup.labelled import check_classes, check_known_labels, class_numbers
@@ -26,6 +26,7 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.provenance import commit
 from inversedmixup.runs import RunFolder
 from inversedmixup.same_text import words_of
+from inversedmixup.schema import Example
 from inversedmixup.stages.augment import check_rows
 from inversedmixup.stages.downstream import one_hot, scores
 from inversedmixup.stages.warmup import fit_settings

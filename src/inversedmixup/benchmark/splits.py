@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.folds import folds_of
 from inversedmixup.labelled import take_shots
 from inversedmixup.same_text import words_of
+from inversedmixup.schema import Example
 
 logger = logging.getLogger(__name__)
 

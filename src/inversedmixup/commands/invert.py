@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from inversedmixup import reconstruction
 from inversedmixup.card import WAYS, record_report
 from inversedmixup.commands import add_config, kept, resolve
-from inversedmixup.data import Example, check_output, iter_sourced, read_examples, write_jsonl
+from inversedmixup.data import iter_sourced, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.identity import work_settings
 from inversedmixup.labelled import check_classes
@@ -30,7 +30,9 @@ from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_apart, check_ours
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.remote import check_local
+from inversedmixup.row_file import check_output, write_jsonl
 from inversedmixup.runs import RUN_SUFFIX, RunFolder, recorded
+from inversedmixup.schema import Example
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig, write_texts
 from inversedmixup.terminal import progress

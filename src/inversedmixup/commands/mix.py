@@ -12,8 +12,9 @@ from rich.text import Text
 
 from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.control import check_plot, lam_control, plot
-from inversedmixup.data import Example, iter_records, iter_texts, read_examples
+from inversedmixup.data import iter_texts, read_examples
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.files import iter_records
 from inversedmixup.identity import work_settings
 from inversedmixup.labelled import take_shots
 from inversedmixup.mixer import InversedMixup
@@ -22,6 +23,7 @@ from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
 from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
+from inversedmixup.schema import Example
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig
 from inversedmixup.terminal import gauge, new_table, output

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from inversedmixup.data import Row, RowFile, check_output
 from inversedmixup.report.evidence import Evidence
+from inversedmixup.row_file import RowFile, check_output
+from inversedmixup.schema import Row
 
 ANY = "any"
 STATES = (ANY, "kept", "rejected", "changed by you")

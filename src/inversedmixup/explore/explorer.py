@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inversedmixup.data import MAX_CHARACTERS, SOURCES, Example, Row, read_examples
+from inversedmixup.data import MAX_CHARACTERS, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.labelled import check_classes
@@ -28,6 +28,7 @@ from inversedmixup.models.sampling import WORD_WEIGHT
 from inversedmixup.options import build
 from inversedmixup.report.evidence import Evidence, gather
 from inversedmixup.report.results import is_run, read_run
+from inversedmixup.schema import SOURCES, Example, Row
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 
@@ -47,7 +48,7 @@ UMAP_NEIGHBOURS = 5  # training rows that place another point
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """The text written at one λ, with its scores (see :class:`~inversedmixup.data.Row`)."""
+    """The text written at one λ, with its scores (see :class:`~inversedmixup.schema.Row`)."""
 
     lam: float
     text: str

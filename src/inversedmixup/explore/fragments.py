@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from inversedmixup.data import Row
 from inversedmixup.explore.curation import Decisions, pair_name
 from inversedmixup.explore.explorer import Explorer, Strip
 from inversedmixup.gate import REASONS
 from inversedmixup.report.page import grid
+from inversedmixup.schema import Row
 
 MAP_POINTS = 600  # training rows drawn; more would only be a cloud, and each λ move sends them
 PROBS = 8  # label probabilities shown of a point

@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from inversedmixup.data import SUFFIXES
 from inversedmixup.errors import InputError
 from inversedmixup.explore import fragments
 from inversedmixup.explore.curation import (
@@ -26,6 +25,7 @@ from inversedmixup.explore.curation import (
 )
 from inversedmixup.explore.explorer import LAMS, Explorer, Strip
 from inversedmixup.gate import REASONS
+from inversedmixup.row_file import SUFFIXES
 
 TITLE = "inversedmixup explorer"
 OFFERED = 300  # training sentences in the lists; any other can be typed

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.data import Example
 from inversedmixup.errors import InputError
 from inversedmixup.folds import measured_rows
 from inversedmixup.labelled import class_numbers
 from inversedmixup.labels import JUDGES
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import NOTHING, at_least, option, read_yaml
+from inversedmixup.schema import Example
 
 if TYPE_CHECKING:
     from inversedmixup.judges.panel import Panel

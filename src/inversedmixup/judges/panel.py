@@ -8,9 +8,9 @@ from functools import cached_property, reduce
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.data import SOURCES
 from inversedmixup.judges import Judge
 from inversedmixup.labels import likeliest
+from inversedmixup.schema import SOURCES
 
 
 class Panel:
@@ -64,7 +64,7 @@ def named(probs: np.ndarray, classes: Sequence[str]) -> dict[str, float] | None:
 
 
 def by_source(said: Mapping[str, Mapping[str, float] | None]) -> dict[str, str | None]:
-    """The class that each of :data:`~inversedmixup.data.SOURCES` names; ``None`` where it was not asked or abstained.
+    """The class that each of :data:`~inversedmixup.schema.SOURCES` names; ``None`` where it was not asked or abstained.
 
     Args:
         said: class probabilities by name, of each source that was asked; see :func:`named`.

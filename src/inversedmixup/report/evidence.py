@@ -7,9 +7,9 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from inversedmixup.data import Example, Row
 from inversedmixup.labelled import Texts, class_counts, class_names, finder
 from inversedmixup.same_text import normalised
+from inversedmixup.schema import Example, Row
 
 BINS = 10  # of the λ histograms
 POINTS = 400  # of λ against λ̂

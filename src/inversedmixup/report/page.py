@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.data import Row
 from inversedmixup.errors import clear_write_errors, write_whole
 from inversedmixup.gate import REASONS
 from inversedmixup.outputs import mark
 from inversedmixup.report.evidence import BINS, NEAR_COPY, Evidence, gather
 from inversedmixup.report.results import RunResults
+from inversedmixup.schema import Row
 
 SETTINGS = ("pairs", "lam", "labels", "interpolation", "candidates", "temperature", "min_cycle", "accept_labels")
 COPIES = 12  # near-copies listed

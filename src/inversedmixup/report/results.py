@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.data import Row, iter_rows
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import ExampleFile
 from inversedmixup.loading import first_line
+from inversedmixup.row_file import iter_rows
 from inversedmixup.runs import FITTED, RUN_SUFFIX, SUMMARY
+from inversedmixup.schema import Row
 
 EXAMPLES_FILE = "examples.jsonl"
 BENCHMARK_FILE = "benchmark.json"  # what ``benchmark`` found, in its folder

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from inversedmixup.data import Example, Row
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
@@ -41,6 +40,7 @@ from inversedmixup.mixing import (
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import CHOICE, at_least, option
 from inversedmixup.runs import RunFolder, recorded, shard_name
+from inversedmixup.schema import Example, Row
 from inversedmixup.stages import trust
 from inversedmixup.stages.writer import DIGITS, DecodeConfig, Written, write_mixes
 from inversedmixup.terminal import progress

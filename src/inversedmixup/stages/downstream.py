@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inversedmixup.data import Example, LabelledText, Row
 from inversedmixup.labelled import Lazy, Texts, class_numbers
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.options import CHOICE, at_least, option
+from inversedmixup.schema import Example, LabelledText, Row
 from inversedmixup.terminal import progress
 
 PREDICTED = 4096  # test rows at a time

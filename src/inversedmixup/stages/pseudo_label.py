@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from inversedmixup.data import Example, LabelledText
 from inversedmixup.errors import InputError
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.panel import Panel, by_source, named
@@ -25,6 +24,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.options import CHOICE, at_least, option
 from inversedmixup.runs import RunFolder, recorded, shard_name
 from inversedmixup.same_text import Seen, words_of
+from inversedmixup.schema import Example, LabelledText
 from inversedmixup.stages import trust
 from inversedmixup.stages.writer import DIGITS
 from inversedmixup.terminal import progress

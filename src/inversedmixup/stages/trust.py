@@ -6,9 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inversedmixup.data import Row
 from inversedmixup.errors import InputError
 from inversedmixup.labels import interpolated_accuracy, parse_labels
+from inversedmixup.schema import Row
 
 logger = logging.getLogger(__name__)
 

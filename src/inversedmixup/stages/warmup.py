@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.data import Example, check_texts, iter_texts
+from inversedmixup.data import check_texts, iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.folds import by_fold, folds_of, held_out_rows, measured_rows
 from inversedmixup.labelled import Subset, Texts, class_numbers
@@ -36,6 +36,7 @@ from inversedmixup.models.word_head import WordHead
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import RunFolder
 from inversedmixup.same_text import words_of
+from inversedmixup.schema import Example
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.terminal import Advance, progress
 
