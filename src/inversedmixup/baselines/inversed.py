@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from inversedmixup.baselines import POOL, THREE, Added, Method, Split
 from inversedmixup.gate import Gate
 from inversedmixup.runs import recorded
-from inversedmixup.schema import Example, Row
+from inversedmixup.schema import Row
 from inversedmixup.sealed import digest
-from inversedmixup.stages.augment import AugmentConfig, RowWriter, known_fluencies, shards_at_most
+from inversedmixup.stages.augment import AugmentConfig, RowWriter, gated, known_fluencies, shards_at_most
 from inversedmixup.stages.downstream import row_targets
 from inversedmixup.stages.writer import Written
 
@@ -54,18 +55,11 @@ def kept_rows(split: Split, config: AugmentConfig) -> list[Row]:
     writer = RowWriter(split.pair, split.examples, split.classes, config, panel=split.panel(config.labels))
     originals = [example.text for example in split.examples]
     gate = Gate(config, originals, known_fluencies(writer, split.run, f"fluencies/{split.name}"))
-    kept: list[Row] = []
-    for row, (first, second) in _rows(split, writer):
-        judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
-        if judged.kept:
-            kept.append(judged)
-        if len(kept) == config.n:
-            break
-    return kept
+    return list(islice((row for row in gated(gate, writer, _shards(split, writer)) if row.kept), config.n))
 
 
-def _rows(split: Split, writer: RowWriter) -> Iterator[tuple[Row, tuple[Example, Example]]]:
-    """Rows under the writer's label policy, with their parents; texts are recorded, and written by nobody twice."""
+def _shards(split: Split, writer: RowWriter) -> Iterator[list[Row]]:
+    """Rows under the writer's label policy, shard by shard; texts are recorded, and written by nobody twice."""
     config = writer.config
     lam = config.lam.replace(":", "-")
     lam = lam if len(lam) <= 64 else digest(lam)[:16]  # a long grid is no file name
@@ -75,8 +69,7 @@ def _rows(split: Split, writer: RowWriter) -> Iterator[tuple[Row, tuple[Example,
         # read again whether or not it was just written, so that a resumed run has the same numbers
         reread = split.pair.task_model.encode(stored["texts"])
         probs = split.pair.task_model.predict_proba(reread)
-        rows = writer.rows(number, Written(**stored, reread=reread, class_probs=probs))
-        yield from zip(rows, writer.parents(number), strict=True)
+        yield writer.rows(number, Written(**stored, reread=reread, class_probs=probs))
 
 
 def _as_record(writer: RowWriter, number: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -127,19 +127,10 @@ def run_augment(
     record, pilot = _tried_judge(writer, run, min(PILOT_SHARDS, last))
     shards = chain(pilot.values(), _shards(writer, range(len(pilot), last), run, workers))
     with progress("augmentation", config.n) as advance:
-        for number, rows in enumerate(shards):
-            before = tally.kept
-            for row, (first, second) in zip(rows, writer.parents(number), strict=True):
-                if row.parents != [first.id, second.id]:
-                    raise InputError(
-                        f"shard {number} of the run has other parents than this version of numpy draws; add --overwrite"
-                    )
-                judged = gate.judge(row, (first.text, second.text), (first.label, second.label))
-                tally.add(judged)
-                take(judged)
-                if tally.kept == config.n:
-                    break
-            advance(tally.kept - before)
+        for row in gated(gate, writer, shards):
+            tally.add(row)
+            take(row)
+            advance(int(row.kept))
             if tally.kept == config.n:
                 break
     if tally.kept < config.n:
@@ -149,6 +140,21 @@ def run_augment(
         )  # fmt: skip
     summary = {**tally.summary(), "seconds": round(time.monotonic() - started, 1)}
     return {**summary, "judge": record} if record else summary
+
+
+def gated(gate: Gate, writer: RowWriter, shards: Iterable[Sequence[Row]]) -> Iterator[Row]:
+    """The rows of the first shards, in their order, each with what the gate says of it.
+
+    Raises:
+        InputError: for rows that lie between others than the writer draws.
+    """
+    for number, rows in enumerate(shards):
+        for row, (first, second) in zip(rows, writer.parents(number), strict=True):
+            if row.parents != [first.id, second.id]:
+                raise InputError(
+                    f"shard {number} of the run has other parents than this version of numpy draws; add --overwrite"
+                )
+            yield gate.judge(row, (first.text, second.text), (first.label, second.label))
 
 
 def shards_at_most(config: AugmentConfig) -> int:
