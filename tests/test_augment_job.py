@@ -21,12 +21,15 @@ from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.errors import InputError
 from inversedmixup.files import iter_records
 from inversedmixup.identity import files_digest
+from inversedmixup.judges.panel import evened
+from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.report.results import read_run
 from inversedmixup.row_file import RowFile
 from inversedmixup.runs import Lock, RunFolder
-from inversedmixup.schema import Row
+from inversedmixup.schema import Example, Row
 from inversedmixup.stages.augment import AugmentConfig, Tally
+from inversedmixup.stages.downstream import original_weights
 from server import serving, text_of
 from tiny import LABELS, SENTENCES
 
@@ -205,6 +208,36 @@ def test_test_texts_are_not_replayed(train_file, tmp_path, config, monkeypatch):
     other = write_jsonl(tmp_path / "other.jsonl", [{"text": "one more sentence", "label": LABELS[0]}])
     with pytest.raises(InputError, match="the rows of the input files have changed"):
         run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), dataclasses.replace(given, test=str(other)))
+
+
+def test_uneven_classes_are_told_and_the_task_model_is_heard_evened(train_file, tmp_path, config, caplog, tiny_pair):
+    caplog.set_level("INFO")
+    lines = train_file.read_text(encoding="utf-8").splitlines()
+    given = tmp_path / "lopsided.jsonl"
+    given.write_text("\n".join([*lines[:8], lines[-1]]) + "\n", encoding="utf-8")  # 6, 2 and 1 rows
+    out = tmp_path / "out.jsonl"
+    run_augment_job(str(given), str(out), config(pairs="any"))
+    assert "the largest class has 6 rows, the smallest 1: where rare classes matter as much" in caplog.text
+    model = Pair.load_task_model(f"{out}.run/model")
+    rows = rows_of(out)
+    probs = model.predict_proba(model.encode([row["text"] for row in rows]))
+    shares = np.array([{"delivery": 6, "refund": 2, "account": 1}[name] for name in model.classes]) / 9
+    expected = [model.classes[at] for at in evened(probs, shares).argmax(1)]
+    assert [row["labels"]["task"] for row in rows] == expected
+    caplog.clear()
+    run_augment_job(str(given), str(out), config(pairs="any", class_weights=True, test=str(train_file)))
+    assert "the largest class" not in caplog.text
+    assert "finished work is taken up again" in caplog.text
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
+def test_every_class_counts_the_same_where_weights_are_even(numbers):
+    examples = [Example(str(at), "a", "abcd"[number]) for at, number in enumerate(numbers)]
+    weights = original_weights(examples, "abcd", even=True)
+    assert weights.mean() == pytest.approx(1)
+    totals = np.bincount(numbers, weights=weights)
+    assert totals[totals > 0] == pytest.approx(len(numbers) / len(set(numbers)))
+    assert (original_weights(examples, "abcd", even=False) == 1).all()
 
 
 def test_a_run_is_not_taken_up_in_another_precision(train_file, tmp_path, config, monkeypatch):

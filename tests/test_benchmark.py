@@ -23,6 +23,7 @@ from inversedmixup.baselines import BASELINE, Added, Method
 from inversedmixup.benchmark import BenchmarkConfig, estimate, run_all, run_benchmark
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
+from inversedmixup.benchmark.records import MEASURES
 from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
@@ -317,6 +318,20 @@ def test_the_command_prints_a_verdict_and_keeps_it(train_file, tmp_path, tiny_pa
     shown = capsys.readouterr().out
     assert "equal-steps" in shown
     assert "One split shows no spread" in shown
+
+
+def test_class_weights_weigh_the_baseline_as_the_method_of_that_name_does(train_file, tmp_path, config):
+    lines = train_file.read_text(encoding="utf-8").splitlines()
+    given = tmp_path / "lopsided.jsonl"
+    given.write_text("\n".join([*lines[:9], *lines[-4:]]) + "\n", encoding="utf-8")
+    plain, even = (
+        run(str(given), None, str(tmp_path / name), config(methods="class-weights", splits=2, class_weights=even))
+        for name, even in (("plain", False), ("even", True))
+    )
+    measures = [{name: record[name] for name in MEASURES} for record in plain if record["method"] == "class-weights"]
+    for method in (BASELINE, "class-weights"):
+        assert [{name: record[name] for name in MEASURES} for record in even if record["method"] == method] == measures
+    assert [record["nll"] for record in plain if record["method"] == BASELINE] != [one["nll"] for one in measures]
 
 
 # ---- the estimate --------------------------------------------------------------------------------------------------

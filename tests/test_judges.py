@@ -24,7 +24,7 @@ from inversedmixup.judges import (
 from inversedmixup.judges import prompt as prompts
 from inversedmixup.judges.incontext import InContextJudge
 from inversedmixup.judges.llm import LLMJudge
-from inversedmixup.judges.panel import majority, pool
+from inversedmixup.judges.panel import evened, majority, pool
 from inversedmixup.judges.probe import ProbeJudge
 from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
 from inversedmixup.judges.task import TaskJudge
@@ -521,6 +521,36 @@ def test_the_pool_is_the_renormalised_product_of_those_who_answer():
     assert np.isnan(pool([silent, silent])).all()
     ruled_out = np.array([[1.0, 0.0], [1.0, 0.0]])
     assert (pool([ruled_out, first]) > 0).all()
+
+
+@given(st.integers(1, 5), st.integers(2, 6), st.integers(0, 10**6))
+def test_an_evened_judge_is_one_who_expects_every_class_as_often(n, classes, seed):
+    rng = np.random.default_rng(seed)
+    likelihoods, shares = rng.dirichlet(np.ones(classes), size=n), rng.dirichlet(np.ones(classes) * 3) + 1e-3
+    shares /= shares.sum()
+    posterior = likelihoods * shares / (likelihoods * shares).sum(1, keepdims=True)
+    assert np.allclose(evened(posterior, shares), likelihoods / likelihoods.sum(1, keepdims=True))
+    assert np.array_equal(evened(posterior, np.full(classes, 1 / classes)), posterior)
+    assert np.isnan(evened(np.full((n, classes), np.nan), shares)).all()
+
+
+def test_a_class_without_rows_keeps_what_it_has():
+    assert np.allclose(evened(np.array([[0.6, 0.4, 0.0]]), np.array([0.75, 0.25, 0.0])), [[0.8 / 2.4, 1.6 / 2.4, 0.0]])
+
+
+def test_judges_are_evened_on_new_texts_and_not_on_rows_as_they_come(tiny_pair, examples):
+    lopsided = [row for at, row in enumerate(examples) if at < 6 or at % 6 == 0]
+    made = case(tiny_pair, lopsided)
+    assert made.shares == pytest.approx(np.array([1, 6, 1]) / 8)  # account, delivery, refund
+    nothing = torch.empty(len(SENTENCES), 0)
+    panel, plain = (make_panel("probe+llm", made, pooled=True, evened=even) for even in (True, False))
+    heard, as_learnt = panel.hear(SENTENCES, nothing), plain.hear(SENTENCES, nothing)
+    assert np.allclose(heard["probe"], evened(as_learnt["probe"], made.shares))
+    assert not np.allclose(heard["probe"], as_learnt["probe"])
+    assert np.array_equal(heard["llm"], as_learnt["llm"])  # it is shown as many rows of each
+    assert np.allclose(heard["pool"], pool([heard["probe"], heard["llm"]]))
+    rows = panel.unseen[:2].tolist()
+    assert np.array_equal(panel.held_out(rows)["probe"], plain.held_out(rows)["probe"])
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 5), st.integers(0, 10**6))

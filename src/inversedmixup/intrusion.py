@@ -175,7 +175,8 @@ class _Study:
         self.known_texts = np.array([number[row.text] for row in known])
         self.own = np.array([number.get(example.text, -1) for example in examples])
         case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, run.folder)
-        self.panel = make_panel(config.judges, case)
+        # rates are corrected by the errors on rows as they come, so judges are heard as they are
+        self.panel = make_panel(config.judges, case, evened=False)
 
     def _not_parents(self, known: Sequence[Example]) -> list[int]:
         """Rows that the reference learns from: none of the parents, if the others have every class at least twice."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -13,7 +14,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 from inversedmixup.data import iter_examples
 from inversedmixup.errors import clear_write_errors
 from inversedmixup.identity import choice_settings, work_settings
-from inversedmixup.labelled import ExampleFile, check_classes, check_known_labels, iter_shots, warn_of_seen
+from inversedmixup.labelled import (
+    ExampleFile,
+    check_classes,
+    check_known_labels,
+    class_counts,
+    iter_shots,
+    warn_of_seen,
+)
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import CHOICE, NOTHING, at_least, option
 from inversedmixup.outputs import check_apart, check_ours
@@ -26,6 +34,9 @@ from inversedmixup.stages.downstream import DownstreamConfig, run_downstream
 from inversedmixup.stages.warmup import CrossValidation, TaskModelConfig, fit_settings
 
 SAMPLE_ROWS = 8  # new rows to show
+UNEVEN = 3  # times as many rows in the largest class as in the smallest: a word is said about it
+
+logger = logging.getLogger(__name__)
 
 New = TypeVar("New", Row, LabelledText)
 
@@ -120,6 +131,12 @@ class Job(Generic[New]):
         self.test = self._labelled(config.test) if config.test else self.on_disk(())
         check_known_labels(self.test, self.classes, config.test or "")
         warn_of_seen(self.test, self.examples, config.test or "")
+        most, *_, least = class_counts(self.examples).values()
+        if most >= UNEVEN * least and not config.class_weights:
+            logger.info(
+                "the largest class has %d rows, the smallest %d: where rare classes matter as much, train with class "
+                "weights (--class-weights measures that)", most, least,
+            )  # fmt: skip
 
     def pages(self) -> dict[Path, str]:
         """Reports and cards that it is going to write, with their marks."""
@@ -174,6 +191,6 @@ class Job(Generic[New]):
         config, rows = self.config, ShardedRows(self.run_folder, self.kept, self.shard_rows, self.kind)
         measure = partial(
             run_downstream, config.load_task_model, self.examples, rows, self.test, self.classes,
-            fit_settings(config, config.downstream_steps), weight=config.augmented_weight,
+            fit_settings(config, config.downstream_steps), config,
         )  # fmt: skip
         return dict(recorded(self.run_folder.chosen, "downstream", measure))

@@ -140,6 +140,11 @@ class Remembering:
         """As the judge says it, who need not look before he is asked."""
         return self.judge.unseen
 
+    @property
+    def expects(self) -> np.ndarray:
+        """As the judge does."""
+        return self.judge.expects
+
     def prepare(self) -> None:
         """As the judge does it."""
         self.judge.prepare()

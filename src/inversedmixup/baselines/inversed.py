@@ -18,7 +18,7 @@ from inversedmixup.runs import recorded
 from inversedmixup.schema import Row
 from inversedmixup.sealed import digest
 from inversedmixup.stages.augment import AugmentConfig, RowWriter, gated, known_fluencies, shards_at_most
-from inversedmixup.stages.downstream import row_targets
+from inversedmixup.stages.downstream import original_weights, row_targets
 from inversedmixup.stages.writer import Written
 
 
@@ -77,6 +77,13 @@ def _as_record(writer: RowWriter, number: int) -> dict[str, Any]:
     return {name: getattr(written, name) for name in ("texts", "lam_realised", "cycle_similarity", "fluency")}
 
 
+def weighted(split: Split) -> Added:
+    """Mixes towards rarer classes, beside originals that count the more the rarer their class is."""
+    added = variant("balanced", POOL)(split)
+    weights = original_weights(split.examples, split.classes, even=True)
+    return dataclasses.replace(added, original_weights=weights)
+
+
 METHODS = (
     Method("inversed", "what `augment` does with the same settings", added=augmented, writes=True, tunes=None),
     Method(
@@ -114,5 +121,9 @@ METHODS = (
     Method(
         "inversed-balanced", "mixes towards rarer classes, labelled by what task model and tuned LLM say together",
         added=variant("balanced", POOL), writes=True, tunes=1,
+    ),
+    Method(
+        "inversed-weighted", "the same, beside originals of rarer classes weighted up, as in class-weights",
+        added=weighted, writes=True, tunes=1,
     ),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from inversedmixup.baselines import BASELINE, Added, Method, Split
-from inversedmixup.stages.downstream import one_hot
+from inversedmixup.stages.downstream import one_hot, original_weights
 
 
 def duplicated(split: Split) -> Added:
@@ -19,9 +19,8 @@ def duplicated(split: Split) -> Added:
 
 def class_weighted(split: Split) -> Added:
     """No rows; each original counts n / (classes · rows of its class), so that every class counts the same."""
-    counts = Counter(example.label for example in split.examples)
-    weights = [len(split.examples) / (len(counts) * counts[example.label]) for example in split.examples]
-    return Added([], np.empty((0, len(split.classes))), original_weights=np.array(weights))
+    weights = original_weights(split.examples, split.classes, even=True)
+    return Added([], np.empty((0, len(split.classes))), original_weights=weights)
 
 
 def oversampled(split: Split) -> Added:

@@ -28,7 +28,7 @@ from inversedmixup.runs import RunFolder
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
 from inversedmixup.stages.augment import check_rows
-from inversedmixup.stages.downstream import one_hot, scores
+from inversedmixup.stages.downstream import one_hot, original_weights, scores
 from inversedmixup.stages.warmup import fit_settings
 from inversedmixup.terminal import Advance
 
@@ -194,7 +194,9 @@ class Bench:
 
     def _trained(self, method: Method, split: Split, added: Added, steps: int) -> TaskModel:
         examples, config = split.examples, split.config
-        weights = np.ones(len(examples)) if added.original_weights is None else added.original_weights
+        weights = added.original_weights
+        if weights is None:
+            weights = original_weights(examples, split.classes, even=config.class_weights)
         weight = config.augmented_weight if added.weight is None else added.weight
         texts = [row.text for row in examples] + list(added.texts)
         model = self.fresh()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,6 +43,11 @@ class Judge(Protocol):
     @property
     def unseen(self) -> np.ndarray:
         """Numbers [m] of the user's rows that :meth:`held_out` can judge without having learnt from them."""
+        ...
+
+    @property
+    def expects(self) -> np.ndarray:
+        """Shares [classes] of the classes among the rows that it has learnt from; even ones where it counts none."""
         ...
 
     def prepare(self) -> None:
@@ -132,6 +137,12 @@ class Case:
             for number, name in enumerate(self.classes)
         }
 
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Shares [classes] of the classes among the rows."""
+        numbers = class_numbers(self.examples, self.classes)
+        return np.bincount(numbers, minlength=len(self.classes)) / max(1, len(numbers))
+
     def not_shown(self) -> np.ndarray:
         """Numbers [m] of the rows with other texts."""
         shown = {self.examples[at].text for rows in self.shown().values() for at in rows}
@@ -158,15 +169,16 @@ def check_judges(name: str, config: JudgeConfig) -> tuple[str, ...]:
     return parts
 
 
-def make_panel(name: str, case: Case, *, pooled: bool = False) -> Panel:
-    """The judges of this name: one, or several joined by ``+``, whose majority counts, or whose product if ``pooled``.
+def make_panel(name: str, case: Case, *, pooled: bool = False, evened: bool = True) -> Panel:
+    """The judges of this name: one, or several joined by ``+``; see :class:`~inversedmixup.judges.panel.Panel`.
 
     Raises:
         InputError: if one cannot be had; see :func:`check_judges`.
     """
     from inversedmixup.judges.panel import Panel
 
-    return Panel([make_judge(part, case) for part in check_judges(name, case.config)], pooled=pooled)
+    judges = [make_judge(part, case) for part in check_judges(name, case.config)]
+    return Panel(judges, pooled=pooled, evened=evened)
 
 
 def make_judge(name: str, case: Case) -> Judge:

@@ -116,6 +116,11 @@ class ApiJudge:
 
     # ---- answers -----------------------------------------------------------------------------------------------
 
+    @property
+    def expects(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`; it is shown as many rows of each class."""
+        return np.full(len(self.classes), 1 / len(self.classes))
+
     def prepare(self) -> None:
         """Nothing: it is elsewhere."""
 

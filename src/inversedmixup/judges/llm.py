@@ -40,6 +40,11 @@ class LLMJudge:
         measurable = len(self.classes) <= self.case.config.shortlist or self.case.cross_validated is not None
         return self.case.not_shown() if measurable else np.empty(0, dtype=np.int64)
 
+    @property
+    def expects(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`; it is shown as many rows of each class."""
+        return np.full(len(self.classes), 1 / len(self.classes))
+
     def prepare(self) -> None:
         """Nothing: its prompts are quickly made."""
 

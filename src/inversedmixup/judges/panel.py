@@ -19,14 +19,15 @@ class Panel:
     Args:
         judges: one or more.
         pooled: whether the product of several counts, not their majority.
+        evened: whether judges are heard as if they expected every class as often, see :func:`evened`.
 
     Attributes:
         name: their names, joined by ``+``.
         verdict: which of the answers of :meth:`hear` counts.
     """
 
-    def __init__(self, judges: Sequence[Judge], *, pooled: bool = False) -> None:
-        self.judges = list(judges)
+    def __init__(self, judges: Sequence[Judge], *, pooled: bool = False, evened: bool = True) -> None:
+        self.judges, self.evened = list(judges), evened
         self.name = "+".join(judge.name for judge in judges)
         self.verdict = self.name if len(judges) == 1 else "pool" if pooled else "agreement"
 
@@ -47,15 +48,40 @@ class Panel:
 
     def hear(self, texts: Sequence[str], embeddings: Tensor) -> dict[str, np.ndarray]:
         """What each judge says, [n, classes]; of several also their ``agreement`` and ``pool``."""
-        return self._together({judge.name: judge.probabilities(texts, embeddings) for judge in self.judges})
+        said = {judge.name: judge.probabilities(texts, embeddings) for judge in self.judges}
+        if self.evened:
+            said = {judge.name: evened(said[judge.name], judge.expects) for judge in self.judges}
+        return self._together(said)
 
     def held_out(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
-        """The same for some of the user's rows, by judges that have not learnt from them."""
+        """The same for some of the user's rows, by judges that have not learnt from them.
+
+        Never evened: among these rows classes are as frequent as the judges expect them.
+        """
         return self._together({judge.name: judge.held_out(rows) for judge in self.judges})
 
     def _together(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         each = list(said.values())
         return {**said, "agreement": majority(each), "pool": pool(each)} if len(each) > 1 else dict(said)
+
+
+def evened(probs: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Class probabilities [n, classes] of somebody who expects every class as often, from one who expects ``shares``.
+
+    Who has learnt from lopsided rows expects lopsided classes. New texts are written for rare classes more often, and
+    sentences that somebody labels are to teach them: with even ones they teach more (docs/log.md). By Bayes' rule,
+    p(c | x) / p(c), renormalised (Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori
+    probabilities"). A class without rows keeps what it has.
+
+    Args:
+        probs: NaN where a judge abstains.
+        shares: [classes].
+    """
+    if np.allclose(shares, shares[0]):
+        return probs
+    ratios = probs / np.where(shares > 0, shares, 1.0)
+    out: np.ndarray = ratios / ratios.sum(axis=1, keepdims=True)
+    return out
 
 
 def named(probs: np.ndarray, classes: Sequence[str]) -> dict[str, float] | None:

@@ -42,6 +42,11 @@ class ProbeJudge:
         """See :class:`~inversedmixup.judges.Judge`."""
         return self._learnt
 
+    @property
+    def expects(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        return self.case.shares
+
     def prepare(self) -> None:
         """Read the rows and learn from them."""
         self._whole  # noqa: B018 (makes it)

@@ -33,6 +33,11 @@ class TaskJudge:
         # the rows that its temperature was measured on: their models are fitted once
         return held_out_rows(self._case.examples, seed=self._case.seed)
 
+    @property
+    def expects(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        return self._case.shares
+
     def prepare(self) -> None:
         """Nothing: it is there."""
 

@@ -51,6 +51,11 @@ class TunedJudge:
         """See :class:`~inversedmixup.judges.Judge`."""
         return held_out_rows(self.case.examples, seed=self.case.seed)
 
+    @property
+    def expects(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        return self.case.shares
+
     def prepare(self) -> None:
         """Tune the copy, or read it from the run's folder."""
         self._answers  # noqa: B018 (makes it)

@@ -27,6 +27,11 @@ class DownstreamConfig:
     downstream_steps: int = option(
         150, "optimiser steps of each downstream task model; a head alone takes none", decides=CHOICE
     )
+    class_weights: bool = option(
+        False,
+        "your rows of rarer classes count more, until every class counts the same, with new rows and without",
+        decides=CHOICE,
+    )
     augmented_weight: float = option(0.5, "weight of an augmented row in the downstream loss", decides=CHOICE)
 
     def __post_init__(self) -> None:
@@ -35,7 +40,7 @@ class DownstreamConfig:
 
 def run_downstream(
     fresh: Callable[[], TaskModel], examples: Sequence[Example], rows: Sequence[Row | LabelledText],
-    test: Sequence[Example], classes: Sequence[str], settings: FitSettings, *, weight: float,
+    test: Sequence[Example], classes: Sequence[str], settings: FitSettings, config: DownstreamConfig,
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracy and macro-F1 on ``test`` of two task models that differ only in their training rows.
 
@@ -48,8 +53,9 @@ def run_downstream(
         test: labelled rows to measure on.
         classes: class names.
         settings: the same steps, rates and seed for both.
-        weight: how much a new row counts in the loss; an original counts 1.
+        config: how much rows count in the loss.
     """
+    own = torch.from_numpy(original_weights(examples, classes, even=config.class_weights)).float()
     measured: dict[str, Any] = {"steps": settings.steps_taken(), "test_rows": len(test)}
     truth = class_numbers(test, classes)
     with progress("downstream task models", 2 * settings.steps) as advance:
@@ -57,12 +63,22 @@ def run_downstream(
             model = fresh()
             model.set_classes(classes)
             both = _Both(examples, extra)
-            weights = torch.cat([torch.ones(len(examples)), torch.full((len(extra),), weight)])
+            weights = torch.cat([own, torch.full((len(extra),), config.augmented_weight)])
             model.fit(Texts(both), _Targets(both, classes), weights, settings, advance=advance)
             parts = (Texts(test)[at : at + PREDICTED] for at in range(0, len(test), PREDICTED))
             probs = np.concatenate([model.predict_proba(model.encode(texts)) for texts in parts])
             measured |= {f"{key}_{name}": value for key, value in scores(probs, truth).items() if key in _SHOWN}
     return measured
+
+
+def original_weights(examples: Sequence[Example], classes: Sequence[str], *, even: bool) -> np.ndarray:
+    """How much each original counts, [n], 1 on average; ``even``: every class that has a row counts the same."""
+    if not even:
+        return np.ones(len(examples))
+    numbers = class_numbers(examples, classes)
+    counts = np.bincount(numbers, minlength=len(classes))
+    weights: np.ndarray = len(numbers) / ((counts > 0).sum() * counts[numbers])
+    return weights
 
 
 _SHOWN = ("accuracy", "macro_f1")
