@@ -20,6 +20,7 @@ from inversedmixup import identity
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.errors import InputError
 from inversedmixup.files import iter_records
+from inversedmixup.gate import GateConfig
 from inversedmixup.identity import files_digest
 from inversedmixup.judges.panel import evened
 from inversedmixup.models.pair import Pair
@@ -180,6 +181,10 @@ def test_another_gate_or_test_file_takes_finished_rows_again(train_file, tmp_pat
     wordy = config(min_words=8, n=20, tries=2.0, test=str(train_file))
     summary = run_augment_job(str(train_file), str(out), wordy).summary
     assert summary["rejected"]["too_short"] > first["rejected"].get("too_short", 0)
+    moved = shutil.copy(train_file, tmp_path / "moved.jsonl")
+    with monkeypatch.context() as patch:  # the same rows in another place
+        patch.setattr("inversedmixup.job.run_downstream", lambda *_: pytest.fail("measured again"))
+        run_augment_job(str(train_file), str(out), dataclasses.replace(wordy, test=str(moved)))
     half = write_jsonl(tmp_path / "half.jsonl", rows_of(train_file)[::2])
     shorter = run_augment_job(str(train_file), str(out), dataclasses.replace(wordy, test=str(half))).summary
     assert shorter["test_rows"] == len(rows_of(half)) < summary["test_rows"]
@@ -196,6 +201,25 @@ def test_a_choice_that_was_not_finished_has_no_report(train_file, tmp_path, conf
         read_run(out)
 
 
+def test_a_damaged_config_leaves_no_summary_of_other_settings(tmp_path):
+    RunFolder(tmp_path, {"n": 1})
+    (tmp_path / "summary.json").write_text("{}")
+    RunFolder(tmp_path, {"n": 1})
+    assert (tmp_path / "summary.json").exists()
+    (tmp_path / "config.json").write_text("{ damaged")
+    RunFolder(tmp_path, {"n": 2})
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_what_a_run_records_of_its_gate_is_what_applied(train_file, tmp_path, config):
+    out = str(tmp_path / "out.jsonl")
+    run_augment_job(str(train_file), out, config(accept_labels="auto"))
+    settings = read_run(out).settings
+    assert settings["accept_labels"] == "agree"  # labels soft
+    assert "--accept-labels" not in read_run(out).provenance["command"]
+    assert build(GateConfig, {"accept_labels": settings["accept_labels"]}).accepted == "agree"
+
+
 def test_test_texts_are_not_replayed(train_file, tmp_path, config, monkeypatch):
     texts = tmp_path / "texts.txt"
     texts.write_text("one more sentence\nHello, there!\n", encoding="utf-8")
@@ -206,7 +230,7 @@ def test_test_texts_are_not_replayed(train_file, tmp_path, config, monkeypatch):
     run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), given)
     assert seen == [["one more sentence"]]
     other = write_jsonl(tmp_path / "other.jsonl", [{"text": "one more sentence", "label": LABELS[0]}])
-    with pytest.raises(InputError, match="the rows of the input files have changed"):
+    with pytest.raises(InputError, match="the test rows, which stage 2 must not read"):
         run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), dataclasses.replace(given, test=str(other)))
 
 
@@ -386,11 +410,13 @@ def test_a_large_file_is_looked_at_all_over(tmp_path, monkeypatch):
     monkeypatch.setattr(identity, "BLOCKS", 5)
     (tmp_path / "model").mkdir()
     file = tmp_path / "model" / "weights.bin"
+    (tmp_path / "model" / ".cache" / "notes").mkdir(parents=True)
     found = set()
     for place in [*range(8), *range(992, 1000), 500]:
         data = bytearray(1000)
         data[place] = 1
         file.write_bytes(data)
+        (tmp_path / "model" / ".cache" / "notes" / "times").write_text(str(place % 2))  # no part of the model
         found.add(identity.model_digest(tmp_path / "model"))
     assert len(found) == 17
 

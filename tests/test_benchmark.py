@@ -329,6 +329,11 @@ def test_class_weights_weigh_the_baseline_as_the_method_of_that_name_does(train_
         for name, even in (("plain", False), ("even", True))
     )
     measures = [{name: record[name] for name in MEASURES} for record in plain if record["method"] == "class-weights"]
+    copied = run(str(given), None, str(tmp_path / "copied"), config(methods="oversample", splits=2, class_weights=True))
+    as_ever = run(str(given), None, str(tmp_path / "as-ever"), config(methods="oversample", splits=2))
+    assert [record["nll"] for record in copied if record["method"] == "oversample"] == [
+        record["nll"] for record in as_ever if record["method"] == "oversample"
+    ]
     for method in (BASELINE, "class-weights"):
         assert [{name: record[name] for name in MEASURES} for record in even if record["method"] == method] == measures
     assert [record["nll"] for record in plain if record["method"] == BASELINE] != [one["nll"] for one in measures]

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -255,6 +256,9 @@ def test_files_at_urls(train_file, tmp_path, config, monkeypatch):
     assert (tmp_path / "there.parquet").read_bytes() == (tmp_path / "work" / "plain.parquet").read_bytes()
     assert (tmp_path / "there.rejected.parquet").exists()
     assert len(list(iter_records(tmp_path / "there.parquet"))) == result.summary["kept"]
+    made = json.loads((tmp_path / "work" / "there.parquet.run" / "provenance.json").read_text())["value"]
+    assert f"augment {train_file.as_uri()} -o file://{tmp_path}/there.parquet" in made["command"]
+    assert made["train"] == train_file.name
 
 
 def test_a_url_that_cannot_be_had_is_one_clear_line_without_its_password(tmp_path, capsys):
@@ -263,6 +267,8 @@ def test_a_url_that_cannot_be_had_is_one_clear_line_without_its_password(tmp_pat
         shown = capsys.readouterr().err
         assert "s3cret" not in shown
         assert "Traceback" not in shown
+    assert remote.shown("https://me:s3cret@host/a/t.csv?X-Signature=b/c#d") == "https://host/a/t.csv"
+    assert remote.shown("filecache::https://me:s3cret@host/t.csv") == "filecache::https://host/t.csv"
     assert remote.local_name("s3://bucket/a/b.csv") == "b.csv"
     assert remote.sibling("s3://bucket/a/b.csv", "c.csv") == "s3://bucket/a/c.csv"
 

@@ -94,7 +94,7 @@ class _AugmentJob(Job[Row]):
         if config.unlabelled is not None:
             check_texts(config.unlabelled, config.text_column)
         # texts that are measured on are not replayed
-        self.begin(self.examples, *([self.test] if config.unlabelled is not None else []))
+        self.begin(self.examples, unread=self.test if config.unlabelled is not None else ())
         self.examples.save(self.folder / EXAMPLES_FILE)
 
     def pages(self) -> dict[Path, str]:

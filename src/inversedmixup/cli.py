@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import json
@@ -125,7 +126,8 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
         _drop_output()
         return 0
     except Exception as error:
-        if isinstance(error, OSError) and error.filename:  # too long a name to look for, a folder that may not be read
+        # too long a name to look for, a folder that may not be read
+        if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM):
             name = str(error.filename)[:200]
             words = f"inversedmixup: {name}: {error.strerror}; choose another name, or mend its permissions"
             console.print(words, style="red", markup=False, soft_wrap=True)

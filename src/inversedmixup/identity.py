@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup import __version__
+from inversedmixup.gate import GateConfig
 from inversedmixup.judges import JudgeConfig
 from inversedmixup.judges.api import endpoint
 from inversedmixup.labelled import inputs_digest
@@ -22,18 +23,26 @@ from inversedmixup.schema import Example
 BLOCK, BLOCKS = 2**16, 256  # bytes of a large file that are read, so many times: weights are gigabytes
 
 
-def work_settings(config: PairOptions, *inputs: Sequence[Example]) -> dict[str, Any]:
-    """Everything that decides what a run makes: options, input rows, the models' files, where judge ``api`` asks."""
+def work_settings(config: PairOptions, *inputs: Sequence[Example], unread: Sequence[Example] = ()) -> dict[str, Any]:
+    """Everything that decides what a run makes: options, input rows, the models' files, where judge ``api`` asks.
+
+    Args:
+        config: the options.
+        inputs: rows that it works on.
+        unread: rows that stage 2 is kept from reading.
+    """
     return {
         **deciding(config, WORK), "dtype": config.precision, "version": __version__,
         "api_url": endpoint(config) if isinstance(config, JudgeConfig) else None,
         "inputs_sha256": inputs_digest(*inputs), "files_sha256": files_digest(config),
+        "unread_sha256": inputs_digest(unread),
     }  # fmt: skip
 
 
 def choice_settings(config: PairOptions, test: Sequence[Example]) -> dict[str, Any]:
     """Everything that decides what is taken of it, and what is measured with that."""
-    return {**deciding(config, CHOICE), "test_sha256": inputs_digest(test)}
+    chosen = {**deciding(config, CHOICE), "test_sha256": inputs_digest(test)}
+    return {**chosen, "accept_labels": config.accepted} if isinstance(config, GateConfig) else chosen
 
 
 def files_digest(config: PairOptions) -> dict[str, str]:
@@ -53,11 +62,16 @@ def files_digest(config: PairOptions) -> dict[str, str]:
 
 
 def model_digest(folder: Path) -> str:
-    """sha256 of the names and sizes of a model folder's files and of their bytes, of large ones of blocks all over."""
+    """sha256 of the names and sizes of a model folder's files and of their bytes, of large ones of blocks all over.
+
+    What is hidden there (downloaders keep notes, with times) is no part of the model.
+    """
     total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        size = path.stat().st_size
-        total.update(f"{path.relative_to(folder).as_posix()} {size}\n".encode())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name, size = path.relative_to(folder), path.stat().st_size
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        total.update(f"{name.as_posix()} {size}\n".encode())
         with path.open("rb") as file:
             step = max(BLOCK, (size - BLOCK) // (BLOCKS - 1))
             for begin in range(0, size, step):

@@ -39,6 +39,7 @@ from inversedmixup.rates import Observer, seen
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
+from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, WarmupConfig, warmed_up
@@ -171,17 +172,17 @@ class _Study:
         learnt = self._not_parents(known)
         self.reference = ReferenceLabeller(self.known[learnt], [known[at].label for at in learnt])
         # texts by number, so that no row is the neighbour of its own text, however often that is there
-        number = {text: at for at, text in enumerate(dict.fromkeys(row.text for row in known))}
-        self.known_texts = np.array([number[row.text] for row in known])
-        self.own = np.array([number.get(example.text, -1) for example in examples])
+        number = {text: at for at, text in enumerate(dict.fromkeys(words_of(row.text) for row in known))}
+        self.known_texts = np.array([number[words_of(row.text)] for row in known])
+        self.own = np.array([number.get(words_of(example.text), -1) for example in examples])
         case = Case(pair, self.examples, self.classes, config, config.seed, cross_validated, run.folder)
         # rates are corrected by the errors on rows as they come, so judges are heard as they are
         self.panel = make_panel(config.judges, case, evened=False)
 
     def _not_parents(self, known: Sequence[Example]) -> list[int]:
         """Rows that the reference learns from: none of the parents, if the others have every class at least twice."""
-        parents = {example.text for example in self.examples}
-        others = [at for at, row in enumerate(known) if row.text not in parents]
+        parents = {words_of(example.text) for example in self.examples}
+        others = [at for at, row in enumerate(known) if words_of(row.text) not in parents]
         counts = Counter(known[at].label for at in others)
         self.independent = all(counts[name] > 1 for name in self.classes)
         return others if self.independent else list(range(len(known)))

@@ -23,7 +23,7 @@ from inversedmixup.labelled import (
     warn_of_seen,
 )
 from inversedmixup.models.pair import PairOptions
-from inversedmixup.options import CHOICE, NOTHING, at_least, option
+from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_apart, check_ours
 from inversedmixup.provenance import provenance
 from inversedmixup.remote import check_local, fetched, is_url, local_name, put, shown, sibling
@@ -48,8 +48,9 @@ class JobOptions(PairOptions, TaskModelConfig, DownstreamConfig):
     label_column: str = option("label", "column of the label")
     shots: int | None = option(None, "use only this many labelled rows of each class, drawn by --data-seed")
     data_seed: int = option(0, "seed of the choice of rows by --shots")
+    # its rows decide something, its name does not
     test: str | None = option(
-        None, "labelled file: measure accuracy on it with and without the new rows", decides=CHOICE
+        None, "labelled file: measure accuracy on it with and without the new rows", decides=NOTHING
     )
     overwrite: bool = option(False, "replace a finished or interrupted run with other settings", decides=NOTHING)
 
@@ -150,13 +151,13 @@ class Job(Generic[New]):
         config = self.config
         return self.on_disk(iter_examples(path, text_column=config.text_column, label_column=config.label_column))
 
-    def begin(self, *inputs: Sequence[Example]) -> None:
-        """Take the run up, or begin it; ``inputs`` are the rows that decide what is made."""
+    def begin(self, *inputs: Sequence[Example], unread: Sequence[Example] = ()) -> None:
+        """Take the run up, or begin it; see :func:`~inversedmixup.identity.work_settings` for its arguments."""
         config, names = self.config, self.names
         *given, output = names.given
         made = provenance(self.command, given, output, config, train=Path(names.inputs[0]).expanduser())
         self.run_folder = RunFolder(
-            self.folder, work_settings(config, *inputs), choice=choice_settings(config, self.test),
+            self.folder, work_settings(config, *inputs, unread=unread), choice=choice_settings(config, self.test),
             overwrite=config.overwrite,
         )  # fmt: skip
         self.run_folder.write("provenance", made)

@@ -71,7 +71,7 @@ def provenance(
 
     return {
         "command": command_line(command, inputs, output, dataclasses.replace(config, overwrite=False)),
-        "train": Path(inputs[0]).name, "train_sha256": file_sha256(train),
+        "train": train.name, "train_sha256": file_sha256(train),
         "versions": {
             "inversedmixup": __version__, "python": platform.python_version(),
             **{name: version(name) for name in PACKAGES},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -75,9 +76,8 @@ def _opened(url: str, mode: str) -> Iterator[IO[Any]]:
 
 
 def shown(url: str) -> str:
-    """A URL without credentials."""
-    parts = _split(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """A URL without what may be a secret: user, password, query (signatures); of chained ones likewise."""
+    return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
 def _split(url: str) -> SplitResult:

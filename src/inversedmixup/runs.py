@@ -32,7 +32,8 @@ FITTED = "fitted"  # a record that runs of `label` have, and those of `augment` 
 IN_WORDS = {
     "inputs_sha256": "the rows of the input files have changed",
     "files_sha256": "the files of the pair or its models, --unlabelled or --descriptions have changed",
-    "test_sha256": "the rows of the test file have changed",
+    "test_sha256": "the test rows have changed",
+    "unread_sha256": "the test rows, which stage 2 must not read in --unlabelled, have changed",
 }
 RUN_SUFFIX = ".run"
 SUMMARY = "summary.json"  # what came of it; of another choice something else does
@@ -117,8 +118,8 @@ class RunFolder:
                     old.unlink()
         if rechosen:
             logger.info("%s: finished work is taken up again (%s)", folder, rechosen)
-            (folder / SUMMARY).unlink(missing_ok=True)
         if before is None or changed or rechosen:
+            (folder / SUMMARY).unlink(missing_ok=True)
             write_json(path, {**settings, **choice, "sha256": self._chosen})
 
     @property

@@ -39,7 +39,7 @@ class Added:
         texts: m texts.
         targets: their class probabilities [m, classes].
         weight: how much one of them counts in the loss; ``None``: as the protocol has it.
-        original_weights: how much each original counts, [n]; ``None``: 1.
+        original_weights: how much each original counts, [n]; ``None``: as ``--class-weights`` has it.
     """
 
     texts: Sequence[str]
@@ -59,8 +59,8 @@ class Split:
         fresh: makes an untrained task model, the same each time.
         run: where what is dear is recorded and found again.
         name: the split's, for these records.
-        measured: the words of the texts that are measured on, see :func:`~inversedmixup.gate.words_of`: no method may
-            learn from these texts, not even without their labels.
+        measured: the words of the texts that are measured on, see :func:`~inversedmixup.same_text.words_of`: no
+            method may learn from these texts, not even without their labels.
     """
 
     examples: Sequence[Example]

@@ -30,7 +30,8 @@ def oversampled(split: Split) -> Added:
     for name in split.classes:
         own = [example for example in split.examples if example.label == name]
         rows += [own[at] for at in rng.integers(len(own), size=largest - len(own))] if own else []
-    return Added([row.text for row in rows], one_hot(rows, split.classes), weight=1.0)
+    same = np.ones(len(split.examples))  # whatever the settings: copies and class weights would count rare rows twice
+    return Added([row.text for row in rows], one_hot(rows, split.classes), weight=1.0, original_weights=same)
 
 
 METHODS = (

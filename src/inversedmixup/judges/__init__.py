@@ -23,6 +23,7 @@ from inversedmixup.labelled import class_numbers
 from inversedmixup.labels import JUDGES
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import NOTHING, at_least, option, read_yaml
+from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ class Case:
 
     def not_shown(self) -> np.ndarray:
         """Numbers [m] of the rows with other texts."""
-        shown = {self.examples[at].text for rows in self.shown().values() for at in rows}
-        others = (at for at, example in enumerate(self.examples) if example.text not in shown)
+        shown = {words_of(self.examples[at].text) for rows in self.shown().values() for at in rows}
+        others = (at for at, example in enumerate(self.examples) if words_of(example.text) not in shown)
         return np.fromiter(others, dtype=np.int64)
 
 

@@ -80,7 +80,9 @@ def write_dataset_card(results: RunResults, kept: dict[str, int]) -> Path:
     """
     path = card_path(results.output)
     if path.exists() and not _as_written(path.read_bytes()):
-        logger.info("%s was changed since it was written, and stays as it is; delete it for a new one", path)
+        logger.warning(
+            "%s was changed since it was written, and stays as it is, its numbers too; delete it for a new one", path
+        )
         return path
     if path.name != "README.md":
         logger.info("README.md there is not ours; the dataset card is %s", path.name)
