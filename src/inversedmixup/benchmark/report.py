@@ -39,7 +39,7 @@ def write_report(records: Iterable[Record], folder: Path) -> list[Path]:
             if ranks is None:
                 continue
             summary.setdefault("ranks", {}).setdefault(shots, {})[protocol] = _as_dict(ranks)
-            name = f"ranks-{protocol}-{re.sub(r'[^a-z0-9-]', 'pc', shots.lower())}.png"
+            name = f"ranks-{protocol}-{re.sub(r'[^a-z0-9-]', '-', shots.lower().replace('%', 'pc'))}.png"
             draw_ranks(ranks, folder / name, f"{PROTOCOLS.get(protocol, protocol)}, {shots_words(shots)}")
             pictures[shots, protocol] = name
     written = {
