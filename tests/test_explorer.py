@@ -22,6 +22,7 @@ from inversedmixup.explore.curation import (
     select,
 )
 from inversedmixup.explore.explorer import LAMS, Explorer
+from inversedmixup.judges.panel import evened
 from inversedmixup.row_file import iter_rows
 from inversedmixup.schema import Example
 from test_run_report import HOSTILE, make_row
@@ -68,6 +69,20 @@ def test_candidates_come_best_first_with_the_verdict_of_the_gate(explorer):
     assert [row.cycle_similarity for row in rows] == sorted((row.cycle_similarity for row in rows), reverse=True)
     assert all(row.kept == (row.reject_reason is None) for row in rows)
     assert rows == explorer.candidates(SENTENCES[0], SENTENCES[7], 0.5)
+
+
+def test_uneven_rows_do_not_make_texts_look_like_the_largest_class(tiny_encoder, tiny_llm):
+    from tiny import make_pair
+
+    rows = [(text, label) for at, (text, label) in enumerate(zip(SENTENCES, LABELS, strict=True)) if at < 6 or at == 7]
+    examples = [Example(str(at), text, label) for at, (text, label) in enumerate(rows)]  # 6 and 1
+    explorer = Explorer(make_pair(tiny_encoder, tiny_llm), examples)
+    *_, strip = explorer.strip(rows[0][0], rows[-1][0])
+    model = explorer.pair.task_model
+    for point in strip.points:
+        raw = model.predict_proba(model.encode([point.text]))
+        expected = evened(raw, np.array([6, 1]) / 7)[0]
+        assert list(point.label_probs.values()) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_way_on_the_map_leads_from_parent_to_parent(explorer):

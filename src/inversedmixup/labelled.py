@@ -217,6 +217,12 @@ def class_numbers(examples: Sequence[Example], classes: Sequence[str]) -> np.nda
     return np.array([number[example.label] for example in examples], dtype=np.int64)
 
 
+def class_shares(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
+    """Share [classes] of the rows that each class has."""
+    numbers = class_numbers(examples, classes)
+    return np.bincount(numbers, minlength=len(classes)) / max(1, len(numbers))
+
+
 def class_counts(examples: Sequence[Example]) -> dict[str, int]:
     """Rows per class, largest first; of equal ones the class that comes first in the rows."""
     classes = class_names(examples)

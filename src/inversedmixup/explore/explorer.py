@@ -20,7 +20,8 @@ from torch import Tensor
 from inversedmixup.data import MAX_CHARACTERS, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
-from inversedmixup.labelled import check_classes
+from inversedmixup.judges.panel import evened
+from inversedmixup.labelled import check_classes, class_shares
 from inversedmixup.labels import is_intruded
 from inversedmixup.mixing import interpolate, row_stream, soft_label
 from inversedmixup.models.pair import Pair, PairOptions
@@ -173,11 +174,12 @@ class Explorer:
         with self._models, torch.no_grad():
             written = write_mixes(self.pair, first, second, lams, [row_stream(0, at) for at in streams], config)
         assert written.class_probs is not None
+        probs = evened(written.class_probs, class_shares(self.examples, self.classes))  # as new texts are labelled
         points = [
             Point(
                 round(float(lams[at]), 4), text, written.lam_realised[at], written.cycle_similarity[at],
                 written.fluency[at],
-                {name: round(float(p), 4) for name, p in zip(self.classes, written.class_probs[at], strict=True)},
+                {name: round(float(p), 4) for name, p in zip(self.classes, probs[at], strict=True)},
             )
             for at, text in enumerate(written.texts)
         ]  # fmt: skip

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inversedmixup.errors import InputError
 from inversedmixup.folds import measured_rows
-from inversedmixup.labelled import class_numbers
+from inversedmixup.labelled import class_numbers, class_shares
 from inversedmixup.labels import JUDGES
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import NOTHING, at_least, option, read_yaml
@@ -141,8 +141,7 @@ class Case:
     @cached_property
     def shares(self) -> np.ndarray:
         """Shares [classes] of the classes among the rows."""
-        numbers = class_numbers(self.examples, self.classes)
-        return np.bincount(numbers, minlength=len(self.classes)) / max(1, len(numbers))
+        return class_shares(self.examples, self.classes)
 
     def not_shown(self) -> np.ndarray:
         """Numbers [m] of the rows with other texts."""
