@@ -15,12 +15,16 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def fenced(page):
+    """The language and the content of every fenced block, in pairs: the end of one must not be taken for a beginning."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
 def blocks(language):
-    fence = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
     return [
-        pytest.param(found[1], id=f"{page.name}-{at}")
+        pytest.param(content, id=f"{page.name}-{at}")
         for page in PAGES
-        for at, found in enumerate(fence.finditer(page.read_text(encoding="utf-8")))
+        for at, content in enumerate(content for found, content in fenced(page) if found == language)
     ]
 
 
@@ -28,7 +32,7 @@ def command_lines():
     """Every ``inversedmixup …`` line of a fenced block that is not Python, comments and continuations put aside."""
     found = {}
     for page in PAGES:
-        for block in re.findall(r"^```(?:bash|console|)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        for block in (content for language, content in fenced(page) if language in ("", "bash", "console")):
             for line in block.replace("\\\n", " ").splitlines():
                 if line.startswith("inversedmixup ") and "…" not in line:
                     found[f"{page.name}: {line}"] = line
