@@ -16,7 +16,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def fenced(page):
-    """The language and the content of every fenced block, in pairs: the end of one must not be taken for a beginning."""
+    """The language and content of every fenced block, in pairs: the end of one must not be taken for a beginning."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
