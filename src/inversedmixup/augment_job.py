@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,6 @@ from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig, warmed_up
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -94,7 +92,8 @@ class _AugmentJob(Job[Row]):
         if config.unlabelled is not None:
             check_texts(config.unlabelled, config.text_column)
         # texts that are measured on are not replayed
-        self.begin(self.examples, unread=self.test if config.unlabelled is not None else ())
+        self.unread = () if config.unlabelled is None else self.test
+        self.begin(self.examples, unread=self.unread)
         self.examples.save(self.folder / EXAMPLES_FILE)
 
     def pages(self) -> dict[Path, str]:
@@ -105,7 +104,7 @@ class _AugmentJob(Job[Row]):
     def run(self) -> AugmentJobResult:
         """Every stage that is not finished yet, then the output files."""
         run, given = self.run_folder, (self.config, self.examples, self.classes)
-        unread = {words_of(row.text) for row in self.test} if self.config.unlabelled is not None else ()
+        unread = {words_of(row.text) for row in self.unread}
         pair = self._timed("warm-up", lambda: warmed_up(*given, run, self.cross_validated, unread))
         made = self._timed("augmentation", lambda: self._augment(pair))
         downstream = self._timed("downstream", self.downstream) if self.test else {}

@@ -128,16 +128,15 @@ def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a modul
     except Exception as error:
         # too long a name to look for, a folder that may not be read
         if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM):
-            name = str(error.filename)[:200]
-            words = f"inversedmixup: {name}: {error.strerror}; choose another name, or mend its permissions"
-            console.print(words, style="red", markup=False, soft_wrap=True)
-            return 2
-        if not out_of_memory(error):
+            found = f"{str(error.filename)[:200]}: {error.strerror}; choose another name, or mend its permissions"
+        elif out_of_memory(error):
+            found = (
+                f"memory has run out ({' '.join(str(error).split())[:80]}); lower --batch-size or free some, then run "
+                f"the same command again: finished work is kept"
+            )
+        else:
             raise
-        console.print(
-            f"inversedmixup: memory has run out ({' '.join(str(error).split())[:80]}); lower --batch-size or free "
-            f"some, then run the same command again: finished work is kept", style="red", markup=False, soft_wrap=True,
-        )  # fmt: skip
+        console.print(f"inversedmixup: {found}", style="red", markup=False, soft_wrap=True)
         return 2
 
 

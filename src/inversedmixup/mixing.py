@@ -125,7 +125,9 @@ class PairSampler:
         self._place[self._ordered] = np.arange(len(self._ordered), dtype=np.int32)
         if policy == "same-class":
             self._mixable = self._ordered[(self._sizes > 1)[self._class_of[self._ordered]]]
-        self._lacking = self._sizes.max() + 1.0 - self._sizes  # to one more than the largest has: it lacks some, too
+        lacking = self._sizes.max() + 1.0 - self._sizes  # to one more than the largest has: it lacks some, too
+        self._level_at = lacking.sum()  # rows after which no class lacks any
+        self._lacking, self._evenly = lacking / lacking.sum(), np.ones_like(lacking) / len(lacking)
 
     def draw(self, row: int, rng: np.random.Generator) -> Draw:
         """The plan of row number ``row``; ``rng`` is its :func:`row_stream`."""
@@ -136,8 +138,7 @@ class PairSampler:
 
     def _first(self, row: int, rng: np.random.Generator) -> int:
         if self.policy == "balanced":
-            lacking = self._lacking if row < self._lacking.sum() else np.ones_like(self._lacking)
-            number = int(rng.choice(len(lacking), p=lacking / lacking.sum()))
+            number = int(rng.choice(len(self._sizes), p=self._lacking if row < self._level_at else self._evenly))
             begin = self._begins[number]
             return int(rng.choice(self._ordered[begin : begin + self._sizes[number]]))
         if self.policy == "same-class":

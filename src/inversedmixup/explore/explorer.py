@@ -106,6 +106,7 @@ class Explorer:
             classes = check_classes(self.examples, "the training file")
             fit_task_model(pair.task_model, self.examples, classes, HEAD, lambda _: None, known=self.embeddings)
         self.classes = list(pair.task_model.classes)
+        self.shares = class_shares(self.examples, self.classes)
         umap = importlib.util.find_spec("umap")
         able = umap is not None and umap.origin is not None  # a folder that happens to be called umap has none
         self.maps = list(MAPS) if able and len(self.examples) >= UMAP_ROWS else ["PCA"]
@@ -174,7 +175,7 @@ class Explorer:
         with self._models, torch.no_grad():
             written = write_mixes(self.pair, first, second, lams, [row_stream(0, at) for at in streams], config)
         assert written.class_probs is not None
-        probs = evened(written.class_probs, class_shares(self.examples, self.classes))  # as new texts are labelled
+        probs = evened(written.class_probs, self.shares)  # as new texts are labelled
         points = [
             Point(
                 round(float(lams[at]), 4), text, written.lam_realised[at], written.cycle_similarity[at],

@@ -72,6 +72,7 @@ class TunedJudge:
 
             def ask(others: np.ndarray, asked: np.ndarray) -> np.ndarray:
                 texts = [self.case.examples[at].text for at in asked.tolist()]
+                # no name for the copy: it is gone before the next one is made
                 return self._made(self._tuned(others, advance), others)(texts)
 
             return by_fold(rows, fold_of, ask)
