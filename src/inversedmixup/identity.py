@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup import __version__
+from inversedmixup.errors import InputError
 from inversedmixup.gate import GateConfig
 from inversedmixup.judges import JudgeConfig
 from inversedmixup.judges.api import endpoint
 from inversedmixup.labelled import inputs_digest
-from inversedmixup.models.pair import PAIR_FILES, PairOptions, default_pair_folder
-from inversedmixup.models.sources import file_sha256
+from inversedmixup.loading import first_line
+from inversedmixup.models.pair import PAIR_FILES, PairOptions, pair_folder
+from inversedmixup.models.sources import file_sha256, resolve
 from inversedmixup.options import CHOICE, WORK, deciding
 from inversedmixup.schema import Example
 
@@ -47,7 +49,7 @@ def choice_settings(config: PairOptions, test: Sequence[Example]) -> dict[str, A
 
 def files_digest(config: PairOptions) -> dict[str, str]:
     """What tells the pair's files, its models, the replayed text and the descriptions from others of these names."""
-    folder = default_pair_folder() if config.pair is None else Path(config.pair).expanduser()
+    folder = pair_folder(config.pair)
     parts = [
         folder / name for name in PAIR_FILES if name != "pair.json"
     ]  # a card written into the record changes nothing
@@ -57,8 +59,19 @@ def files_digest(config: PairOptions) -> dict[str, str]:
         given = getattr(config, name, None)
         if given and (path := Path(given).expanduser()).is_file():
             paths[name] = path
-    outside = {name: model_digest(path) for name, path in config.model_folders().items()}
+    outside = {part: _known(part, name) for part, name in config.outside().items()}
     return {**{name: file_sha256(path) for name, path in paths.items()}, **outside}
+
+
+def _known(part: str, name: str) -> str:
+    """What tells a model from others of this name: the digest of a folder, the commit on the hub."""
+    try:
+        source = resolve(name)
+    except InputError:
+        raise
+    except Exception as error:  # the hub's client raises a dozen types
+        raise InputError(f"{part} {name!r} cannot be found: {first_line(error)}") from error
+    return model_digest(Path(source.place)) if source.revision is None else source.name
 
 
 def model_digest(folder: Path) -> str:

@@ -105,7 +105,7 @@ def _inverted(config: InvertConfig, path: str) -> dict[str, Any]:
             write_json(_settings_file(output), dataclasses.asdict(config))
     if config.record:
         name = "/".join(Path(path).expanduser().absolute().parts[-2:])  # trec/test.jsonl: many files are called test
-        folder = Path(str(config.pair)).expanduser()
+        folder = Path(str(config.pair)).expanduser()  # a folder of this machine, see _check_writes
         with clear_write_errors(folder):
             record_report(folder, name, result, rows)
     if not config.evaluate:
@@ -124,7 +124,7 @@ def _check_writes(config: InvertConfig, path: str) -> Path | None:
             raise InputError(f"--output {output}: end it in .jsonl")
         check_apart((output,), path, config.reference)
         check_ours(_settings_file(output), output, overwrite=config.overwrite)
-    if config.record and not (config.evaluate and config.pair):
+    if config.record and not (config.evaluate and config.pair and Path(config.pair).expanduser().is_dir()):
         raise InputError("--record needs --evaluate, and --pair for the folder whose card to write")
     return output
 

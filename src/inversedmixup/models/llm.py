@@ -102,22 +102,23 @@ class SoftTokenLLM:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
         try:
-            folder = resolve(name)
+            source = resolve(name)
+            place, safely = source.place, {"revision": source.revision, **SAFE}
             with quiet_loading():
-                both = AutoConfig.from_pretrained(folder, **SAFE).is_encoder_decoder
-                tokenizer = AutoTokenizer.from_pretrained(folder, **SAFE)
+                both = AutoConfig.from_pretrained(place, **safely).is_encoder_decoder
+                tokenizer = AutoTokenizer.from_pretrained(place, **safely)
                 family = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
                 # torch's fused attention is slow in bfloat16 on a CPU, above all its backward pass (docs/engine.md)
                 attention = "eager" if dtype == torch.bfloat16 and torch.device(device).type == "cpu" else None
                 model = family.from_pretrained(
-                    folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, **SAFE
+                    place, dtype=dtype, attn_implementation=attention, use_safetensors=True, **safely
                 )
         except InputError:
             raise
         except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"
             raise InputError(f"LLM {name!r} cannot be loaded: {first_line(error)}") from error
         model.requires_grad_(False)
-        return cls(model.to(device).eval(), tokenizer, name, prompt)
+        return cls(model.to(device).eval(), tokenizer, source.name, prompt)
 
     @property
     def lm(self) -> Any:  # noqa: ANN401 (a PreTrainedModel)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from inversedmixup.errors import InputError
+from inversedmixup.models.sources import without_commit
 
 
 @contextlib.contextmanager
@@ -59,11 +60,12 @@ def save_lora(lora: Any, folder: Path, base: str, adapter: str = "default") -> N
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(lora, adapter_name=adapter)
+    # "auto" would ask the hub about the LLM's vocabulary, which no LoRA weights touch
+    weights = get_peft_model_state_dict(lora, adapter_name=adapter, save_embedding_layers=False)
     halves = {name: tensor.detach().cpu().to(torch.float16).contiguous() for name, tensor in weights.items()}
     (folder / "adapter_model.safetensors").write_bytes(save(halves))
     config = lora.peft_config[adapter]
-    config.inference_mode, config.base_model_name_or_path = True, base
+    config.inference_mode, config.base_model_name_or_path = True, without_commit(base)
     config.save_pretrained(str(folder))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from importlib.resources import files
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from inversedmixup.errors import InputError
-from inversedmixup.loading import quiet_loading
+from inversedmixup.loading import first_line, quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.correction import CORRECTIONS, Corrector, CorrectorConfig, Merit, nearness, rewrite
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype, precision_of
@@ -43,6 +44,7 @@ PAIR_FILES = (
     "pair.json", "adaptor.safetensors", "words.safetensors", "head.safetensors", "corrector.safetensors", "lora",
     "correction_lora", "encoder_lora", "encoder", "llm",
 )  # fmt: skip
+HUB_PAIR = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 TASK_MODEL_FILES = ("head.safetensors", "encoder_lora", "encoder")
 ENGINES = ("transformers", "vllm")
 NOTHING_TO_CORRECT_WITH = (
@@ -65,8 +67,8 @@ class PairConfig:
     """What ``pair.json`` records.
 
     Attributes:
-        encoder: name or folder of the encoder; ``"encoder"`` once the pair carries its own.
-        llm: name or folder of the LLM.
+        encoder: name or folder of the encoder, on the hub with its commit; ``"encoder"`` once the pair carries its own.
+        llm: name or folder of the LLM, the same.
         own_llm: whether stage 1 trained all of the LLM's weights, so that the pair carries them (``llm/``).
         adaptor: shape of the adaptor.
         prompt: text around the soft tokens.
@@ -102,7 +104,9 @@ class PairConfig:
 class PairOptions:
     """Which pair a command uses, and on what."""
 
-    pair: str | None = option(None, "pair folder (default: the one that ships with the package)")
+    pair: str | None = option(
+        None, "pair folder, or a pair on the hub, org/name[@revision] (default: the one that ships with the package)"
+    )
     encoder: str | None = option(None, "where the pair's encoder lies, if not where the pair says")
     llm: str | None = option(None, "where the pair's LLM lies, if not where the pair says")
     device: str = option("cpu", "torch device", decides=NOTHING)
@@ -133,15 +137,14 @@ class PairOptions:
                 "take the pair as it was before", self.pair,
             )  # fmt: skip
 
-    def model_folders(self) -> dict[str, Path]:
-        """Folders of this machine that the encoder and the LLM are read from; not those in the pair, nor wheels."""
+    def outside(self) -> dict[str, str]:
+        """Names of the encoder and the LLM, unless they lie in the pair or in a wheel, whose bytes are known."""
         _, config = _open(self.pair)
         names = {
             "encoder": None if config.encoder == "encoder" else self.encoder or config.encoder,
             "llm": None if config.own_llm else self.llm or config.llm,
         }
-        folders = {part: Path(name).expanduser() for part, name in names.items() if name and name not in WHEELS}
-        return {part: folder for part, folder in folders.items() if folder.is_dir()}
+        return {part: name for part, name in names.items() if name and name not in WHEELS}
 
     def load_llm(self) -> SoftTokenLLM:
         """The LLM of the pair that these options name, as it came: without the LoRA weights of stage 1."""
@@ -195,7 +198,7 @@ class Pair:
             for name in (encoder, llm)
             if name in WHEELS
         }
-        config = PairConfig(encoder, llm, shape, prompt, lora, encoder_lora, sources=sources)
+        config = PairConfig(task_model.name, model.name, shape, prompt, lora, encoder_lora, sources=sources)
         pair = cls(task_model, adaptor, model, config)
         if encoder_lora:
             pair.encoder_lora = add_lora(task_model.transformer, encoder_lora, seed=seed)
@@ -498,8 +501,29 @@ def copy_pair(source: Path, target: Path) -> None:
             shutil.copy(source / name, target / name)
 
 
-def _open(folder: str | Path | None) -> tuple[Path, PairConfig]:
-    where = default_pair_folder() if folder is None else Path(folder).expanduser()
+def pair_folder(pair: str | Path | None) -> Path:
+    """The folder of a pair: ``None`` for the default one, a folder, or ``org/name[@revision]`` on the hub.
+
+    Raises:
+        InputError: if it is neither a folder nor to be had from the hub.
+    """
+    if pair is None:
+        return default_pair_folder()
+    folder = Path(pair).expanduser()
+    if folder.exists() or not (isinstance(pair, str) and HUB_PAIR.fullmatch(pair)):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = pair.partition("@")
+    wanted = [pattern for part in PAIR_FILES for pattern in (part, f"{part}/*")]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except Exception as error:  # the hub's client raises a dozen types
+        raise InputError(f"pair {pair!r}: no such folder, and not on the hub: {first_line(error)}") from error
+
+
+def _open(pair: str | Path | None) -> tuple[Path, PairConfig]:
+    where = pair_folder(pair)
     return where, read_config(where)
 
 

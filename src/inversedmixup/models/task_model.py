@@ -132,18 +132,19 @@ class TaskModel(nn.Module):
         from sentence_transformers import SentenceTransformer
 
         try:
-            folder = resolve(name)
-            refuse_pickles(folder)
+            source = resolve(name)
+            refuse_pickles(source.place)
             with quiet_loading():
                 encoder = SentenceTransformer(
-                    folder, device=str(device), model_kwargs={"use_safetensors": True, "dtype": torch.float32}, **SAFE
-                )
+                    source.place, revision=source.revision, device=str(device),
+                    model_kwargs={"use_safetensors": True, "dtype": torch.float32}, **SAFE,
+                )  # fmt: skip
         except InputError:
             raise
         except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"
             raise InputError(f"encoder {name!r} cannot be loaded: {first_line(error)}") from error
         encoder.max_seq_length = min(encoder.max_seq_length or max_tokens, max_tokens)
-        return cls(encoder, name)
+        return cls(encoder, source.name)
 
     @property
     def device(self) -> torch.device:

