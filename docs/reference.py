@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from inversedmixup.cli import COMMANDS, _parser
+from inversedmixup.cli import COMMANDS, _parser, given
 
 MARK = "<!-- every command and its options -->"
 
@@ -21,12 +21,18 @@ def command_line_reference() -> str:
 
 
 def _section(name: str, about: str) -> str:
-    chosen = next(action for action in _parser(name)._actions if isinstance(action, argparse._SubParsersAction))
-    actions = [action for action in chosen.choices[name]._actions if not isinstance(action, argparse._HelpAction)]
-    given = " ".join(str(action.metavar or action.dest) for action in actions if not action.option_strings)
-    rows = [f"| `{', '.join(a.option_strings)}` | {_help(a)} |" for a in actions if a.option_strings]
-    lines = [f"## {name}", f"{about[0].upper() + about[1:]}.", f"`inversedmixup {name} {given}`"]
-    return "\n\n".join([*lines, "\n".join(["| option | |", "|---|---|", *rows])])
+    commands = next(action for action in _parser(name)._actions if isinstance(action, argparse._SubParsersAction))
+    parser = commands.choices[name]
+    parts = [f"## {name}", f"{about[0].upper() + about[1:]}.", f"`inversedmixup {name} {' '.join(given(parser))}`"]
+    for group in parser._action_groups:
+        rows = [f"| `{', '.join(a.option_strings)}` | {_help(a)} |" for a in group._group_actions if _is_option(a)]
+        if rows:
+            parts.append("\n".join([f"| {group.title} | |", "|---|---|", *rows]))
+    return "\n\n".join(parts)
+
+
+def _is_option(action: argparse.Action) -> bool:
+    return bool(action.option_strings) and not isinstance(action, argparse._HelpAction)
 
 
 def _help(action: argparse.Action) -> str:

@@ -33,6 +33,19 @@ def refused(capsys, *arguments):
     return lines[0]
 
 
+def test_help_shows_what_must_be_given_then_what_matters_most(capsys):
+    with pytest.raises(SystemExit):
+        main(["augment", "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: inversedmixup augment TRAIN -o OUT [options]\n")
+    groups = [line.removesuffix(":") for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups[2:6] == ["new rows", "writing", "labels", "judges"]
+    assert groups[-1] == "cluster"
+    flags = [line.split()[0] for line in shown.splitlines() if line.startswith("  --")]
+    assert len(set(flags)) == len(flags)
+    assert flags.index("--n") < flags.index("--workers")
+
+
 def test_help_does_not_import_torch():
     code = "import sys; from inversedmixup.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)"

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentJobConfig(JobOptions, WarmedConfig, AugmentConfig, ClusterConfig):
+class AugmentJobConfig(AugmentConfig, JobOptions, WarmedConfig, ClusterConfig):
     """Settings of ``augment``."""
 
     engine: str = option(

@@ -104,7 +104,16 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
             importlib.import_module(f"inversedmixup.commands.{name}").add_arguments(sub)
             sub.add_argument("--json", action="store_true", help="print one JSON object as the last line")
             sub.add_argument("--verbose", action="store_true", help="show more of what goes on")
+            sub.usage = " ".join(["%(prog)s", *given(sub), "[options]"])  # sixty flags in a row are not read
     return parser
+
+
+def given(parser: argparse.ArgumentParser) -> list[str]:
+    """What a command must be given, and files that it may be, as a usage line shows them."""
+    files = [action for action in parser._actions if not action.option_strings]
+    flags = [action for action in parser._actions if action.required and action.option_strings]
+    shown = [f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar) for action in files]
+    return [*shown, *(f"{action.option_strings[0]} {action.metavar}" for action in flags)]
 
 
 def _run(command: Any, options: dict[str, Any]) -> int:  # noqa: ANN401 (a module)

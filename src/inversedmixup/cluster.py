@@ -20,7 +20,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -50,6 +50,8 @@ FAILURES_IN_A_ROW = 3  # deaths without a shard in between, after which the faul
 @dataclasses.dataclass(frozen=True)
 class ClusterConfig:
     """How the work is spread; it changes speed, never the rows."""
+
+    GROUP: ClassVar[str] = "cluster"
 
     workers: int | None = option(
         None, "with --engine ray: processes that hold the models; default: all that fit", decides=NOTHING

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,6 +33,8 @@ REASONS = {
 @dataclasses.dataclass(frozen=True)
 class GateConfig:
     """Settings of the gate."""
+
+    GROUP: ClassVar[str] = "gate"
 
     min_words: int = option(2, "fewest words of a kept text", decides=CHOICE)
     min_cycle: float = option(0.4, "smallest cycle similarity of a kept text", decides=CHOICE)

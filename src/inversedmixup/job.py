@@ -45,6 +45,8 @@ New = TypeVar("New", Row, LabelledText)
 class JobOptions(PairOptions, TaskModelConfig, DownstreamConfig):
     """Settings that both have."""
 
+    GROUP: ClassVar[str] = "labelled rows"
+
     label_column: str = option("label", "column of the label")
     shots: int | None = option(None, "use only this many labelled rows of each class, drawn by --data-seed")
     data_seed: int = option(0, "seed of the choice of rows by --shots")

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelJobConfig(JobOptions, PseudoLabelConfig):
+class LabelJobConfig(PseudoLabelConfig, JobOptions):
     """Settings of ``label``."""
 
     engine: str = "transformers"  # no option: nothing is written

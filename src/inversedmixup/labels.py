@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ LABELS_HELP = f"soft, or hard, pool, mitigated or drop and a judge: {JUDGES_HELP
 @dataclasses.dataclass(frozen=True)
 class LabelConfig:
     """Settings of the label policy."""
+
+    GROUP: ClassVar[str] = "labels"
 
     labels: str = option("pool:task+tuned", f"label policy: {LABELS_HELP}; a judge alone means hard")
     label_temperature: float | None = option(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import inspect
 import types
 import typing
 from collections import Counter
@@ -48,24 +49,47 @@ def _base_type(annotation: Any) -> Any:  # noqa: ANN401
 
 
 def add_arguments(parser: argparse.ArgumentParser, config: type) -> None:
-    """Add one flag per :func:`option` field of ``config``; an absent flag stays absent (no default)."""
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        if "help" not in field.metadata:
-            continue
+    """Add one flag per :func:`option` field of ``config``; an absent flag stays absent (no default).
+
+    Flags stand together by the class that introduces them, under its ``GROUP``; those of one without stand first.
+    """
+    hints, groups = typing.get_type_hints(config), dict[str | None, Any]({None: parser})
+    for field in _by_group(config):
+        group = _group(config, field.name)
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        into = groups[group]
         flag = "--" + field.name.replace("_", "-")
         kind, text = _base_type(hints[field.name]), field.metadata["help"].replace("%", "%%")
         if kind is bool:
-            parser.add_argument(
+            into.add_argument(
                 flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
                 help=f"{text} (default: {'yes' if field.default else 'no'})",
             )  # fmt: skip
             continue
         shown = "" if field.default is None else f" (default: {field.default})"
-        parser.add_argument(
+        into.add_argument(
             flag, type=kind, choices=field.metadata["choices"], default=argparse.SUPPRESS,
             metavar=None if field.metadata["choices"] else kind.__name__.upper(), help=text + shown,
         )  # fmt: skip
+
+
+def _introduces(config: type, name: str) -> type:
+    """The class that has a field first; those between it and ``config`` give it other defaults."""
+    return [owner for owner in config.__mro__ if name in inspect.get_annotations(owner)][-1]
+
+
+def _group(config: type, name: str) -> str | None:
+    return _introduces(config, name).__dict__.get("GROUP")
+
+
+def _by_group(config: type) -> list[dataclasses.Field[Any]]:
+    """The options: those of no group, then group by group as the classes stand in the definition of ``config``."""
+    order = list(config.__mro__)
+    fields = [field for field in dataclasses.fields(config) if "help" in field.metadata]
+    return sorted(
+        fields, key=lambda f: (_group(config, f.name) is not None, order.index(_introduces(config, f.name)))
+    )  # fmt: skip
 
 
 def read_yaml(path: str | Path, flag: str, *, as_text: bool = False) -> dict[str, Any]:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkConfig(WarmedConfig, AugmentConfig, DownstreamConfig):
+class BenchmarkConfig(AugmentConfig, DownstreamConfig, WarmedConfig):
     """Settings of ``benchmark``: what is compared, on what, and every setting of ``augment``."""
 
     methods: str = option(

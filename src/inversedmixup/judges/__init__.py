@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -67,6 +67,8 @@ class Judge(Protocol):
 @dataclasses.dataclass(frozen=True)
 class JudgeConfig:
     """Settings of the judges."""
+
+    GROUP: ClassVar[str] = "judges"
 
     judge_shots: int = option(1, "examples per class in an LLM judge's prompt")
     judge_steps: int = option(

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -103,6 +103,8 @@ class PairConfig:
 @dataclasses.dataclass(frozen=True)
 class PairOptions:
     """Which pair a command uses, and on what."""
+
+    GROUP: ClassVar[str] = "models"
 
     pair: str | None = option(
         None, "pair folder, or a pair on the hub, org/name[@revision] (default: the one that ships with the package)"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ PILOT_SHARDS = 2  # rows on which a judge is compared with the interpolated labe
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
     """Settings of stage 3."""
+
+    GROUP: ClassVar[str] = "new rows"
 
     n: int = option(200, "rows wanted", decides=CHOICE)
     tries: float = option(3.0, "pairs tried at most, as a multiple of n (rounded up to whole shards)", decides=CHOICE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ ECE_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
 @dataclasses.dataclass(frozen=True)
 class DownstreamConfig:
     """Settings of the downstream task models."""
+
+    GROUP: ClassVar[str] = "task models that are compared"
 
     downstream_steps: int = option(
         150, "optimiser steps of each downstream task model; a head alone takes none", decides=CHOICE

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,6 +43,8 @@ REASONS = {
 @dataclasses.dataclass(frozen=True)
 class PseudoLabelConfig(LabelConfig, JudgeConfig):
     """Settings of pseudo-labels."""
+
+    GROUP: ClassVar[str] = "labels"
 
     labels: str = option(
         "pool:task+tuned", f"pool or hard and a judge: {JUDGES_HELP}; "

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Container, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ PROBED_ROWS = 32  # texts on which reconstruction is measured before and after
 class TaskModelConfig:
     """Settings of the training of the task model, and of the rows that it learns from."""
 
+    GROUP: ClassVar[str] = "task model"
+
     train_encoder: str = option("full", "what cross-entropy trains", choices=("full", "head"))
     task_steps: int = option(150, "optimiser steps of the task model; a head alone takes none")
     encoder_learning_rate: float = option(5e-5, "peak learning rate of the encoder")
@@ -66,6 +68,8 @@ class TaskModelConfig:
 @dataclasses.dataclass(frozen=True)
 class WarmupConfig(TaskModelConfig):
     """Settings of stage 2."""
+
+    GROUP: ClassVar[str] = "stage 2"
 
     follow_steps: int = option(
         100, "adaptor steps that follow the moved embeddings, without the LLM; none where only the head is trained"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ DIGITS = 4  # scores are rounded: beyond that they are floating-point noise
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
     """How texts are written."""
+
+    GROUP: ClassVar[str] = "writing"
 
     interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
     candidates: int = option(4, "texts written per pair; the one that keeps best to the mix is taken")
