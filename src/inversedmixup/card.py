@@ -30,8 +30,7 @@ An adaptor that turns sentence embeddings of `{encoder}` into soft tokens of `{l
 
 ## What it was trained on
 
-{sentences} sentences ({tokens} target tokens) of {corpus}{taught}. The licences of those texts are those of the
-corpus.
+{sentences} sentences ({tokens} target tokens) of {corpus}{taught}. {licences}
 
 ## How well sentences come back
 
@@ -79,7 +78,7 @@ def write_card(folder: Path, config: PairConfig) -> None:
         sentences=f"{training.get('sentences', 0):,}", tokens=f"{training.get('target_tokens', 0):,}",
         corpus=", ".join(training.get("corpus", [])) or "no corpus", figures=_figures(training),
         published="\n".join(f"| {' | '.join(row)} |" for row in PUBLISHED), failures=_failures(training),
-        taught=_taught(training),
+        taught=_taught(training), licences=_licences(training.get("licences", {})),
     )  # fmt: skip
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
@@ -93,6 +92,14 @@ def _taught(training: dict[str, Any]) -> str:
         for name, part in parts
         if name in training
     )
+
+
+def _licences(known: dict[str, str]) -> str:
+    """Whose texts they were, as many licences want it said."""
+    if not known:
+        return "The licences of those texts are those of the corpus."
+    rows = "\n".join(f"| {source} | {licence} |" for source, licence in known.items())
+    return f"Their sources:\n\n| source | licence |\n|---|---|\n{rows}"
 
 
 def _models(config: PairConfig) -> str:

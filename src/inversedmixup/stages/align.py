@@ -35,7 +35,7 @@ from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT, precision_of
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256
-from inversedmixup.options import at_least, option
+from inversedmixup.options import at_least, option, read_yaml
 from inversedmixup.runs import Lock
 from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
 from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, SHAPE_OPTIONS, Lesson, started_from
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 # may change when a run is taken up again
 BUDGET_OPTIONS = ("sentences", "minutes", "tokens")
-SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device")
+SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device", "licences")
 TAUGHT = ("invert", "words", "correct")
 ADAPTOR = "adaptor"  # folder of the first run where --words asks for two
 # those of the head that ships; its steps cost next to nothing beside the encoder's pass, so they may be large
@@ -67,6 +67,9 @@ class AlignConfig:
     text_column: str = option("text", "column of the text")
     validation: str | None = option(None, "file of held-out texts; default: the corpus' first ones are held out")
     validation_rows: int = option(200, "how many held-out texts to score")
+    licences: str | None = option(
+        None, "YAML file, `source: licence` lines: what the corpus is made of, for the pair's model card"
+    )
     teach: str = option("invert", "what to train: the adaptor; then the word head, and the correction", choices=TAUGHT)
     start: str | None = option(None, f"train on from this pair, or from the one that ships: {DEFAULT_PAIR!r}")
     words: int = option(
@@ -251,6 +254,7 @@ class _Run:
         self, corpus: Sequence[str | Path], output: Path, config: AlignConfig, held_out: list[str], team: Team
     ) -> None:
         self.corpus, self.output, self.config, self.held_out, self.team = corpus, output, config, held_out, team
+        self.licences = _read_licences(config)
         self.lesson: Lesson = LESSONS[config.teach](config, output, corpus, writes=team.leads)
         self.pair = self.lesson.pair
         self.total = config.sentences or self._corpus_size()
@@ -448,13 +452,31 @@ class _Run:
                 "steps": known.get("steps", 0) + state.step, "metrics": scores,
             }  # fmt: skip
             # what was measured before is not what this pair writes
-            return {**{key: said for key, said in before.items() if key not in ("reports", "failures")}, name: seen}
+            kept = {key: said for key, said in before.items() if key not in ("reports", "failures")}
+            return {**kept, **self._of_corpus(before), name: seen}
         return {
+            **self._of_corpus(before),
             "corpus": sorted({*before.get("corpus", []), *(Path(path).name for path in self.corpus)}),
             "sentences": before.get("sentences", 0) + state.sentences,
             "target_tokens": before.get("target_tokens", 0) + state.tokens,
             "steps": before.get("steps", 0) + state.step, "metrics": scores,
         }  # fmt: skip
+
+    def _of_corpus(self, before: dict[str, Any]) -> dict[str, Any]:
+        """What is known of the corpora of this run and of those before, by source."""
+        known = {**before.get("licences", {}), **self.licences}
+        return {"licences": known} if known else {}
+
+
+def _read_licences(config: AlignConfig) -> dict[str, str]:
+    """What ``--licences`` says, by source."""
+    said = read_yaml(config.licences, "--licences", as_text=True) if config.licences else {}
+    for source, licence in said.items():
+        if not isinstance(licence, str) or not licence.strip():
+            raise InputError(
+                f"--licences {config.licences}: {source}: expected the name of a licence, found {licence!r}"
+            )
+    return said
 
 
 def _step_of(line: bytes) -> float:
