@@ -339,9 +339,8 @@ def test_stage_2_trains_an_encoder_that_stage_1_moved(corpus_file, tmp_path, con
 def test_the_card_names_whose_texts_they_were(corpus_file, tmp_path, tiny_encoder, tiny_llm):
     said = tmp_path / "licences.yaml"
     said.write_text("Wikipedia: CC BY-SA 3.0\n'No': CC0\n")
-    own = dict(
-        encoder=tiny_encoder, llm=tiny_llm, soft_tokens=2, hidden=8, sentences=32, batch_size=16, validation_rows=4
-    )
+    own = {"encoder": tiny_encoder, "llm": tiny_llm, "soft_tokens": 2, "hidden": 8, "sentences": 32, "batch_size": 16}
+    own |= {"validation_rows": 4}
     run_align([corpus_file], tmp_path / "first", build(AlignConfig, own, {"licences": str(said)}))
     card = (tmp_path / "first" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "| Wikipedia | CC BY-SA 3.0 |\n| No | CC0 |\n" in card
