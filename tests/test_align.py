@@ -16,7 +16,7 @@ from inversedmixup.models.pair import Pair, default_pair_folder, read_config
 from inversedmixup.options import build, read_settings
 from inversedmixup.stages import align
 from inversedmixup.stages.align import AlignConfig, run_align
-from inversedmixup.stages.lessons import evaluate_pair
+from inversedmixup.stages.lessons import Inverting, evaluate_pair
 from inversedmixup.stages.stream import ahead, chunks
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model
 from tiny import SENTENCES
@@ -199,7 +199,7 @@ def test_the_stream_is_endless_and_shuffled():
 
 
 def test_an_empty_stream_is_bad_input():
-    with pytest.raises(InputError, match="too few texts"):
+    with pytest.raises(InputError, match="no usable text"):
         next(chunks(lambda: iter([]), start=0, size=4, lower=0.0, seed=0, targets=lambda texts: []))
 
 
@@ -350,3 +350,28 @@ def test_the_card_names_whose_texts_they_were(corpus_file, tmp_path, tiny_encode
     said.write_text("Wikipedia: [a, b]\n")
     with pytest.raises(InputError, match="Wikipedia: expected the name of a licence"):
         run_align([corpus_file], tmp_path / "second", build(AlignConfig, own, {"licences": str(said)}))
+
+
+def test_an_interrupt_of_the_last_validation_loses_no_training(
+    corpus_file, tmp_path, tiny_encoder, tiny_llm, monkeypatch
+):
+    own = {"encoder": tiny_encoder, "llm": tiny_llm, "soft_tokens": 2, "hidden": 8, "sentences": 32, "batch_size": 16}
+    config = build(AlignConfig, {**own, "validation_rows": 4})
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Inverting, "validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_align([corpus_file], tmp_path / "pair", config)
+    monkeypatch.setattr(align._Run, "_step", lambda *_: pytest.fail("trained again"))
+    run_align([corpus_file], tmp_path / "pair", config)
+    assert read_config(tmp_path / "pair").training["sentences"] == 32
+
+
+def test_a_corpus_that_is_all_held_out_is_refused_and_locks_nothing(corpus_file, tmp_path, tiny_encoder, tiny_llm):
+    own = {"encoder": tiny_encoder, "llm": tiny_llm, "soft_tokens": 2, "hidden": 8, "sentences": 16, "batch_size": 16}
+    with pytest.raises(InputError, match=r"too few texts to train on: 108, .* lower --validation-rows"):
+        run_align([corpus_file], tmp_path / "pair", build(AlignConfig, own))
+    run_align([corpus_file], tmp_path / "pair", build(AlignConfig, {**own, "validation_rows": 8}))

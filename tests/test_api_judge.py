@@ -99,6 +99,15 @@ def test_a_text_that_the_server_will_not_have_is_abstained_on(tiny_pair, example
         assert ask(judge(endpoint, tiny_pair, examples), SENTENCES[:3]) == [LABELS[0], None, LABELS[2]]
 
 
+def test_what_a_server_refused_is_asked_again_by_the_next_run(tiny_pair, examples, tmp_path):
+    refused = [SENTENCES[1]]
+    with serving(lambda body: (400, "still loading") if text_of(body) in refused else right(body)) as endpoint:
+        made = judge(endpoint, tiny_pair, examples, tmp_path)
+        assert ask(made, SENTENCES[:2]) == ask(made, SENTENCES[:2]) == [LABELS[0], None]
+        refused.clear()
+        assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES[:2]) == LABELS[:2]
+
+
 @pytest.mark.parametrize("raw", ["<html>", "[]", "null", '{"choices": [{}]}', '{"choices": [{"message": null}]}', "{"])
 def test_an_answer_of_no_known_shape_is_nonsense(tiny_pair, examples, raw):
     with serving(right, raw=raw) as endpoint:
@@ -208,8 +217,8 @@ def test_a_line_that_was_cut_off_is_asked_again(tiny_pair, examples, tmp_path):
 def test_an_interrupt_keeps_what_was_answered_and_asks_no_further(tiny_pair, examples, tmp_path, monkeypatch):
     add = api._Memory.add
 
-    def interrupted(memory, key, label):
-        add(memory, key, label)
+    def interrupted(memory, key, label, **how):
+        add(memory, key, label, **how)
         if len(memory.answers) == 3:
             raise KeyboardInterrupt
 

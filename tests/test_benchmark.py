@@ -33,6 +33,7 @@ from inversedmixup.schema import Example
 from inversedmixup.stages.downstream import scores
 from server import serving
 from test_augment_job import QUICK
+from tiny import LABELS, SENTENCES
 
 ROWS = [Example(str(at), f"text {at}", "abc"[at % 3]) for at in range(60)]
 TEST = [Example(f"t{at}", f"test {at}", "abc"[at % 3]) for at in range(9)]
@@ -199,6 +200,18 @@ def test_rows_that_cannot_be_split_are_refused_before_the_first_run(tmp_path, co
     with pytest.raises(InputError, match=r"few.jsonl: split \d of draw cv has .* give more rows"):
         run_benchmark(train, None, str(tmp_path / "toy"), config(splits=5, methods="none"))
     assert not list((tmp_path / "toy").rglob("runs/*.json"))
+
+
+def test_a_class_that_a_fold_lacks_may_be_described(tmp_path, config):
+    rows = [{"text": text, "label": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
+    rows += [{"text": "open on sunday", "label": "hours"}]
+    train = str(write_jsonl(tmp_path / "t.jsonl", rows))
+    (tmp_path / "d.yaml").write_text("hours: when the shop is open\n")
+    own = {"splits": 5, "methods": "inversed", "labels": "hard:task", "descriptions": str(tmp_path / "d.yaml")}
+    run_benchmark(train, None, str(tmp_path / "toy"), config(**own))
+    (tmp_path / "d.yaml").write_text("our: when the shop is open\n")
+    with pytest.raises(InputError, match="'our' is not a class"):
+        run_benchmark(train, None, str(tmp_path / "toy"), config(**own, overwrite=True))
 
 
 def test_overwriting_deletes_nothing_that_a_benchmark_did_not_write(train_file, tmp_path, config):

@@ -259,6 +259,33 @@ def test_files_at_urls(train_file, tmp_path, config, monkeypatch):
     made = json.loads((tmp_path / "work" / "there.parquet.run" / "provenance.json").read_text())["value"]
     assert f"augment {train_file.as_uri()} -o file://{tmp_path}/there.parquet" in made["command"]
     assert made["train"] == train_file.name
+    run_augment_job(train_file.as_uri(), f"file://{tmp_path}/there.parquet", config())  # it is ours
+
+
+def test_what_lies_at_a_url_is_not_replaced(train_file, tmp_path, config, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    before = train_file.read_bytes()
+    with pytest.raises(InputError, match="would replace an input"):
+        run_augment_job(train_file.as_uri(), train_file.as_uri(), config())
+    (tmp_path / "mine.rejected.jsonl").write_text("precious")
+    output = f"file://{tmp_path}/mine.jsonl"
+    with pytest.raises(InputError, match=r"mine\.rejected\.jsonl: is there already"):
+        run_augment_job(str(train_file), output, config())
+    assert (train_file.read_bytes(), (tmp_path / "mine.rejected.jsonl").read_text()) == (before, "precious")
+    assert not list((tmp_path / "work").iterdir())
+    run_augment_job(str(train_file), output, config(overwrite=True))
+    assert "precious" not in (tmp_path / "mine.rejected.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"), [("https://host/o.jsonl", "o.jsonl"), ("nosuch://b/o.jsonl", "Protocol not known: nosuch")]
+)
+def test_a_url_that_cannot_be_written_is_refused_before_any_work(train_file, tmp_path, config, monkeypatch, url, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said):
+        run_augment_job(str(train_file), url, config())
+    assert not (tmp_path / "o.jsonl.run").exists()
 
 
 def test_a_url_that_cannot_be_had_is_one_clear_line_without_its_password(tmp_path, capsys):

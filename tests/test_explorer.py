@@ -21,8 +21,9 @@ from inversedmixup.explore.curation import (
     pair_name,
     select,
 )
-from inversedmixup.explore.explorer import LAMS, Explorer
+from inversedmixup.explore.explorer import LAMS, Explorer, open_explorer
 from inversedmixup.judges.panel import evened
+from inversedmixup.models.pair import PairOptions
 from inversedmixup.row_file import iter_rows
 from inversedmixup.schema import Example
 from test_run_report import HOSTILE, make_row
@@ -165,3 +166,10 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "inversedmixup.explore.page", raising=False)
     assert main(["explore"]) == 2
     assert "pip install 'inversedmixup[explore]'" in capsys.readouterr().err
+
+
+def test_labels_that_a_fitted_pair_does_not_know_are_refused(train_file, tmp_path, tiny_pair):
+    tiny_pair.task_model.set_classes(["delivery", "refund", "other"])
+    tiny_pair.save(tmp_path / "fitted", encoder=True)
+    with pytest.raises(InputError, match="label 'account' does not occur"):
+        open_explorer(str(train_file), PairOptions(str(tmp_path / "fitted")), text_column="text", label_column="label")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inversedmixup.gate import REASONS, Gate, GateConfig
-from inversedmixup.same_text import Seen
+from inversedmixup.same_text import Seen, normalised
 from inversedmixup.schema import Row
 
 GOOD = Row(
@@ -60,3 +60,23 @@ def test_texts_are_remembered_however_many(texts, others):
         seen.add(text)
     assert all(text in seen for text in texts)
     assert [text in seen for text in others] == [text in texts for text in others]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("मेरा बेटा बीमार है", "मेरी बेटी बीमार है"), ("ไม่ดี", "ไม้ดี"), ("கடை", "கடு"), ("a1", "a_1"), ("日本語", "日本人")],
+)  # fmt: skip
+def test_a_vowel_sign_makes_another_word(one, other):
+    assert normalised(one) != normalised(other)
+
+
+def test_the_same_words_are_known_again_however_they_are_spelt():
+    assert normalised("Café  fermé!") == normalised("cafe\u0301 ferme\u0301") == "café fermé"
+    assert normalised("❤️ I'm OK") == normalised("I m ok")
+
+
+def test_sentences_of_scripts_without_spaces_are_long_enough():
+    gate = Gate(GateConfig(), ["a training text"], [-3.0])
+    for text in ("我非常喜欢这部电影", "この映画はとても面白かったです", "ไม่ดีเลย"):
+        judged = gate.judge(dataclasses.replace(GOOD, text=text), ("很好看", "ดี"), ("a", "b"))
+        assert judged.reject_reason is None, text

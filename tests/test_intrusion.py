@@ -145,6 +145,15 @@ def test_a_file_of_the_users_in_the_folder_stays(tiny_pair_folder, train_file, t
     assert (tmp_path / "s" / "config.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("name", ["intrusion.json", "intrusion.png", "class_pairs.png"])
+def test_somebody_elses_picture_is_not_replaced(tiny_pair_folder, train_file, tmp_path, name):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name}: is there already"):
+        run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, texts=0))
+    assert (tmp_path / "s" / name).read_text() == "mine"
+
+
 def test_the_reference_does_not_learn_from_the_parents_where_others_are(tiny_pair_folder, tmp_path, examples):
     rows = [{"text": f"{e.text} {word}", "label": e.label} for e in examples for word in ("please", "now")]
     rows += [{"text": e.text, "label": e.label} for e in examples]

@@ -185,10 +185,10 @@ def test_descriptions_stand_in_the_prompt(tiny_pair, examples, tmp_path):
     assert judge.meanings == {"account": "account", "delivery": "delivery", "refund": "money back please"}
     path.write_text("refund:\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"refund: expected some words, found ''"):
-        LLMJudge(case(tiny_pair, examples, descriptions=str(path)))
+        JudgeConfig(descriptions=str(path)).check_descriptions(CLASSES)
     path.write_text("refunds: money\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"classes.yaml: 'refunds' is not a class of the training set \(account,"):
-        LLMJudge(case(tiny_pair, examples, descriptions=str(path)))
+        JudgeConfig(descriptions=str(path)).check_descriptions(CLASSES)
 
 
 def test_descriptions_of_classes_that_yaml_takes_for_something_else_are_words(tmp_path):

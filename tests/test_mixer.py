@@ -102,7 +102,24 @@ def test_fit_resample_adds_to_the_rare_classes_and_keeps_the_types(tiny_pair_fol
 
 def test_classes_that_stay_short_of_rows_are_named(tiny_pair_folder, caplog):
     InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE, "min_words": 99}).fit_resample(IMBALANCED, TAGS)
-    assert "3 rounds left classes without as many rows as others: refund: 3, account: 4" in caplog.text
+    assert "classes are left without as many rows as others: refund: 3, account: 4" in caplog.text
+
+
+def test_a_judge_refused_in_a_later_round_costs_no_row_of_an_earlier_one(tiny_pair_folder, monkeypatch, caplog):
+    mixer = InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE, "tries": 1.0})
+    augment, rounds = InversedMixup._augment, []
+
+    def once(self, n, options):
+        rounds.append(n)
+        if len(rounds) > 1:
+            raise InputError("the judge is not to be trusted")
+        return augment(self, 1, options)
+
+    monkeypatch.setattr(InversedMixup, "_augment", once)
+    _, new_y = mixer.fit_resample(IMBALANCED, TAGS)
+    assert len(rounds) == 2
+    assert len(new_y) == len(TAGS) + 1
+    assert "round 2: the judge is not to be trusted; what earlier rounds made stays" in caplog.text
 
 
 def test_integer_labels_come_back_as_integers(tiny_pair_folder):

@@ -313,3 +313,9 @@ def test_the_benchmark_takes_no_text_that_is_trained_or_measured_on(examples, mo
     everything = of_texts(dataclasses.replace(split, config=BenchmarkConfig(n=99)), texts)
     assert {text.rstrip("!") for text in everything} == set(TEXTS) - {"my login fails"}
     assert len(everything) == len(TEXTS) - 1
+
+
+def test_a_seed_below_nothing_is_refused(train_file, texts_file, tmp_path, capsys):
+    assert main(["label", str(train_file), str(texts_file), "-o", str(tmp_path / "out.jsonl"), "--seed=-1"]) == 2
+    assert "seed -1: must be at least 0" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl.run").exists()

@@ -164,6 +164,10 @@ def test_mix_evaluates_labelled_and_unlabelled_files(train_file, corpus_file, tm
     assert picture.read_text(encoding="utf-8").lstrip().startswith("<?xml")
     assert main(["mix", "--evaluate", str(corpus_file), *common]) == 0
     assert "Spearman" in capsys.readouterr().out
+    assert main(["mix", "--evaluate", str(train_file), "--plot", str(picture), *common]) == 2
+    assert "control.svg: is there already" in capsys.readouterr().err
+    assert main(["mix", "--evaluate", str(train_file), "--plot", str(picture), "--overwrite", *common]) == 0
+    capsys.readouterr()
     for wrong in (["mix", "a"], ["mix"], ["mix", "a", "b", "--evaluate", str(corpus_file)]):
         assert main([*wrong, "--pair", tiny_pair_folder]) == 2
         assert "two sentences" in capsys.readouterr().err

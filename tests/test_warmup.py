@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from inversedmixup.folds import folds_of
-from inversedmixup.judges import Case, JudgeConfig
+from inversedmixup.folds import folds_of, held_out_rows
+from inversedmixup.judges import Case, JudgeConfig, judge_record, make_panel
 from inversedmixup.judges.task import TaskJudge
+from inversedmixup.labelled import class_names
 from inversedmixup.models import task_model
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.same_text import words_of
@@ -187,3 +188,43 @@ def test_rows_that_count_more_are_drawn_more_often(monkeypatch):
     assert len(rows) == len(set(rows.tolist())) == 200
     assert 0.8 < (rows < 1000).mean() < 1
     assert np.ptp(counts) == 0
+
+
+def test_the_only_row_of_a_class_is_not_held_out_against_who_has_never_seen_it():
+    labels = ["a"] * 5 + ["b"] * 4 + ["c", "d"]
+    rows = [Example(str(at), f"text {at}", label) for at, label in enumerate(labels)]
+    rows += [Example("copy", "Text 9!", "c")]  # the same words are in the same fold, and teach nobody
+    assert held_out_rows(rows, seed=0).tolist() == list(range(9))
+    alone = [Example(str(at), f"text {at}", f"class {at}") for at in range(6)]
+    assert held_out_rows(alone, seed=0).size == 0
+
+
+def test_a_judge_is_not_blamed_for_classes_of_one_row(tiny_pair, examples):
+    odd = [*examples, *(Example(f"odd-{at}", f"nothing like it {at}", f"odd {at}") for at in range(5))]
+    classes = class_names(odd)
+    for name in ("task", "probe"):
+        case = Case(tiny_pair, odd, classes, JudgeConfig(), 0, cross_validated=lambda rows: np.ones((len(rows), 8)) / 8)
+        assert judge_record(make_panel(name, case), odd, classes, seed=0)["n"] == len(examples)
+
+
+def test_reconstruction_is_measured_on_texts_that_stage_two_does_not_read(tiny_pair, examples, tmp_path, monkeypatch):
+    (tmp_path / "more.txt").write_text("".join(f"sentence number {at}\n" for at in range(90)))
+    measured, learnt = set(), set()
+    evaluate, generation = warmup.evaluate_pair, warmup._generation
+
+    def evaluated(pair, texts, *others, **options):
+        measured.update(texts)
+        return evaluate(pair, texts, *others, **options)
+
+    def generated(pair, at, texts):
+        learnt.update(texts)
+        return generation(pair, at, texts)
+
+    monkeypatch.setattr(warmup, "evaluate_pair", evaluated)
+    monkeypatch.setattr(warmup, "_generation", generated)
+    config = WarmupConfig(
+        train_encoder="head", refine_steps=30, tolerance=1.0, unlabelled=str(tmp_path / "more.txt")
+    )  # fmt: skip
+    warmup.run_warmup(tiny_pair, examples, sorted(set(LABELS)), config)
+    assert len(measured) == warmup.PROBED_ROWS
+    assert not measured & learnt

@@ -65,7 +65,7 @@ def run_augment_job(train: str, output: str, config: AugmentJobConfig) -> Augmen
     Raises:
         InputError: for input that cannot be used, or when the disk is full.
     """
-    with on_this_machine([train], output) as names:
+    with on_this_machine([train], output, overwrite=config.overwrite) as names:
         return _AugmentJob(names, config).run()
 
 
@@ -83,6 +83,7 @@ class _AugmentJob(Job[Row]):
             config = dataclasses.replace(config, engine=ENGINES[0])
         super().__init__(names, config)
         check_rows(self.examples, config)
+        config.check_descriptions(self.classes)
         config.check_corrects(config.correct)
         if config.include_original and any(re.fullmatch(r"aug-\d+", example.id) for example in self.examples):
             raise InputError(
@@ -112,6 +113,7 @@ class _AugmentJob(Job[Row]):
         summary = {
             "output": str(self.names.output), "rejected_output": str(self.names.rejected),
             "report": str(report), "originals": class_counts(self.examples),
+            "originals_repeated": self.config.include_original,
             **{k: v for k, v in made.items() if k != "seconds"},
             "warmup": run.read("warmup"), **downstream,
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},

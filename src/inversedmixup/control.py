@@ -137,7 +137,7 @@ def _figures(table: np.ndarray) -> dict[str, Any]:
     return {**_headline(table), "by_lam": [dict(zip(names, map(float, row), strict=True)) for row in means]}
 
 
-def check_plot(path: str) -> None:
+def check_plot(path: Path) -> None:
     """Refuse, before any work, a picture that could not be written.
 
     Raises:
@@ -147,10 +147,10 @@ def check_plot(path: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise InputError("--plot needs matplotlib; pip install 'inversedmixup[plots]'") from None
-    if Path(path).suffix not in PICTURES:
+    if path.suffix not in PICTURES:
         raise InputError(f"--plot {path}: end it in {', '.join(PICTURES)}")
-    if not Path(path).parent.is_dir():
-        raise InputError(f"--plot {path}: there is no folder {Path(path).parent}; make it first")
+    if not path.parent.is_dir():
+        raise InputError(f"--plot {path}: there is no folder {path.parent}; make it first")
 
 
 def plot(report: dict[str, Any], path: str | Path) -> None:

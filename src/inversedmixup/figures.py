@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 MOST_CLASSES = 100  # that a heat map can show
+DRAWN = ("intrusion.png", "class_pairs.png")
 SPACES = {"embedding": "mixed embeddings", "text": "decoded texts"}
 
 
@@ -23,12 +25,12 @@ def can_draw() -> bool:
 
 def draw_intrusion(report: Mapping[str, Any], folder: Path) -> list[str]:
     """``intrusion.png``, the rates by λ, and ``class_pairs.png``, heat maps if classes are few; returns the paths."""
-    paths = [folder / "intrusion.png"]
-    _by_lam(report, paths[0])
-    if len(report["classes"]) <= MOST_CLASSES:
-        paths.append(folder / "class_pairs.png")
-        _class_pairs(report, paths[1])
-    return [str(path) for path in paths]
+    by_lam, class_pairs = (folder / name for name in DRAWN)
+    _by_lam(report, by_lam)
+    if len(report["classes"]) > MOST_CLASSES:
+        return [str(by_lam)]
+    _class_pairs(report, class_pairs)
+    return [str(by_lam), str(class_pairs)]
 
 
 def _by_lam(report: Mapping[str, Any], path: Path) -> None:
@@ -43,7 +45,7 @@ def _by_lam(report: Mapping[str, Any], path: Path) -> None:
     for row, space in zip(grid, spaces, strict=True):
         for axes, policy in zip(row, policies, strict=True):
             chosen = [rate for rate in rates if (rate["space"], rate["pairs"]) == (space, policy)]
-            for marker, name in zip("osD^vPX*", dict.fromkeys(rate["observer"] for rate in chosen), strict=False):
+            for marker, name in zip(cycle("osD^vPX*"), dict.fromkeys(rate["observer"] for rate in chosen)):
                 _line(axes, [rate for rate in chosen if rate["observer"] == name], name, marker)
             axes.set(xlabel="λ", title=f"{SPACES[space]}, {policy}", ylim=(0, 1))
             axes.spines[["top", "right"]].set_visible(False)

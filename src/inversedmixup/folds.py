@@ -35,8 +35,24 @@ def folds_of(examples: Sequence[Example], *, seed: int, folds: int = FOLDS) -> n
 def held_out_rows(examples: Sequence[Example], *, seed: int) -> np.ndarray:
     """Numbers [m] of the rows to measure on: those of as many folds as hold enough of them, as each costs a model."""
     fold_of = folds_of(examples, seed=seed)
-    held = np.cumsum(np.bincount(fold_of, minlength=FOLDS))
-    return np.flatnonzero(fold_of <= (held < ENOUGH_ROWS).sum())
+    fair = learnable(class_numbers(examples, class_names(examples)), fold_of)
+    held = np.cumsum(np.bincount(fold_of[fair], minlength=FOLDS))
+    return np.flatnonzero(fair & (fold_of <= (held < ENOUGH_ROWS).sum()))
+
+
+def learnable(numbers: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Whether [n] the class of each row has rows in other folds.
+
+    Who has never seen a class must be wrong about it; who is used afterwards has seen it.
+
+    Args:
+        numbers: classes [n].
+        fold_of: see :func:`folds_of`.
+    """
+    counts = np.zeros((numbers.max(initial=-1) + 1, FOLDS), dtype=np.int64)
+    np.add.at(counts, (numbers, fold_of), 1)
+    known: np.ndarray = counts.sum(axis=1)[numbers] > counts[numbers, fold_of]
+    return known
 
 
 def measured_rows(rows: np.ndarray, *, seed: int) -> list[int]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.figures import DRAWN
 from inversedmixup.identity import work_settings
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.labelled import check_classes, check_known_labels, class_counts, take_shots
@@ -137,9 +138,10 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
         policy: PairSampler([e.label for e in examples], policy, LambdaPolicy("fixed", (1.0,))) for policy in POLICIES
     }
     check_judges(config.judges, config)
-    config.described(classes)
+    config.check_descriptions(classes)
     folder = Path(output).expanduser()
-    check_ours(folder / "run" / "config.json", folder / "intrusion.json", overwrite=config.overwrite)
+    written = [folder / name for name in ("intrusion.json", *DRAWN)]
+    check_ours(folder / "run" / "config.json", *written, overwrite=config.overwrite)
     with clear_write_errors(folder):
         run = RunFolder(folder / "run", work_settings(config, examples, known), overwrite=config.overwrite)
         fit = CrossValidation(config.load_task_model, examples, classes, config)

@@ -26,7 +26,7 @@ from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_apart, check_ours
 from inversedmixup.provenance import provenance
-from inversedmixup.remote import check_local, fetched, is_url, local_name, put, shown, sibling
+from inversedmixup.remote import check_local, check_target, fetched, is_url, local_name, put, shown, sibling
 from inversedmixup.row_file import RowFile, check_output
 from inversedmixup.runs import RUN_SUFFIX, RunFolder, ShardedRows, recorded
 from inversedmixup.schema import Example, LabelledText, Row
@@ -87,17 +87,20 @@ class Names:
 
 
 @contextlib.contextmanager
-def on_this_machine(inputs: Sequence[str], output: str) -> Iterator[Names]:
+def on_this_machine(inputs: Sequence[str], output: str, *, overwrite: bool) -> Iterator[Names]:
     """The files of a job on this machine; what was made for a URL is put there whole when the job has ended well."""
     out = check_output(local_name(output))
+    names = Names([shown(name) if is_url(name) else name for name in (*inputs, output)], inputs, out)
+    targets = {out: output, names.rejected: sibling(output, names.rejected.name)} if is_url(output) else {}
+    record = out.with_name(out.name + RUN_SUFFIX) / "put.json"
+    for url in targets.values():
+        check_target(url, inputs=inputs, record=record, overwrite=overwrite)
     with contextlib.ExitStack() as stack:
         there = [stack.enter_context(fetched(name)) for name in inputs]
         stack.enter_context(clear_write_errors(out))
-        names = Names([shown(name) if is_url(name) else name for name in (*inputs, output)], there, out)
-        yield names
-    if is_url(output):
-        put(out, output)
-        put(names.rejected, sibling(output, names.rejected.name))
+        yield dataclasses.replace(names, inputs=there)
+    for path, url in targets.items():
+        put(path, url, record)
 
 
 class Job(Generic[New]):

@@ -43,7 +43,7 @@ def run_label_job(train: str, unlabelled: str, output: str, config: LabelJobConf
     Raises:
         InputError: for input that cannot be used, a judge that is not to be trusted, or when the disk is full.
     """
-    with on_this_machine([train, unlabelled], output) as names:
+    with on_this_machine([train, unlabelled], output, overwrite=config.overwrite) as names:
         return _LabelJob(names, config).run()
 
 
@@ -55,7 +55,7 @@ class _LabelJob(Job[LabelledText]):
     def __init__(self, names: Names, config: LabelJobConfig) -> None:
         super().__init__(names, config)
         check_policy(config.labels, config)
-        config.described(self.classes)
+        config.check_descriptions(self.classes)
         self.texts = self.on_disk(iter_unlabelled(names.inputs[1], text_column=config.text_column))
         self.begin(self.examples, self.texts)
 

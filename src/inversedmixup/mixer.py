@@ -273,14 +273,20 @@ class InversedMixup:
                 break
             # each round draws from a stream of its own, so that it does not repeat the last one's rows
             seed = int(chosen.get("seed", self.seed)) + attempt
-            self.result_ = self._augment(sum(missing.values()), {**chosen, "seed": seed})
+            try:
+                self.result_ = self._augment(sum(missing.values()), {**chosen, "seed": seed})
+            except InputError as error:
+                if not attempt:
+                    raise
+                logger.warning("round %d: %s; what earlier rounds made stays", attempt + 1, error)
+                break
             for row in self.result_.kept:
                 if missing[row.label] > 0 and row.text not in new:
                     missing[row.label] -= 1
                     new[row.text] = original[row.label]
         if any(missing.values()):
             unfilled = ", ".join(f"{name}: {count}" for name, count in missing.items() if count)
-            logger.warning("%d rounds left classes without as many rows as others: %s", RESAMPLE_ROUNDS, unfilled)
+            logger.warning("classes are left without as many rows as others: %s", unfilled)
         return _like(X, [*texts, *new]), _like(y, [*labels, *new.values()])
 
     def save_pretrained(self, folder: str | Path) -> None:

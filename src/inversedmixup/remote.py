@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, urlsplit
 
 from inversedmixup.errors import InputError
 from inversedmixup.loading import first_line
+from inversedmixup.sealed import write_json
 
 
 def is_url(name: str) -> bool:
@@ -52,8 +54,45 @@ def local_name(name: str) -> str:
     return Path(_split(name).path).name if is_url(name) else name
 
 
-def put(path: Path, url: str) -> None:
-    """Copy a finished file to a URL."""
+def check_target(url: str, *, inputs: Sequence[str], record: Path, overwrite: bool) -> None:
+    """Refuse, before any work, a URL that is read, cannot be written, or holds what was not put there from here.
+
+    Args:
+        url: where a file is going to be put.
+        inputs: what is read.
+        record: the file in which :func:`put` keeps where it has put something.
+        overwrite: let whatever lies there be replaced.
+
+    Raises:
+        InputError: naming the URL.
+    """
+    from fsspec.core import url_to_fs
+
+    with _one_line(url):
+        system, path = url_to_fs(url)
+        read = [url_to_fs(name) for name in inputs if is_url(name)]
+        there = system.exists(path)
+    if any((type(other), name) == (type(system), path) for other, name in read):
+        raise InputError(f"output {shown(url)}: would replace an input; choose another name")
+    if urlsplit(url).scheme in ("http", "https"):
+        raise InputError(f"output {shown(url)}: a web server takes no files; give a path, or a store such as s3://")
+    if there and not overwrite and shown(url) not in _put_before(record):
+        raise InputError(
+            f"output {shown(url)}: is there already, and no {record} shows that it was made here; choose another name, "
+            f"move it away, or add --overwrite"
+        )
+
+
+def _put_before(record: Path) -> list[str]:
+    try:
+        return list(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def put(path: Path, url: str, record: Path) -> None:
+    """Copy a finished file to a URL; that it is ours is recorded first, as a copy that is cut off is ours, too."""
+    write_json(record, sorted({*_put_before(record), shown(url)}))
     with path.open("rb") as source, _opened(url, "wb") as target:
         shutil.copyfileobj(source, target)
 
@@ -67,11 +106,18 @@ def sibling(url: str, name: str) -> str:
 def _opened(url: str, mode: str) -> Iterator[IO[Any]]:
     import fsspec
 
-    words = shown(url)
+    with _one_line(url), fsspec.open(url, mode) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _one_line(url: str) -> Iterator[None]:
     try:
-        with fsspec.open(url, mode) as file:
-            yield file
-    except (OSError, ValueError, ImportError) as error:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # each kind of store has its own
+        words = shown(url)
         raise InputError(f"{words}: {first_line(error).replace(url, words)}") from error
 
 

@@ -1,16 +1,32 @@
-"""When two texts are the same: case and punctuation make no other text."""
+"""When two texts are the same: case, punctuation and spelling of accents make no other text."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 
 import numpy as np
+
+# written without spaces: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han; each letter counts as a word
+UNSPACED = re.compile("([\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
 
 def normalised(text: str) -> str:
     """The words of a text, lower-cased, without punctuation: two texts with the same words are duplicates."""
-    return " ".join(re.findall(r"\w+", text.lower()))
+    text = unicodedata.normalize("NFC", text.lower())
+    return " ".join(re.findall(r"\w+", text) if text.isascii() else _words(text))
+
+
+def _words(text: str) -> list[str]:
+    """The same for any script; vowel signs and accents belong to their letters, which regular expressions leave out."""
+    letters, inside = list[str](), False
+    for letter in text:
+        kind = unicodedata.category(letter)[0]
+        apart = not (inside and kind == "M") and UNSPACED.match(letter)
+        inside = letter == "_" or kind in "LN" or (inside and kind == "M")
+        letters.append((" " if apart else "") + letter if inside else " ")
+    return "".join(letters).split()
 
 
 def words_of(text: str) -> str:

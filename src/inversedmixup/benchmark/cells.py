@@ -78,6 +78,7 @@ class Bench:
         check_known_labels(self.test, classes, test or "")
         if any(method.writes for method in self.methods):
             check_rows(self.rows, config)
+        config.check_descriptions(classes)
         config.check_corrects(config.correct)
         for method in self.methods:
             if method.check:

@@ -54,7 +54,7 @@ class MixConfig(PairOptions, DecodeConfig):
         "with --evaluate: folder for control.json and finished pairs; a killed report goes on there",
         decides=NOTHING,
     )
-    overwrite: bool = option(False, "with --output: replace a report with other settings", decides=NOTHING)
+    overwrite: bool = option(False, "replace a picture, or with --output a report of other settings", decides=NOTHING)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,8 +111,11 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         texts, labels = [example.text for example in examples], [example.label for example in examples]
     else:
         texts = list(iter_texts([path], config.text_column, log=True))
-    if config.plot:
-        check_plot(config.plot)
+    picture = Path(config.plot).expanduser() if config.plot else None
+    if picture:
+        check_plot(picture)
+        if picture.exists() and not config.output and not config.overwrite:
+            raise InputError(f"--plot {picture}: is there already; choose another name, or add --overwrite")
     pairs = config.pairs or PAIRS
     if config.output is None:
         report = lam_control(config.load_pair(), texts, labels, config, pairs)
@@ -120,15 +123,16 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         folder = Path(config.output).expanduser()
         read = [Example("", text, label) for text, label in zip(texts, labels or [""] * len(texts), strict=True)]
         same = dataclasses.replace(config, interpolation="linear")  # here it decides which one makes the headline
-        check_ours(folder / "run" / "config.json", folder / "control.json", overwrite=config.overwrite)
+        written = (folder / "control.json", *([picture] if picture else []))
+        check_ours(folder / "run" / "config.json", *written, overwrite=config.overwrite)
         with clear_write_errors(folder):
             settings = {**work_settings(same, read), "pairs": pairs}
             run = RunFolder(folder / "run", settings, overwrite=config.overwrite)
             report = lam_control(config.load_pair(), texts, labels, config, pairs, run)
             write_json(folder / "control.json", report)
-    if config.plot:
-        with clear_write_errors(Path(config.plot)):
-            plot(report, config.plot)
+    if picture:
+        with clear_write_errors(picture):
+            plot(report, picture)
     return report
 
 

@@ -21,7 +21,7 @@ from inversedmixup.data import MAX_CHARACTERS, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges.panel import evened
-from inversedmixup.labelled import check_classes, class_shares
+from inversedmixup.labelled import check_classes, check_known_labels, class_shares
 from inversedmixup.labels import is_intruded
 from inversedmixup.mixing import interpolate, row_stream, soft_label
 from inversedmixup.models.pair import Pair, PairOptions
@@ -276,8 +276,10 @@ def open_explorer(target: str, models: PairOptions, *, text_column: str, label_c
         )
     examples = read_examples(target, text_column=text_column, label_column=label_column)
     check_classes(examples, target)
-    weight = 0.0 if models.engine == "vllm" else WORD_WEIGHT
-    return Explorer(models.load_pair(), examples, word_weight=weight)
+    weight, pair = 0.0 if models.engine == "vllm" else WORD_WEIGHT, models.load_pair()
+    if pair.task_model.classes:  # it has been fitted
+        check_known_labels(examples, pair.task_model.classes, target)
+    return Explorer(pair, examples, word_weight=weight)
 
 
 def _checked(name: str, text: str) -> str:

@@ -91,21 +91,27 @@ class JudgeConfig:
         at_least(self, 2, "shortlist")
         at_least(self, 0, "api_price")
 
-    def described(self, classes: Sequence[str]) -> dict[str, str]:
-        """What each class means, by its name; the name itself where the user says nothing.
+    def check_descriptions(self, classes: Sequence[str]) -> None:
+        """Refuse descriptions that cannot be read, or of a class that is none of all there are.
 
         Raises:
-            InputError: for a description of a class that is not there.
+            InputError: naming the class.
         """
-        given = read_yaml(self.descriptions, "--descriptions", as_text=True) if self.descriptions else {}
-        for name, meaning in given.items():
+        for name, meaning in self._descriptions().items():
             if not isinstance(meaning, str) or not meaning.strip():
                 raise InputError(f"{self.descriptions}: {name}: expected some words, found {meaning!r}")
             if name not in classes:
                 raise InputError(
                     f"{self.descriptions}: {name!r} is not a class of the training set ({', '.join(classes)})"
                 )
+
+    def described(self, classes: Sequence[str]) -> dict[str, str]:
+        """What each of some classes means, by its name; the name itself where the user says nothing."""
+        given = self._descriptions()
         return {name: " ".join(str(given.get(name, name)).split()) for name in classes}
+
+    def _descriptions(self) -> dict[str, Any]:
+        return read_yaml(self.descriptions, "--descriptions", as_text=True) if self.descriptions else {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,8 +137,8 @@ class ApiJudge:
         missing = [text for text, key in keys.items() if key not in self._memory.answers]
         if missing:
             self._preview(len(missing))
-            for text, label in self._ask_all(missing):
-                self._memory.add(keys[text], label)
+            for text, label, answered in self._ask_all(missing):
+                self._memory.add(keys[text], label, keep=answered)
         out = np.full((len(texts), len(self.classes)), np.nan)
         for at, text in enumerate(texts):
             label = self._memory.answers[keys[text]]
@@ -162,10 +162,10 @@ class ApiJudge:
             "each text that is to be judged", self.model, self.where, tokens, cost, now,
         )  # fmt: skip
 
-    def _ask_all(self, texts: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-        """Texts with their labels as they come, several requests at a time; a failure is raised after what did come."""
+    def _ask_all(self, texts: Sequence[str]) -> Iterator[tuple[str, str | None, bool]]:
+        """Texts with what :meth:`_ask` says as it comes, several requests at a time; a failure is raised after that."""
         waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-        found: queue.SimpleQueue[tuple[str, str | None] | Exception | None] = queue.SimpleQueue()
+        found: queue.SimpleQueue[tuple[str, str | None, bool] | Exception | None] = queue.SimpleQueue()
         stop = threading.Event()
         for text in texts:
             waiting.put(text)
@@ -174,7 +174,7 @@ class ApiJudge:
             try:
                 while not stop.is_set():
                     text = waiting.get_nowait()
-                    found.put((text, self._ask(text)))
+                    found.put((text, *self._ask(text)))
             except queue.Empty:
                 pass
             except Exception as error:  # handed over, to be raised where somebody listens
@@ -202,23 +202,25 @@ class ApiJudge:
         if failure:
             raise failure
 
-    def _ask(self, text: str) -> str | None:
-        """The class of one text; ``None`` if no answer names one."""
+    def _ask(self, text: str) -> tuple[str | None, bool]:
+        """The class of one text, ``None`` if no answer names one, and whether there was an answer at all."""
+        answered = False
         for _ in range(ASKED_TWICE):
-            label = self._label(self._request(text))
+            said = self._request(text)
+            label, answered = self._label(said or ""), answered or said is not None
             self._answers += 1
             if label is not None:
-                return label
+                return label, True
             self._nonsense += 1
         if self._answers >= MANY and self._nonsense > self._answers / 2:
             raise InputError(
                 f"judge api: {self._nonsense} of {self._answers} answers of {self.model} at {self.where} name no "
                 f"class; choose another --api-model, or another judge"
             )
-        return None
+        return None, answered
 
-    def _request(self, text: str) -> str:
-        """The answer to one text, as it comes."""
+    def _request(self, text: str) -> str | None:
+        """The answer to one text, as it comes; ``None`` where the server refuses it, or sends none."""
         import openai
 
         messages: Any = [
@@ -235,16 +237,16 @@ class ApiJudge:
             except (openai.BadRequestError, openai.UnprocessableEntityError):
                 continue  # a server that does not know an option, or a text that it will not have
             except json.JSONDecodeError:
-                return ""
+                return None
             except (openai.OpenAIError, ValueError) as error:
                 raise self._failed(error) from None
             self._level = max(self._level, level)
             try:
                 said = answer.choices[0].message.content
             except (AttributeError, IndexError, TypeError, KeyError):
-                return ""
-            return said if isinstance(said, str) else ""
-        return ""
+                return None
+            return said if isinstance(said, str) else None
+        return None
 
     def _failed(self, error: Exception) -> InputError:
         import openai
@@ -292,10 +294,10 @@ class _Memory:
             except (ValueError, KeyError, TypeError):
                 continue
 
-    def add(self, key: str, label: str | None) -> None:
-        """Keep one answer."""
+    def add(self, key: str, label: str | None, *, keep: bool) -> None:
+        """Remember one answer; ``keep`` it for later runs, too."""
         self.answers[key] = label
-        if self.path is not None:
+        if keep and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # the line break comes first: it ends a line that a crash cut off
             with self.path.open("a", encoding="utf-8") as file:

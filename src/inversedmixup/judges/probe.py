@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.folds import by_fold, folds_of
+from inversedmixup.folds import by_fold, folds_of, learnable
 from inversedmixup.labelled import class_numbers
 from inversedmixup.models.lower_layers import mean_states
 
@@ -40,7 +40,9 @@ class ProbeJudge:
     @property
     def unseen(self) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
-        return self._learnt
+        numbers = class_numbers(self.case.examples, self.case.classes)[self._learnt]
+        unseen: np.ndarray = self._learnt[learnable(numbers, self._fold_of[self._learnt])]
+        return unseen
 
     @property
     def expects(self) -> np.ndarray:
@@ -62,7 +64,11 @@ class ProbeJudge:
             probe = self._probe(np.isin(self._learnt, others))
             return probe.probabilities(self._points[np.searchsorted(self._learnt, asked)])
 
-        return by_fold(rows, folds_of(self.case.examples, seed=self.case.seed), ask)
+        return by_fold(rows, self._fold_of, ask)
+
+    @cached_property
+    def _fold_of(self) -> np.ndarray:
+        return folds_of(self.case.examples, seed=self.case.seed)
 
     @cached_property
     def _points(self) -> np.ndarray:

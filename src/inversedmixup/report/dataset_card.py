@@ -26,7 +26,7 @@ TEMPLATE = """
 # {title}
 
 {kept} labelled sentences written by a language model between labelled sentences of `{train}`, with
-[inversedMixup](https://arxiv.org/abs/2601.21543). None was written by a person.
+[inversedMixup](https://arxiv.org/abs/2601.21543). None of these was written by a person. {originals}
 
 ## Rows
 
@@ -102,27 +102,36 @@ def _as_written(card: bytes) -> bool:
 def _front_matter(results: RunResults) -> str:
     from huggingface_hub import DatasetCardData
 
-    rows = results.summary["kept"]
+    rows, makers = results.summary["kept"] + _originals(results), ["machine-generated"]
+    if _originals(results):
+        makers.append("other")  # whoever made the training file
     data = DatasetCardData(
-        pretty_name=results.output.stem, license="unknown", language="en", task_categories=["text-classification"],
+        pretty_name=results.output.stem, license="unknown", task_categories=["text-classification"],
         size_categories=next((size for limit, size in SIZES if rows < limit), "n>1M"),
-        annotations_creators=["machine-generated"], language_creators=["machine-generated"],
+        annotations_creators=makers, language_creators=[*makers],  # two lists: YAML would name the one
         tags=["synthetic", "data-augmentation", "inversedmixup"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": results.output.name}]}],
     )  # fmt: skip
     return str(data.to_yaml())
 
 
+def _originals(results: RunResults) -> int:
+    """How many rows of the training file the output begins with."""
+    return sum(results.summary["originals"].values()) if results.summary.get("originals_repeated") else 0
+
+
 def _body(results: RunResults, kept: dict[str, int]) -> str:
     summary, made = results.summary, results.provenance
-    labels = sorted({*summary["originals"], *kept})
+    labels, train = sorted({*summary["originals"], *kept}), made.get("train", "the training file")
+    count = _originals(results)
     return TEMPLATE.format(
         mark=mark("card", results.output), title=_cell(results.output.stem),
-        train=made.get("train", "the training file"), kept=summary["kept"],
+        train=train, kept=summary["kept"],
         labels="\n".join(f"| {_cell(n)} | {summary['originals'].get(n, 0)} | {kept.get(n, 0)} |" for n in labels),
         tried=summary["tried"], rejected=summary["tried"] - summary["kept"], rejected_file=results.rejected.name,
         sha256=made.get("train_sha256", "not recorded"),
         versions=", ".join(f"{n} {v}" for n, v in made.get("versions", {}).items()) or "versions not recorded",
+        originals=f"The first {count} rows of the file are those of `{train}` itself." if count else "",
         models=_models(results.settings), command=made.get("command", "(not recorded)"),
     )  # fmt: skip
 

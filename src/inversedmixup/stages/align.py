@@ -241,10 +241,15 @@ def _heads_digest(files: Sequence[str | Path]) -> str:
 def _held_out(corpus: Sequence[str | Path], config: AlignConfig) -> list[str]:
     files = corpus if config.validation is None else [config.validation]
     log = config.validation is not None  # the corpus is counted when its size is
-    texts = list(islice(iter_texts(files, config.text_column, log=log), config.validation_rows))
+    texts = list(islice(iter_texts(files, config.text_column, log=log), config.validation_rows + 1))
     if not texts:
         raise InputError(f"{files[0]}: no usable text to validate on")
-    return texts
+    if config.validation is None and len(texts) <= config.validation_rows:
+        raise InputError(
+            f"{files[0]}: too few texts to train on: {len(texts)}, and the first {config.validation_rows} are held out "
+            f"for validation; lower --validation-rows, or give a file with --validation"
+        )
+    return texts[: config.validation_rows]
 
 
 class _Run:
@@ -433,6 +438,7 @@ class _Run:
         """Final validation, the checkpoint and the pair folder."""
         if not self.team.leads:
             return {}
+        self.checkpoint()  # the validation takes a while, and may be interrupted
         record = self._record(self.lesson.validate(self.held_out))
         self.checkpoint()
         self.pair.config.training = self._training_record(record)

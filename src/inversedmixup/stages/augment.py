@@ -120,6 +120,7 @@ def run_augment(
     Raises:
         InputError: for settings that the rows cannot serve, or a judge that is worse than the interpolated labels.
     """
+    config.check_descriptions(classes)
     writer = RowWriter(
         pair, examples, classes, config, cross_validated=cross_validated, folder=run.folder if run else None
     )
@@ -240,7 +241,6 @@ def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSample
     judge = parse_labels(config.labels).judge
     if judge:
         check_judges(judge, config)
-        config.described(class_names(examples))
     if (twice := repeated_id(examples)) is not None:
         raise InputError(f"the id column holds {twice!r} twice; make the ids unique or drop the column")
     return PairSampler(class_numbers(examples, class_names(examples)), config.pairs, parse_lambda(config.lam))

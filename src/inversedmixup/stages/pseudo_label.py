@@ -60,7 +60,7 @@ class PseudoLabelConfig(LabelConfig, JudgeConfig):
     def __post_init__(self) -> None:
         for part in (LabelConfig, JudgeConfig):
             part.__post_init__(self)
-        at_least(self, 0, "min_confidence")
+        at_least(self, 0, "min_confidence", "seed")
         if self.min_confidence > 1:
             raise InputError(f"min_confidence {self.min_confidence}: is a probability; must be at most 1")
 
@@ -108,6 +108,7 @@ def run_pseudo_label(
         InputError: for settings that the rows cannot serve, or a judge that is not to be trusted.
     """
     policy = check_policy(config.labels, config)
+    config.check_descriptions(classes)
     case = Case(pair, examples, classes, config, config.seed, cross_validated, run.folder if run else None)
     panel = make_panel(str(policy.judge), case, pooled=policy.kind == "pool")
     record = recorded(run, "judge", lambda: judge_record(panel, examples, classes, seed=config.seed))

@@ -43,7 +43,7 @@ def chunks(
                 yield Chunk(seen, order, targets(seen))
             number += 1
         if number == first:
-            raise InputError("too few texts to train on, once those held out for validation are taken away")
+            raise InputError("the corpus has no usable text to train on")
 
 
 def in_lists(texts: Iterator[str], size: int) -> Iterator[list[str]]:

@@ -62,7 +62,7 @@ class TaskModelConfig:
     seed: int = option(0, "seed of everything random but the choice of examples")
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "task_steps", "encoder_learning_rate", "head_learning_rate")
+        at_least(self, 0, "task_steps", "encoder_learning_rate", "head_learning_rate", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def run_warmup(
     taught = _some(examples, config.seed)
     texts = [example.text for example in taught]
     replayed = _replayed(config, unread)
-    probe = _probe(texts, replayed, config.seed)
+    probe, replayed = _probe(texts, replayed, config.seed)
     # by the LLM alone: a word head that follows well would hide an adaptor that does not
     before = evaluate_pair(pair, probe, 40, word_weight=0.0)
     old_embeddings, old = pair.task_model.encode(texts + replayed), copy.deepcopy(_heads(pair))
@@ -172,13 +172,19 @@ def _replayed(config: WarmupConfig, unread: Container[str]) -> list[str]:
     return list(islice((text for text in texts if words_of(text) not in unread), 2000))
 
 
-def _probe(texts: list[str], replayed: list[str], seed: int) -> list[str]:
-    """Texts for the measurement: labelled ones, half of it replayed ones if there are any."""
+def _probe(texts: list[str], replayed: list[str], seed: int) -> tuple[list[str], list[str]]:
+    """Texts for the measurement, and the replayed ones that are left.
+
+    Where there are enough they are replayed texts, which the adaptor then does not learn from. Otherwise labelled ones,
+    too, of which there are too few to keep any from it: what is measured after stage 2 flatters there.
+    """
     rng = np.random.default_rng([seed, 3])
-    probe: list[str] = []
-    for pool, size in ((replayed, PROBED_ROWS // 2), (texts, PROBED_ROWS)):
-        probe += [pool[i] for i in rng.permutation(len(pool))[: size - len(probe)]]
-    return probe
+    order = rng.permutation(len(replayed))
+    if len(replayed) >= 2 * PROBED_ROWS:
+        apart = set(order[:PROBED_ROWS].tolist())
+        return [replayed[i] for i in sorted(apart)], [text for i, text in enumerate(replayed) if i not in apart]
+    probe = [replayed[i] for i in order[: PROBED_ROWS // 2]]
+    return probe + [texts[i] for i in rng.permutation(len(texts))[: PROBED_ROWS - len(probe)]], replayed
 
 
 def fit_task_model(
