@@ -32,7 +32,7 @@ from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.writer import DecodeConfig
 from inversedmixup.terminal import new_table, output
-from studies.common import gained_accuracy, interval_words, run_grid, study_run, write_texts
+from studies.common import gained_accuracy, interval_words, run, run_grid, study_run, write_texts
 from studies.families import GENERATORS, Size, make_generator
 
 TOKENIZER_TEXTS = 20_000
@@ -152,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

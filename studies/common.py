@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from inversedmixup import __version__
+from inversedmixup.errors import InputError
 from inversedmixup.identity import files_digest
 from inversedmixup.mixing import PairSampler, parse_lambda, row_stream, soft_label
 from inversedmixup.models.pair import Pair
@@ -22,6 +23,7 @@ from inversedmixup.runs import RunFolder
 from inversedmixup.schema import Example
 from inversedmixup.stages.warmup import WarmedConfig
 from inversedmixup.stages.writer import DecodeConfig, Written, write_mixes
+from inversedmixup.terminal import console
 
 SETS = ("trec", "sst2", "ag_news", "cr", "subj", "sms_spam", "banking77")
 WEIGHT = 0.3  # of an augmented row in the head's loss
@@ -143,3 +145,12 @@ def study_run(output: Path, options: dict[str, Any], pairs: Sequence[str | None]
     """The folder of a study; cells made with other options, pairs or versions are refused, not mixed in."""
     digests = {str(pair): files_digest(WarmedConfig(pair=pair)) for pair in pairs}
     return RunFolder(output, {**options, "pairs": digests, "version": __version__})
+
+
+def run(main: Callable[[], None]) -> None:
+    """A study from the command line: what cannot be used is one line, and exit code 2."""
+    try:
+        main()
+    except InputError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        raise SystemExit(2) from None

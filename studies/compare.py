@@ -16,7 +16,7 @@ from inversedmixup.benchmark import statistics
 from inversedmixup.benchmark.records import Record, by_place, check_records, paired
 from inversedmixup.errors import InputError
 from inversedmixup.terminal import new_table, output
-from studies.common import read_json_lines
+from studies.common import read_json_lines, run
 
 
 def compare(
@@ -80,4 +80,4 @@ def _points(row: dict[str, Any]) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -32,7 +32,7 @@ from inversedmixup.options import build, read_settings
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.schema import Example, Row
 from inversedmixup.terminal import progress, show_logs
-from studies.common import SETS, json_lines, read_json_lines, sample
+from studies.common import SETS, json_lines, read_json_lines, run, sample
 
 REFERENCE = "inversed-reference"
 PSEUDO = "pseudo-label"  # the benchmark's method of this name, on training rows that the split did not draw
@@ -183,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

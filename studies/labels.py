@@ -34,7 +34,7 @@ from inversedmixup.labels import LabelPolicy, choose_label, is_intruded
 from inversedmixup.options import read_settings
 from inversedmixup.runs import recorded
 from inversedmixup.terminal import new_table, output, show_logs
-from studies.common import interval_words, json_lines, read_json_lines, study_run
+from studies.common import interval_words, json_lines, read_json_lines, run, study_run
 from studies.evidence import Reference, add_options, benches, cross_class
 
 ASKED = "task+probe+llm+tuned+incontext"
@@ -262,4 +262,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

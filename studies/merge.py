@@ -13,7 +13,7 @@ from pathlib import Path
 from inversedmixup.benchmark.records import Record, run_of
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.errors import InputError, write_whole
-from studies.common import json_lines, read_json_lines
+from studies.common import json_lines, read_json_lines, run
 from studies.evidence import in_order
 
 
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

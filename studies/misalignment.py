@@ -33,7 +33,7 @@ from inversedmixup.schema import Example
 from inversedmixup.stages.lessons import evaluate_pair
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model, run_warmup
 from inversedmixup.terminal import new_table, output
-from studies.common import gained_accuracy, interval_words, run_grid, sample, study_run, write_texts
+from studies.common import gained_accuracy, interval_words, run, run_grid, sample, study_run, write_texts
 
 PROBE = 32  # test sentences on which reconstruction is measured
 NOISE = (0.25, 0.5, 1.0, 2.0)  # length of the noise; an embedding has length 1
@@ -215,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

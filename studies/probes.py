@@ -22,7 +22,7 @@ from inversedmixup.models.pair import Pair, default_pair_folder, read_config
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.schema import Example
 from inversedmixup.terminal import new_table, output
-from studies.common import SETS, head_accuracy, one_hot, run_grid, sample, study_run
+from studies.common import SETS, head_accuracy, one_hot, run, run_grid, sample, study_run
 
 PAIRS = 2000  # of test rows, whose cosines are compared
 
@@ -87,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -37,7 +37,7 @@ from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.schema import Example
 from inversedmixup.stages.warmup import WarmupConfig, run_warmup
 from inversedmixup.terminal import new_table, output
-from studies.common import SETS, encode, run_grid, sample, study_run
+from studies.common import SETS, encode, run, run_grid, sample, study_run
 
 WITH_UNLABELLED = "after stage 2, unlabelled rows too"
 STAGES: Mapping[str, WarmupConfig] = {
@@ -215,4 +215,4 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -237,6 +237,14 @@ def test_training_rows_that_were_not_drawn_are_labelled_as_if_nobody_had(unseen,
     assert set(texts) <= set(SENTENCES) - {row.text for row in split.examples}
 
 
+def test_what_a_study_cannot_use_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs.jsonl").write_text("")
+    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "runs.jsonl"), "ours", "theirs"])
+    with pytest.raises(SystemExit, match="2"):
+        common.run(compare.main)
+    assert capsys.readouterr().err == "error: no split of 10 shots, frozen, has runs of both ours and theirs\n"
+
+
 def test_methods_are_compared_on_the_splits_that_both_have(tmp_path, monkeypatch, capsys):
     def run(name, split, method, accuracy):
         place = {"set": name, "shots": "10", "protocol": "frozen", "split": split, "seed": split, "method": method}

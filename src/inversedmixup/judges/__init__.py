@@ -47,8 +47,8 @@ class Judge(Protocol):
         ...
 
     @property
-    def expects(self) -> np.ndarray:
-        """Shares [classes] of the classes among the rows that it has learnt from; even ones where it counts none."""
+    def learns(self) -> bool:
+        """Whether it has learnt from the user's rows as they come, so that it expects classes as often as they do."""
         ...
 
     def prepare(self) -> None:
@@ -186,7 +186,7 @@ def make_panel(name: str, case: Case, *, pooled: bool = False, evened: bool = Tr
     from inversedmixup.judges.panel import Panel
 
     judges = [make_judge(part, case) for part in check_judges(name, case.config)]
-    return Panel(judges, pooled=pooled, evened=evened)
+    return Panel(judges, pooled=pooled, shares=case.shares if evened else None)
 
 
 def make_judge(name: str, case: Case) -> Judge:

@@ -85,6 +85,7 @@ class ApiJudge:
     """Asks a chat model for the class of each text, as structured output; abstains where the answer is no class."""
 
     name = "api"
+    learns = False  # it is shown as many rows of each class
 
     def __init__(self, case: Case) -> None:
         config = case.config
@@ -115,11 +116,6 @@ class ApiJudge:
         return "\n".join(lines)
 
     # ---- answers -----------------------------------------------------------------------------------------------
-
-    @property
-    def expects(self) -> np.ndarray:
-        """See :class:`~inversedmixup.judges.Judge`; it is shown as many rows of each class."""
-        return np.full(len(self.classes), 1 / len(self.classes))
 
     def prepare(self) -> None:
         """Nothing: it is elsewhere."""

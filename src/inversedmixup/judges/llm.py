@@ -26,6 +26,7 @@ class LLMJudge:
     """
 
     name = "llm"
+    learns = False  # it is shown as many rows of each class
 
     def __init__(self, case: Case) -> None:
         self.llm, self.case, self.classes = case.pair.llm, case, list(case.classes)
@@ -39,11 +40,6 @@ class LLMJudge:
         # the task model has learnt from every row, so that its shortlist for one is too good
         measurable = len(self.classes) <= self.case.config.shortlist or self.case.cross_validated is not None
         return self.case.not_shown() if measurable else np.empty(0, dtype=np.int64)
-
-    @property
-    def expects(self) -> np.ndarray:
-        """See :class:`~inversedmixup.judges.Judge`; it is shown as many rows of each class."""
-        return np.full(len(self.classes), 1 / len(self.classes))
 
     def prepare(self) -> None:
         """Nothing: its prompts are quickly made."""

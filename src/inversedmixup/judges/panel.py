@@ -19,15 +19,16 @@ class Panel:
     Args:
         judges: one or more.
         pooled: whether the product of several counts, not their majority.
-        evened: whether judges are heard as if they expected every class as often, see :func:`evened`.
+        shares: how often each class [classes] is among the user's rows: those who learnt from these are heard as if
+            they expected every class as often, see :func:`evened`; ``None``: all are heard as they are.
 
     Attributes:
         name: their names, joined by ``+``.
         verdict: which of the answers of :meth:`hear` counts.
     """
 
-    def __init__(self, judges: Sequence[Judge], *, pooled: bool = False, evened: bool = True) -> None:
-        self.judges, self.evened = list(judges), evened
+    def __init__(self, judges: Sequence[Judge], *, pooled: bool = False, shares: np.ndarray | None = None) -> None:
+        self.judges, self.shares = list(judges), shares
         self.name = "+".join(judge.name for judge in judges)
         self.verdict = self.name if len(judges) == 1 else "pool" if pooled else "agreement"
 
@@ -48,9 +49,10 @@ class Panel:
 
     def hear(self, texts: Sequence[str], embeddings: Tensor) -> dict[str, np.ndarray]:
         """What each judge says, [n, classes]; of several also their ``agreement`` and ``pool``."""
-        said = {judge.name: judge.probabilities(texts, embeddings) for judge in self.judges}
-        if self.evened:
-            said = {judge.name: evened(said[judge.name], judge.expects) for judge in self.judges}
+        said = dict[str, np.ndarray]()
+        for judge in self.judges:
+            probs = judge.probabilities(texts, embeddings)
+            said[judge.name] = probs if self.shares is None or not judge.learns else evened(probs, self.shares)
         return self._together(said)
 
     def held_out(self, rows: Sequence[int]) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ class ProbeJudge:
     """A linear classifier of the LLM's hidden states; every row of the user taught it, so it is cross-validated."""
 
     name = "probe"
+    learns = True
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -43,11 +44,6 @@ class ProbeJudge:
         numbers = class_numbers(self.case.examples, self.case.classes)[self._learnt]
         unseen: np.ndarray = self._learnt[learnable(numbers, self._fold_of[self._learnt])]
         return unseen
-
-    @property
-    def expects(self) -> np.ndarray:
-        """See :class:`~inversedmixup.judges.Judge`."""
-        return self.case.shares
 
     def prepare(self) -> None:
         """Read the rows and learn from them."""

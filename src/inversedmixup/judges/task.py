@@ -19,6 +19,7 @@ class TaskJudge:
     """The task model after stage 2. Every row of the user taught it, so others, fitted without it, answer for a row."""
 
     name = "task"
+    learns = True
 
     def __init__(self, case: Case) -> None:
         self.model = case.pair.task_model
@@ -32,11 +33,6 @@ class TaskJudge:
             return np.empty(0, dtype=int)
         # the rows that its temperature was measured on: their models are fitted once
         return held_out_rows(self._case.examples, seed=self._case.seed)
-
-    @property
-    def expects(self) -> np.ndarray:
-        """See :class:`~inversedmixup.judges.Judge`."""
-        return self._case.shares
 
     def prepare(self) -> None:
         """Nothing: it is there."""

@@ -41,6 +41,7 @@ class TunedJudge:
     """Label likelihood under the tuned copy. It takes a minute or two to make, and one to two times that to measure."""
 
     name = "tuned"
+    learns = True
     settings: tuple[float, ...] = ()  # what else decides the copy's weights
 
     def __init__(self, case: Case) -> None:
@@ -50,11 +51,6 @@ class TunedJudge:
     def unseen(self) -> np.ndarray:
         """See :class:`~inversedmixup.judges.Judge`."""
         return held_out_rows(self.case.examples, seed=self.case.seed)
-
-    @property
-    def expects(self) -> np.ndarray:
-        """See :class:`~inversedmixup.judges.Judge`."""
-        return self.case.shares
 
     def prepare(self) -> None:
         """Tune the copy, or read it from the run's folder."""
