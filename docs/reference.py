@@ -1,13 +1,23 @@
-"""A hook of mkdocs: the command-line reference, written from the options themselves."""
+"""Hooks of mkdocs: the command-line reference, written from the options; docstrings that name other things."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from inversedmixup.cli import COMMANDS, _parser, given
 
 MARK = "<!-- every command and its options -->"
+
+
+# as a docstring says it, in HTML: :meth:`~package.Class.name` or :meth:`words <package.Class.name>`
+ROLE = re.compile(r":[a-z]+:<code>(?:([^<]+?) &lt;[^<]+&gt;|~[\w.]*?(\w+)|([^<]+))</code>")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Show roles of docstrings as what they stand for."""
+    return ROLE.sub(lambda found: f"<code>{found[1] or found[2] or found[3]}</code>", html)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

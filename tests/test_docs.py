@@ -76,6 +76,21 @@ def test_the_command_line_reference_has_every_command_and_option():
     assert namespace["MARK"] not in written
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (":class:<code>~inversedmixup.schema.Row</code>", "<code>Row</code>"),
+        (":data:<code>FOLDS</code>", "<code>FOLDS</code>"),
+        (":meth:<code>Pair.correct &lt;inversedmixup.models.pair.Pair.correct&gt;</code>", "<code>Pair.correct</code>"),
+        ("a list: <code>x</code>", "a list: <code>x</code>"),
+    ],
+)
+def test_roles_of_docstrings_are_shown_as_names(said, shown):
+    namespace = {}
+    exec((ROOT / "docs" / "reference.py").read_text(encoding="utf-8"), namespace)
+    assert namespace["on_page_content"](said) == shown
+
+
 def anchors(page):
     """What links can lead to in a page, as GitHub and as Python-Markdown name its headings."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
@@ -100,7 +115,9 @@ def test_the_site_builds_without_a_broken_link(tmp_path):
 
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True)
     build(config)
-    assert "fit_resample" in (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+    page = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+    assert "fit_resample" in page
+    assert not re.search(r":[a-z]+:<code>", page)
 
 
 def test_no_target_replaces_the_editable_install():

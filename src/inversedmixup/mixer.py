@@ -206,7 +206,7 @@ class InversedMixup:
             second: the sentence at λ = 0.
             steps: how many points, evenly spaced from λ = 1 to λ = 0.
             lams: the ratios themselves, instead of ``steps``.
-            options: fields of :class:`~inversedmixup.stages.augment.DecodeConfig`.
+            options: fields of :class:`~inversedmixup.stages.writer.DecodeConfig`.
 
         Returns:
             One row per λ: ``lam, text, lam_realised, cycle_similarity, fluency`` and, once fitted, ``label_probs``.
