@@ -1,6 +1,7 @@
 """The benchmark's protocol on tiny random models: the same splits for every method, one file a run, resumable."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from inversedmixup.benchmark import BenchmarkConfig, estimate, run_all, run_benc
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.records import MEASURES
-from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw
+from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw, shared_rows
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
 from inversedmixup.models.task_model import HEAD_ROWS
@@ -91,6 +92,17 @@ def test_a_split_depends_on_its_seed_and_number_alone(number, seed, draw):
     one, two = (draw_rows(ROWS, TEST, kind, number, seed=seed) for _ in range(2))
     assert one == two
     assert one[0] != draw_rows(ROWS, TEST, kind, number + 1, seed=seed)[0]
+
+
+@pytest.mark.parametrize("draw", ["10", "3", "40%", "full", "tail:1", "tail:30"])
+def test_splits_share_as_many_rows_as_expected(draw):
+    rows = [Example(str(at), f"text {at}", label) for at, label in enumerate("a" * 240 + "b" * 50 + "c" * 10)]
+    kind, splits = parse_draw(draw), 80
+    drawn = [{row.id for row in draw_rows(rows, TEST, kind, number, seed=3)[0]} for number in range(splits)]
+    shared = [len(one & other) for one, other in itertools.combinations(drawn, 2)]
+    expected = shared_rows(rows, kind, splits, seed=3)
+    assert expected == pytest.approx(np.mean(shared) / np.mean([len(ids) for ids in drawn]), abs=0.01)
+    assert (expected == 1) == (draw == "full")
 
 
 def test_test_rows_of_classes_that_were_not_drawn_are_left_out():
@@ -331,6 +343,17 @@ def test_the_command_prints_a_verdict_and_keeps_it(train_file, tmp_path, tiny_pa
     shown = capsys.readouterr().out
     assert "equal-steps" in shown
     assert "One split shows no spread" in shown
+
+
+@pytest.mark.parametrize(
+    ("draw", "overlap"), [("10", (10 * 10 / 990 + 10) / 20), ("50%", 0.5), ("full", 1), ("cv", 1 / FOLDS)]
+)
+def test_a_verdict_reckons_with_the_rows_that_splits_share_where_classes_are_uneven(tmp_path, config, draw, overlap):
+    rows = [{"text": f"my parcel {at}", "label": "rare" if at % 100 == 0 else "frequent"} for at in range(1000)]
+    train = str(write_jsonl(tmp_path / "train.jsonl", rows))
+    test = str(write_jsonl(tmp_path / "test.jsonl", [{"text": "my refund", "label": "rare"}]))
+    bench = Bench(train, None if draw == "cv" else test, str(tmp_path / "toy"), config(draw=draw, methods="none"))
+    assert bench.overlap == pytest.approx(overlap)
 
 
 def test_class_weights_weigh_the_baseline_as_the_method_of_that_name_does(train_file, tmp_path, config):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inversedmixup import __version__
 from inversedmixup.baselines import Added, Method, Split, chosen
-from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw
+from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw, shared_rows
 from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.identity import choice_settings, work_settings
@@ -110,7 +110,7 @@ class Bench:
         """Share of rows that two splits have in common; see :func:`~inversedmixup.benchmark.verdict.give_verdict`."""
         if self._draw.kind == "cv":
             return 1 / FOLDS
-        return self.train_rows / len(self.rows)
+        return shared_rows(self.rows, self._draw, self.config.splits, seed=self.config.data_seed)
 
     def missing(self, number: int) -> list[Method]:
         """Methods that have not run on a split."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,10 +63,10 @@ def draw_rows(
         number: 0, 1, …
         seed: the data seed.
     """
-    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    own = _own_seed(number, seed)
     if draw.kind == "cv":
         # of a seed of their own: seed + repetition would draw the folds of the next data seed once more
-        repetition = int(np.random.SeedSequence([seed, number // FOLDS]).generate_state(1)[0])
+        repetition = _own_seed(number // FOLDS, seed)
         held = folds_of(rows, seed=repetition, folds=FOLDS) == number % FOLDS
         train = [row for row, out in zip(rows, held, strict=True) if not out]
         seen = {words_of(row.text) for row in train}
@@ -80,15 +81,44 @@ def draw_rows(
     return train, _known(train, test)
 
 
+def shared_rows(rows: Sequence[Example], draw: Draw, splits: int, *, seed: int) -> float:
+    """Share of its training rows that one split has in common with another, as expected over all pairs of splits.
+
+    Of a class of N rows, two splits that draw n and m of them share n · m / N.
+
+    Args:
+        rows: labelled rows to draw from.
+        draw: how; not ``cv``, whose splits are not drawn apart from one another.
+        splits: how many; fewer than two are taken for two.
+        seed: the data seed.
+    """
+    counts = Counter(row.label for row in rows)
+    numbers = range(max(2, splits))
+    drawn = [_sizes(rows, draw, _own_seed(number, seed)) for number in numbers]
+    taken = np.array([[sizes[name] for name in counts] for sizes in drawn], dtype=float)
+    share = taken / np.array(list(counts.values()))
+    pairs = taken.sum(0) * share.sum(0) - (taken * share).sum(0)  # [classes], both orders, none with itself
+    return float(pairs.sum() / (len(numbers) - 1) / taken.sum())
+
+
+def _own_seed(number: int, seed: int) -> int:
+    """The seed of one split, or of one repetition of cross-validation."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
 def _sizes(rows: Sequence[Example], draw: Draw, seed: int) -> dict[str, int]:
-    """Rows of each class; a long tail's classes are put in order by the seed (Cui et al. 2019, section 5.1)."""
-    classes = sorted({row.label for row in rows})
-    if draw.kind == "share":
-        counts = {name: sum(row.label == name for row in rows) for name in classes}
-        return {name: max(1, round(draw.amount * count)) for name, count in counts.items()}
-    order = np.random.default_rng([seed, 1]).permutation(len(classes))
-    last = max(1, len(classes) - 1)
-    return {name: max(1, round(LARGEST * draw.amount ** (-at / last))) for name, at in zip(classes, order, strict=True)}
+    """Rows to draw of each class; a long tail's classes are put in order by the seed (Cui et al. 2019, section 5.1)."""
+    counts = Counter(row.label for row in rows)
+    if draw.kind == "tail":
+        order = np.random.default_rng([seed, 1]).permutation(len(counts))
+        last = max(1, len(counts) - 1)
+        falling = zip(sorted(counts), order, strict=True)
+        sizes = {name: max(1, round(LARGEST * draw.amount ** (-at / last))) for name, at in falling}
+    elif draw.kind == "share":
+        sizes = {name: max(1, round(draw.amount * count)) for name, count in counts.items()}
+    else:
+        sizes = dict(counts) if draw.kind == "full" else dict.fromkeys(counts, int(draw.amount))
+    return {name: min(size, counts[name]) for name, size in sizes.items()}
 
 
 def _take(rows: Sequence[Example], sizes: dict[str, int], seed: int) -> list[Example]:

@@ -131,7 +131,7 @@ def give_verdict(
         test: test rows of a split.
         overlap: share of rows that two splits have in common, in [0, 1]. Test rows taken from one pool, as in
             cross-validation: test rows / rows of the pool, 1/k for k folds. One test file and training rows drawn anew
-            for each split: training rows / rows that they are drawn from; the verdict then is about these test rows.
+            for each split: see :func:`~.splits.shared_rows`; the verdict then is about these test rows.
         rope: gains smaller than this make no difference.
 
     Raises:
