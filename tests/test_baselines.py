@@ -1,6 +1,7 @@
 """What augmentation is compared with: what each method may do to a text, a batch, a model."""
 
 import collections
+import dataclasses
 import sys
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversedmixup.baselines import BASELINE, Split, aeda, eda, methods, ssmix, tmix
-from inversedmixup.baselines.batches import unite_masks
+from inversedmixup.baselines.batches import mix_rows, unite_masks
 from inversedmixup.baselines.edits import edited, recommended
 from inversedmixup.baselines.sentence_mixup import mix_sentences
 from inversedmixup.baselines.tmix import HiddenMixer, layers_of, mix_hidden
@@ -18,7 +19,8 @@ from inversedmixup.baselines.word_mixup import mix_words
 from inversedmixup.benchmark import BenchmarkConfig, run_all
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.errors import InputError
-from inversedmixup.models.task_model import TaskModel
+from inversedmixup.models import task_model
+from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.options import build
 from tiny import LABELS, SENTENCES, make_encoder
 
@@ -167,7 +169,7 @@ def test_the_same_seed_gives_the_same_rows_and_more_steps_do_not_change_the_firs
     first, again, fewer = added(split()), added(split()), added(split(downstream_steps=4))
     assert first.texts == again.texts
     assert len(first.texts) == 16 * len(SENTENCES) > len(fewer.texts) == 4 * 16 - len(SENTENCES)
-    assert first.weight == 1.0
+    assert (first.weight == 1).all()
     assert fewer.texts == first.texts[: len(fewer.texts)]
     assert added(split(seed=1)).texts != first.texts
     assert all(text.strip() for text in first.texts)
@@ -181,7 +183,53 @@ def test_a_row_is_labelled_as_the_text_it_was_made_of(split):
     assert [label_of[text] for text in made.texts] == [classes[at] for at in made.targets.argmax(1)]
 
 
+@pytest.mark.parametrize("name", ["eda", "aeda"])
+def test_a_copy_counts_as_much_as_its_original(name, split):
+    uneven = dataclasses.replace(split(class_weights=True), examples=split().examples[:-4])
+    added = methods()[name].added(uneven)
+    counts = np.array([2, 6, 6])  # account, delivery, refund
+    np.testing.assert_allclose(added.weight, (14 / (3 * counts))[added.targets.argmax(1)])
+
+
 # ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def fitted(model, weights, mixer):
+    """The model's head after a few steps on four rows."""
+    targets = torch.eye(3)[[0, 1, 1, 2]]
+    model.fit(TEXTS, targets, weights, FitSettings(steps=4, batch_size=4), mixer=mixer)
+    return model.head.weight.detach()
+
+
+def test_rows_that_are_not_mixed_are_trained_on_as_without_a_mixer(encoders):
+    def head(weights, mixer):
+        model = TaskModel.from_pretrained(encoders["bert"])
+        model.set_classes(["a", "b", "c"])
+        return fitted(model, weights, mixer)
+
+    def unmixed(model, texts, known, targets, rng):
+        return model(texts), targets
+
+    alike, uneven = torch.ones(4), torch.tensor([2.0, 0.5, 0.7, 1.3])
+    assert torch.equal(head(alike, None), head(alike, unmixed))
+    assert torch.equal(head(uneven, None), head(uneven, unmixed))
+    assert not torch.equal(head(alike, None), head(uneven, None))
+
+
+def test_a_class_counts_as_much_in_mixes_as_in_its_rows(model, monkeypatch):
+    seen, real, weights = [], task_model._cross_entropy, torch.tensor([2.0, 0.5, 0.7, 1.3])
+    monkeypatch.setattr(task_model, "_cross_entropy", lambda *args: seen.append(args[1:]) or real(*args))
+    fitted(model, weights, HiddenMixer(1.0))
+    for wanted, weight in seen:
+        torch.testing.assert_close(wanted.sum(1), torch.ones(4))
+        torch.testing.assert_close((wanted * weight[:, None]).sum(0), torch.tensor([2.0, 1.2, 1.3]))
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4))
+def test_a_mix_of_rows_that_count_alike_counts_one_to_the_bit(shares):
+    mixed = mix_rows(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([1, 2, 3, 0]), torch.tensor(shares))
+    assert (mixed.sum(1) == 1).all()
 
 
 @settings(deadline=None)

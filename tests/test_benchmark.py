@@ -375,6 +375,20 @@ def test_class_weights_weigh_the_baseline_as_the_method_of_that_name_does(train_
     assert [record["nll"] for record in plain if record["method"] == BASELINE] != [one["nll"] for one in measures]
 
 
+@pytest.mark.parametrize("encoder", ["full", "head"])
+def test_class_weights_reach_the_batches_that_are_mixed(train_file, tmp_path, config, encoder):
+    lines = train_file.read_text(encoding="utf-8").splitlines()
+    given = tmp_path / "lopsided.jsonl"
+    given.write_text("\n".join([*lines[:9], *lines[-4:]]) + "\n", encoding="utf-8")
+    own = {"methods": "word-mixup,sentence-mixup,tmix,ssmix", "splits": 1, "train_encoder": encoder}
+    plain, even = (
+        run(str(given), None, str(tmp_path / name), config(class_weights=weighted, **own))
+        for name, weighted in (("plain", False), ("even", True))
+    )
+    assert len(plain) == 5
+    assert all(one["nll"] != other["nll"] for one, other in zip(plain, even, strict=True))
+
+
 # ---- the estimate --------------------------------------------------------------------------------------------------
 
 

@@ -38,13 +38,13 @@ class Added:
     Attributes:
         texts: m texts.
         targets: their class probabilities [m, classes].
-        weight: how much one of them counts in the loss; ``None``: as the protocol has it.
+        weight: how much one of them counts in the loss, or each of them, [m]; ``None``: as the protocol has it.
         original_weights: how much each original counts, [n]; ``None``: as ``--class-weights`` has it.
     """
 
     texts: Sequence[str]
     targets: np.ndarray
-    weight: float | None = None
+    weight: float | np.ndarray | None = None
     original_weights: np.ndarray | None = None
 
 

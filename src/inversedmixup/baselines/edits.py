@@ -8,7 +8,7 @@ import numpy as np
 
 from inversedmixup.baselines import Added, Split
 from inversedmixup.models.task_model import HEAD_ROWS, FitSettings
-from inversedmixup.stages.downstream import one_hot
+from inversedmixup.stages.downstream import one_hot, original_weights
 from inversedmixup.stages.warmup import fit_settings
 
 Edit = Callable[[list[str], np.random.Generator], list[str]]
@@ -29,7 +29,7 @@ def recommended(rows: int) -> tuple[float, int]:
 def edited(split: Split, use: int, edit: Edit) -> Added:
     """Edited copies of the originals, in turn from a shuffled list, labelled as their originals.
 
-    As many as recommended, but no more than training can look at beside the originals. One counts as much as an
+    As many as recommended, but no more than training can look at beside the originals. One counts as much as its
     original, as in both papers. Row r depends on (seed, use, r) alone.
 
     Args:
@@ -42,10 +42,12 @@ def edited(split: Split, use: int, edit: Edit) -> Added:
     looks = (steps * FitSettings.batch_size or HEAD_ROWS) - len(split.examples)
     count = min(copies * len(split.examples), max(1, looks))
     order = split.stream(use).permutation(len(split.examples))
-    parents = [split.examples[order[row % len(order)]] for row in range(count)]
+    numbers = order[np.arange(count) % len(order)]
+    parents = [split.examples[at] for at in numbers.tolist()]
     texts = []
     for row, parent in enumerate(parents):
         # from 1 on: numpy takes [seed, use, 0] for [seed, use]
         rng = np.random.default_rng([split.config.seed, use, row + 1])
         texts.append(" ".join(edit(parent.text.split(), rng)) or parent.text)
-    return Added(texts, one_hot(parents, split.classes), weight=1.0)
+    weights = original_weights(split.examples, split.classes, even=split.config.class_weights)
+    return Added(texts, one_hot(parents, split.classes), weight=weights[numbers])

@@ -67,7 +67,7 @@ def read_saliency(
     Args:
         model: the task model.
         texts: b sentences.
-        targets: class probabilities [b, classes].
+        targets: class probabilities [b, classes]; how much a row counts in them scales all of its saliency alike.
         learning: whether the encoder learns from the embeddings; no gradient is left on any weight in either case.
     """
     features = model.features(texts)

@@ -57,13 +57,13 @@ class Mixer(Protocol):
     def __call__(
         self, model: TaskModel, texts: Sequence[str], known: Tensor | None, targets: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings [m, d] for the head and their class probabilities [m, classes].
+        """Embeddings [m, d] for the head and their targets [m, classes], mixed as the rows are.
 
         Args:
             model: the task model that is being trained.
             texts: the batch, b sentences.
             known: their embeddings [b, d] where the encoder does not learn, else ``None``.
-            targets: their class probabilities [b, classes].
+            targets: their class probabilities [b, classes], each row's times how much it counts.
             rng: the mixer's random stream.
         """
         ...
@@ -215,7 +215,8 @@ class TaskModel(nn.Module):
             weights: how much each row counts, [n].
             settings: steps, learning rates, what is trained.
             known: the embeddings [n, d], where they are there already and the encoder does not learn.
-            mixer: what the rows of a batch become before the head sees them; weights are not used then.
+            mixer: what the rows of a batch become before the head sees them; of a mix, each row's share counts as much
+                as the row.
             advance: told of each finished step.
         """
         assert self.head is not None
@@ -244,8 +245,10 @@ class TaskModel(nn.Module):
             if mixer is None:
                 embeddings = self(batch)
             else:
-                embeddings, wanted = mixer(self, batch, here, wanted, mixing)
-                weight = torch.ones(len(embeddings), device=self.device)
+                # weighed before they are mixed: a rare row then counts as much in its mixes as it does by itself
+                embeddings, wanted = mixer(self, batch, here, wanted * weight.unsqueeze(-1), mixing)
+                weight = wanted.sum(-1)
+                wanted = wanted / weight.clamp_min(1e-8).unsqueeze(-1)
             loss = _cross_entropy(self.logits(embeddings), wanted, weight)
             if frozen is not None:
                 loss = loss + self._penalty(self.head, weights)
