@@ -17,6 +17,7 @@ from torch import Tensor
 from inversedmixup import __version__
 from inversedmixup.errors import InputError
 from inversedmixup.identity import files_digest
+from inversedmixup.labelled import sample_rows
 from inversedmixup.mixing import PairSampler, parse_lambda, row_stream, soft_label
 from inversedmixup.models.pair import Pair
 from inversedmixup.runs import RunFolder
@@ -60,9 +61,9 @@ def encode(pair: Pair, rows: Sequence[Example]) -> Tensor:
 
 
 def sample(rows: Sequence[Example], count: int = REFERENCE_ROWS) -> list[Example]:
-    """At most so many rows, the same ones each time, in their order."""
-    order = np.random.default_rng(0).permutation(len(rows))[:count]
-    return [rows[at] for at in sorted(order)]
+    """At most so many rows, the same ones each time, in their order; every class keeps one."""
+    # no more than one: of banking77, more would be other rows than the published studies drew
+    return sample_rows(rows, count, each=1, seed=0)
 
 
 def one_hot(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:

@@ -1,6 +1,8 @@
 import json
 import math
+from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,9 +10,10 @@ from hypothesis import strategies as st
 from conftest import write_jsonl
 from inversedmixup.data import MAX_CHARACTERS, iter_texts, label_name, read_examples
 from inversedmixup.errors import InputError, unfinished
-from inversedmixup.labelled import check_classes, take_shots
+from inversedmixup.labelled import check_classes, sample_rows, take_shots
 from inversedmixup.mixer import as_examples
 from inversedmixup.row_file import check_output
+from inversedmixup.schema import Example
 
 ROWS = [{"text": "one, two", "label": "a"}, {"text": 'three "four"', "label": "b"}]
 
@@ -96,6 +99,25 @@ def test_shots_are_per_class_distinct_and_depend_on_the_seed_alone(examples_modu
     chosen = take_shots(examples_module, shots, seed=seed)
     assert chosen == take_shots(examples_module, shots, seed=seed)
     assert len({e.id for e in chosen}) == len(chosen) == 3 * shots
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6), count=st.integers(1, 100), each=st.integers(1, 8),
+    seed=st.integers(0, 50),
+)  # fmt: skip
+@settings(deadline=None)
+def test_a_sample_keeps_every_class_and_is_a_plain_draw_where_that_does(sizes, count, each, seed):
+    names = np.random.default_rng(9).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    rows = [Example(str(at), f"text {at}", f"class {name}") for at, name in enumerate(names)]
+    sample = sample_rows(rows, count, each=each, seed=[seed, 1])
+    assert [row for row in rows if row in sample] == sample == sample_rows(rows, count, each=each, seed=[seed, 1])
+    assert len(sample) == min(len(rows), max(count, len(sizes)))
+    least, there = max(1, min(each, count // len(sizes))), Counter(row.label for row in sample)
+    wanted = {f"class {name}": min(size, least) for name, size in enumerate(sizes)}
+    assert all(there[name] >= few for name, few in wanted.items())
+    plain = [rows[at] for at in sorted(np.random.default_rng([seed, 1]).permutation(len(rows))[:count])]
+    if all(sum(row.label == name for row in plain) >= few for name, few in wanted.items()):
+        assert sample == plain
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import write_jsonl
+from inversedmixup import intrusion
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
 from inversedmixup.figures import draw_intrusion
@@ -164,6 +165,21 @@ def test_the_reference_does_not_learn_from_the_parents_where_others_are(tiny_pai
     assert (report["observers"][0]["n"], report["reference_knows_the_parents"]) == (36, False)
     report = run_intrusion(str(some), str(tmp_path / "b"), config(tiny_pair_folder, texts=0))
     assert (report["observers"][0]["n"], report["reference_knows_the_parents"]) == (18, True)
+
+
+@pytest.mark.parametrize("classes", [("delivery", "refund"), ("delivery", "refund", "account")])
+def test_a_rare_class_stays_in_the_reference(tiny_pair_folder, tmp_path, examples, monkeypatch, classes):
+    monkeypatch.setattr(intrusion, "REFERENCE_ROWS", 12)
+    rows = [{"text": e.text, "label": e.label} for e in examples if e.label in classes[1:]]
+    rows = [{**row, "text": f"{row['text']} {at}"} for at in range(20) for row in rows]
+    rows += [{"text": e.text, "label": e.label} for e in examples if e.label == classes[0]][:3]
+    train, seen = write_jsonl(tmp_path / "train.jsonl", rows), []
+    real = intrusion.ReferenceLabeller
+    monkeypatch.setattr(intrusion, "ReferenceLabeller", lambda h, names: seen.extend(names) or real(h, names))
+    report = run_intrusion(str(train), str(tmp_path / "s"), config(tiny_pair_folder, texts=0))
+    assert report["observers"][0]["n"] == len(seen) == 12
+    assert seen.count(classes[0]) == 3
+    assert set(seen) == set(classes)
 
 
 def test_a_reference_that_lacks_a_class_is_refused(tiny_pair_folder, train_file, tmp_path):

@@ -30,7 +30,7 @@ from inversedmixup.errors import InputError, clear_write_errors
 from inversedmixup.figures import DRAWN
 from inversedmixup.identity import work_settings
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
-from inversedmixup.labelled import check_classes, check_known_labels, class_counts, take_shots
+from inversedmixup.labelled import check_classes, check_known_labels, class_counts, sample_rows, take_shots
 from inversedmixup.labels import JUDGES_HELP
 from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler, interpolate, row_stream
 from inversedmixup.models.pair import Pair
@@ -53,6 +53,7 @@ POLICIES = ("cross-class", "same-class")
 # pairs have no order, so λ and 1−λ are the same mix; λ = 1 is a row itself, and its text a mere reconstruction
 LAMS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 REFERENCE_ROWS = 5000
+REFERENCE_EACH = 20  # of them, of each class at least, or all that it has
 SPACES = ("embedding", "text")
 
 
@@ -146,16 +147,11 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
         run = RunFolder(folder / "run", work_settings(config, examples, known), overwrite=config.overwrite)
         fit = CrossValidation(config.load_task_model, examples, classes, config)
         pair = warmed_up(config, examples, classes, run, fit)
-        study = _Study(pair, examples, classes, _sample(known, config.seed), config, run, fit)
+        looked_at = sample_rows(known, REFERENCE_ROWS, each=REFERENCE_EACH, seed=[config.seed, 10])
+        study = _Study(pair, examples, classes, looked_at, config, run, fit)
         result = study.report(study.observers(), [*study.embeddings(samplers), *study.texts(samplers)])
         write_json(folder / "intrusion.json", result)
         return result
-
-
-def _sample(rows: Sequence[Example], seed: int) -> list[Example]:
-    """At most :data:`REFERENCE_ROWS` of the rows."""
-    order = np.random.default_rng([seed, 10]).permutation(len(rows))[:REFERENCE_ROWS]
-    return [rows[at] for at in sorted(order)]
 
 
 class _Study:

@@ -288,6 +288,24 @@ def iter_shots(examples: Sequence[Example], shots: int, *, seed: int) -> Iterato
     return (examples[at] for at in sorted(chosen))
 
 
+def sample_rows(examples: Sequence[Example], count: int, *, each: int, seed: int | Sequence[int]) -> list[Example]:
+    """At most ``count`` rows, drawn by ``seed`` alone, in their original order; every class keeps some.
+
+    Args:
+        examples: the rows, at least one.
+        count: how many; more only where there are more classes, each of which keeps one row.
+        each: rows that a class keeps, or all that it has; fewer where ``count`` is too small for as many of all. A draw
+            without regard to the classes that has as many of each is left as it is.
+        seed: decides which.
+    """
+    classes = class_names(examples)
+    order = np.random.default_rng(seed).permutation(len(examples))
+    numbers, least = class_numbers(examples, classes)[order], max(1, min(each, count // len(classes)))
+    kept = np.concatenate([np.flatnonzero(numbers == number)[:least] for number in range(len(classes))])
+    others = np.setdiff1d(np.arange(len(order)), kept)[: max(0, count - len(kept))]
+    return [examples[at] for at in sorted(order[np.concatenate([kept, others])].tolist())]
+
+
 def finder(examples: Sequence[Example]) -> Callable[[str], Example | None]:
     """What finds the row of an id."""
     if isinstance(examples, ExampleFile):
