@@ -166,7 +166,7 @@ def test_eda_says_whether_it_has_synonyms(monkeypatch, synonyms, said):
 @pytest.mark.parametrize("name", ["eda", "aeda"])
 def test_the_same_seed_gives_the_same_rows_and_more_steps_do_not_change_the_first(name, split):
     added = methods()[name].added
-    first, again, fewer = added(split()), added(split()), added(split(downstream_steps=4))
+    first, again, fewer = added(split()), added(split()), added(split(downstream_steps=4, n=6))
     assert first.texts == again.texts
     assert len(first.texts) == 16 * len(SENTENCES) > len(fewer.texts) == 4 * 16 - len(SENTENCES)
     assert (first.weight == 1).all()
@@ -181,6 +181,15 @@ def test_a_row_is_labelled_as_the_text_it_was_made_of(split):
     made = edited(split(), 5, lambda words, rng: words)
     classes = sorted(set(LABELS))
     assert [label_of[text] for text in made.texts] == [classes[at] for at in made.targets.argmax(1)]
+
+
+@pytest.mark.parametrize("name", ["eda", "aeda"])
+def test_as_many_copies_are_made_as_other_methods_add_where_steps_leave_room_for_fewer(name, split):
+    large = dataclasses.replace(split(), examples=split().examples * 134)
+    assert len(large.examples) > 150 * FitSettings.batch_size
+    assert len(methods()[name].added(large).texts) == split().config.n == 100
+    few = methods()[name].added(split(downstream_steps=1, n=400))
+    assert len(few.texts) == 16 * len(SENTENCES)
 
 
 @pytest.mark.parametrize("name", ["eda", "aeda"])

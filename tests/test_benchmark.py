@@ -433,6 +433,16 @@ def test_more_splits_take_longer_and_a_finished_benchmark_is_not_estimated(train
     assert "for 2 runs" in caplog.text
 
 
+@pytest.mark.parametrize(("n", "encoder", "steps"), [(6, "full", None), (60, "full", 5), (60, "head", None)])
+def test_steps_that_do_not_look_at_every_row_are_told_of_once(train_file, tmp_path, config, caplog, n, encoder, steps):
+    own = {"n": n, "train_encoder": encoder, "downstream_steps": 4, "methods": "none"}
+    run_benchmark(str(train_file), None, str(tmp_path / "toy"), config(**own))
+    told = [record.getMessage() for record in caplog.records if "some are never trained on" in record.getMessage()]
+    assert len(told) == (steps is not None)
+    assert all(f"look at 64 rows, of 14 training rows and {n}" in one for one in told)
+    assert all(f"--downstream-steps {steps} looks at all" in one for one in told)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0.3, "a second or two"), (42.3, "about 42 seconds"), (700, "about 12 minutes"), (9000, "about 2.5 hours")],
@@ -532,7 +542,7 @@ def test_edits_of_many_rows_are_as_many_as_a_frozen_encoders_head_learns_from(co
             examples=rows, classes=["a", "b"], config=own, stream=lambda use: np.random.default_rng(use)
         )
         made[encoder] = len(baselines.methods()["aeda"].added(split).texts)
-    assert made == {"head": HEAD_ROWS - 3000, "full": 1}
+    assert made == {"head": HEAD_ROWS - 3000, "full": own.n}
 
 
 def test_a_paid_answer_is_not_paid_for_again_by_a_killed_benchmark(train_file, tmp_path, config, monkeypatch):

@@ -29,8 +29,8 @@ def recommended(rows: int) -> tuple[float, int]:
 def edited(split: Split, use: int, edit: Edit) -> Added:
     """Edited copies of the originals, in turn from a shuffled list, labelled as their originals.
 
-    As many as recommended, but no more than training can look at beside the originals. One counts as much as its
-    original, as in both papers. Row r depends on (seed, use, r) alone.
+    As many as recommended, but no more than training can look at beside the originals, or than any method adds (``n``)
+    if that is more. One counts as much as its original, as in both papers. Row r depends on (seed, use, r) alone.
 
     Args:
         split: the originals.
@@ -40,7 +40,7 @@ def edited(split: Split, use: int, edit: Edit) -> Added:
     _, copies = recommended(len(split.examples))
     steps = fit_settings(split.config, split.config.downstream_steps).steps_taken()
     looks = (steps * FitSettings.batch_size or HEAD_ROWS) - len(split.examples)
-    count = min(copies * len(split.examples), max(1, looks))
+    count = min(copies * len(split.examples), max(split.config.n, looks))
     order = split.stream(use).permutation(len(split.examples))
     numbers = order[np.arange(count) % len(order)]
     parents = [split.examples[at] for at in numbers.tolist()]

@@ -23,13 +23,14 @@ from inversedmixup.benchmark.records import MEASURES, Record
 from inversedmixup.benchmark.splits import DRAW_HELP, parse_draw
 from inversedmixup.benchmark.verdict import verdicts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
+from inversedmixup.models.task_model import FitSettings
 from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
 from inversedmixup.remote import check_local
 from inversedmixup.report.results import BENCHMARK_FILE
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.downstream import DownstreamConfig
-from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig
+from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig, fit_settings
 from inversedmixup.terminal import progress
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,21 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
     missing = [bench.missing(number) for number in range(config.splits)]
     if runs := sum(map(len, missing)):
         logger.info("%s for %d runs", in_words(estimated_seconds(bench, missing)), runs)
+        _warn_of_unread(bench)
     return judge_benchmark(bench, run_all(bench))
+
+
+def _warn_of_unread(bench: Bench) -> None:
+    """Say once, not for each run, that training a fine-tuned encoder does not look at every row."""
+    config, train = bench.config, bench.train_rows
+    looks = fit_settings(config, config.downstream_steps).steps_taken() * FitSettings.batch_size
+    if 0 < looks < train + config.n:
+        enough = -(-(train + config.n) // FitSettings.batch_size)
+        logger.warning(
+            "%d steps look at %d rows, of %d training rows and %d that a method may add: some are never trained on; "
+            "--downstream-steps %d looks at all",
+            config.downstream_steps, looks, train, config.n, enough,
+        )  # fmt: skip
 
 
 def run_all(bench: Bench) -> list[Record]:
