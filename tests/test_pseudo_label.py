@@ -208,6 +208,23 @@ def test_a_run_of_label_is_none_of_augment(train_file, texts_file, tmp_path, set
         run_label_job(str(train_file), str(texts_file), str(out), again)
 
 
+def test_texts_that_have_grown_take_finished_labels_again(train_file, tmp_path, settings, monkeypatch, caplog):
+    monkeypatch.setattr(pseudo_label, "SHARD_TEXTS", 2)
+    texts, out, whole = tmp_path / "texts.txt", tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    config = build(LabelJobConfig, settings)
+    texts.write_text("".join(f"{text}\n" for text in TEXTS[:5]))
+    run_label_job(str(train_file), str(texts), str(out), config)
+    texts.write_text("".join(f"{text}\n" for text in [*TEXTS[:3], "another one", *TEXTS[4:]]))
+    run_label_job(str(train_file), str(texts), str(whole), config)
+    label, asked = pseudo_label._labelled, []
+    monkeypatch.setattr(pseudo_label, "_labelled", lambda part, *more: asked.append(len(part)) or label(part, *more))
+    with caplog.at_level("INFO"):
+        run_label_job(str(train_file), str(texts), str(out), config)
+    assert sum(asked) == len(TEXTS) - 2  # the first block was there
+    assert out.read_bytes() == whole.read_bytes()
+    assert "finished work is taken up again (the texts to label have changed)" in caplog.text
+
+
 def test_a_higher_bar_takes_finished_labels_again(train_file, texts_file, tmp_path, settings, monkeypatch):
     out = tmp_path / "out.jsonl"
     run_label_job(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))

@@ -94,7 +94,7 @@ class _AugmentJob(Job[Row]):
             check_texts(config.unlabelled, config.text_column)
         # texts that are measured on are not replayed
         self.unread = () if config.unlabelled is None else self.test
-        self.begin(self.examples, unread=self.unread)
+        self.begin(unread=self.unread)
         self.examples.save(self.folder / EXAMPLES_FILE)
 
     def pages(self) -> dict[Path, str]:

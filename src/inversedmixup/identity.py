@@ -41,9 +41,19 @@ def work_settings(config: PairOptions, *inputs: Sequence[Example], unread: Seque
     }  # fmt: skip
 
 
-def choice_settings(config: PairOptions, test: Sequence[Example]) -> dict[str, Any]:
-    """Everything that decides what is taken of it, and what is measured with that."""
+def choice_settings(
+    config: PairOptions, test: Sequence[Example], texts: Sequence[Example] | None = None
+) -> dict[str, Any]:
+    """Everything that decides what is taken of it, and what is measured with that.
+
+    Args:
+        config: the options.
+        test: rows that are measured on.
+        texts: those to label, if that is what the run does: each block of them is known by itself.
+    """
     chosen = {**deciding(config, CHOICE), "test_sha256": inputs_digest(test)}
+    if texts is not None:
+        chosen["texts_sha256"] = inputs_digest(texts)
     return {**chosen, "accept_labels": config.accepted} if isinstance(config, GateConfig) else chosen
 
 

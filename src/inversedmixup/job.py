@@ -156,14 +156,14 @@ class Job(Generic[New]):
         config = self.config
         return self.on_disk(iter_examples(path, text_column=config.text_column, label_column=config.label_column))
 
-    def begin(self, *inputs: Sequence[Example], unread: Sequence[Example] = ()) -> None:
-        """Take the run up, or begin it; see :func:`~inversedmixup.identity.work_settings` for its arguments."""
+    def begin(self, *, unread: Sequence[Example] = (), texts: Sequence[Example] | None = None) -> None:
+        """Take the run up, or begin it; for its arguments see :mod:`inversedmixup.identity`."""
         config, names = self.config, self.names
         *given, output = names.given
         made = provenance(self.command, given, output, config, train=Path(names.inputs[0]).expanduser())
         self.run_folder = RunFolder(
-            self.folder, work_settings(config, *inputs, unread=unread), choice=choice_settings(config, self.test),
-            overwrite=config.overwrite,
+            self.folder, work_settings(config, self.examples, unread=unread),
+            choice=choice_settings(config, self.test, texts), overwrite=config.overwrite,
         )  # fmt: skip
         self.run_folder.write("provenance", made)
         config.warn_if_fitted()

@@ -57,7 +57,7 @@ class _LabelJob(Job[LabelledText]):
         check_policy(config.labels, config)
         config.check_descriptions(self.classes)
         self.texts = self.on_disk(iter_unlabelled(names.inputs[1], text_column=config.text_column))
-        self.begin(self.examples, self.texts)
+        self.begin(texts=self.texts)
 
     def run(self) -> dict[str, Any]:
         """Task model, labels, output files and, with a test file, the downstream check."""

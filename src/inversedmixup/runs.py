@@ -33,6 +33,7 @@ IN_WORDS = {
     "inputs_sha256": "the rows of the input files have changed",
     "files_sha256": "the files of the pair or its models, --unlabelled or --descriptions have changed",
     "test_sha256": "the test rows have changed",
+    "texts_sha256": "the texts to label have changed",
     "unread_sha256": "the test rows, which stage 2 must not read in --unlabelled, have changed",
 }
 RUN_SUFFIX = ".run"
@@ -165,10 +166,12 @@ def _difference(before: dict[str, Any], now: dict[str, Any], *, but: Collection[
     return IN_WORDS.get(name) or (name and f"{name}: {before.get(name)!r} there, {now.get(name)!r} now")
 
 
-def recorded(run: RunFolder | None, name: str, make: Callable[[], Any]) -> Any:  # noqa: ANN401 (any JSON value)
-    """A finished record of the run, made if it is not there."""
+def recorded(
+    run: RunFolder | None, name: str, make: Callable[[], Any], *, fits: Callable[[Any], bool] = lambda _: True
+) -> Any:  # noqa: ANN401 (any JSON value)
+    """A finished record of the run, made if it is not there, or is not one that ``fits``."""
     stored = run.read(name) if run else None
-    if stored is None:
+    if stored is None or not fits(stored):
         stored = make()
         if run:
             run.write(name, stored)

@@ -86,7 +86,7 @@ def run_pseudo_label(
     config: PseudoLabelConfig, take: Callable[[LabelledText], None], run: RunFolder | None = None, *,
     known: Sequence[Example] = (), cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Label texts; each shard of :data:`SHARD_TEXTS` is recorded when it is finished.
+    """Label texts; each shard of :data:`SHARD_TEXTS` is recorded when finished, and serves runs with more texts.
 
     Args:
         pair: a pair whose task model is fitted to ``examples``.
@@ -121,7 +121,8 @@ def run_pseudo_label(
     with progress("labels", len(texts)) as advance:
         for number, start in enumerate(range(0, len(texts), SHARD_TEXTS)):
             part = texts[start : start + SHARD_TEXTS]
-            for stored in recorded(run, shard_name(number), partial(_labelled, part, pair, panel, policy, config)):
+            make = partial(_labelled, part, pair, panel, policy, config)
+            for stored in recorded(run, shard_name(number), make, fits=partial(_is_of, part)):
                 row, words = LabelledText(**stored), words_of(stored["text"])
                 if words in labelled or words in seen:
                     row.reject_reason = "known" if words in labelled else "duplicate"
@@ -137,6 +138,11 @@ def run_pseudo_label(
         "asked": len(texts), "labelled": found.total(), "rejected": dict(reasons.most_common()),
         "classes": dict(found.most_common()), "judge": record,
     }  # fmt: skip
+
+
+def _is_of(part: Sequence[Example], records: Sequence[dict[str, Any]]) -> bool:
+    """Whether records are of these texts: the file may have grown since."""
+    return [(row.id, row.text) for row in part] == [(record["id"], record["text"]) for record in records]
 
 
 def _labelled(
