@@ -268,6 +268,11 @@ def test_what_lies_at_a_url_is_not_replaced(train_file, tmp_path, config, monkey
     before = train_file.read_bytes()
     with pytest.raises(InputError, match="would replace an input"):
         run_augment_job(train_file.as_uri(), train_file.as_uri(), config())
+    with pytest.raises(InputError, match="would replace an input"):  # however it is named, and whatever is said
+        run_augment_job(str(train_file), train_file.as_uri(), config(overwrite=True))
+    own = config(test=str(train_file), overwrite=True)
+    with pytest.raises(InputError, match="would replace an input"):
+        run_augment_job(str(tmp_path / "another.jsonl"), train_file.as_uri(), own)
     (tmp_path / "mine.rejected.jsonl").write_text("precious")
     output = f"file://{tmp_path}/mine.jsonl"
     with pytest.raises(InputError, match=r"mine\.rejected\.jsonl: is there already"):
@@ -279,7 +284,11 @@ def test_what_lies_at_a_url_is_not_replaced(train_file, tmp_path, config, monkey
 
 
 @pytest.mark.parametrize(
-    ("url", "said"), [("https://host/o.jsonl", "o.jsonl"), ("nosuch://b/o.jsonl", "Protocol not known: nosuch")]
+    ("url", "said"),
+    [
+        ("https://host/o.jsonl", "a web server takes no files"),
+        ("nosuch://b/o.jsonl", "Protocol not known: nosuch"),
+    ],
 )
 def test_a_url_that_cannot_be_written_is_refused_before_any_work(train_file, tmp_path, config, monkeypatch, url, said):
     monkeypatch.chdir(tmp_path)

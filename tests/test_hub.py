@@ -9,6 +9,7 @@ from huggingface_hub import constants
 
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
+from inversedmixup.models import pair as pair_module
 from inversedmixup.models import sources
 from inversedmixup.models.pair import Pair, read_config
 from inversedmixup.models.task_model import TaskModel
@@ -29,7 +30,8 @@ def publish(tmp_path, monkeypatch):
         shutil.copytree(folder, repository / "snapshots" / commit)
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / "main").write_text(commit)
-        sources._commit.cache_clear()  # as in a new process
+        sources.commit_of.cache_clear()  # as in a new process
+        pair_module._snapshot.cache_clear()
 
     return publish
 
@@ -78,6 +80,44 @@ def test_a_pair_may_lie_on_the_hub(publish, tiny_pair_folder, train_file, tmp_pa
     out = tmp_path / "out.jsonl"
     assert main(["augment", str(train_file), "-o", str(out), "--pair", "org/pair", *QUICK]) == 0
     assert f"encoder `{read_config(Path(tiny_pair_folder)).encoder}`" in (tmp_path / "README.md").read_text()
+
+
+def test_a_run_of_another_commit_of_the_pair_is_another_run(publish, tiny_pair_folder, train_file, tmp_path, capsys):
+    publish("org/pair", tiny_pair_folder, FIRST)
+    command = ["augment", train_file, "-o", tmp_path / "out.jsonl", *QUICK]
+    assert main([str(a) for a in [*command, "--pair", "org/pair"]]) == 0
+    assert main([str(a) for a in [*command, "--pair", f"org/pair@{FIRST}"]]) == 0  # it says the same
+    capsys.readouterr()
+    publish("org/pair", tiny_pair_folder, SECOND)
+    assert "holds a run with other settings (pair: " in refused(capsys, *command, "--pair", "org/pair")
+
+
+def test_training_goes_on_with_the_commit_that_it_began_with(
+    publish, tiny_encoder, other_encoder, tiny_llm, corpus_file, tmp_path, capsys
+):
+    publish("org/encoder", tiny_encoder, FIRST)
+    command = ["align", corpus_file, "-o", tmp_path / "pair", "--llm", tiny_llm, "--soft-tokens", "2", "--hidden", "8"]
+    command += ["--sentences", "16", "--batch-size", "16", "--validation-rows", "4"]
+    assert main([str(a) for a in [*command, "--encoder", "org/encoder"]]) == 0
+    capsys.readouterr()
+    publish("org/encoder", other_encoder, SECOND)
+    assert "other settings (encoder: " in refused(capsys, *command, "--encoder", "org/encoder")
+    assert main([str(a) for a in [*command, "--encoder", f"org/encoder@{FIRST}"]]) == 0
+
+
+def test_a_pair_that_records_no_commit_can_be_trained_on(publish, tiny_encoder, tiny_llm, tmp_path):
+    publish("org/encoder", tiny_encoder, FIRST)
+    shape = {"soft_tokens": 2, "hidden": 8}
+    pair = Pair.fresh("org/encoder", tiny_llm, **shape)
+    pair.config.encoder = "org/encoder"  # as earlier versions wrote it
+    pair.save(tmp_path / "pair", encoder=False)
+    Pair.fresh("org/encoder", tiny_llm, **shape).start_from(tmp_path / "pair")
+
+
+def test_encoders_may_be_called_as_sentence_transformers_calls_them(publish, tiny_encoder):
+    publish("sentence-transformers/tiny", tiny_encoder, FIRST)
+    assert TaskModel.from_pretrained("tiny").name == f"sentence-transformers/tiny@{FIRST}"
+    assert sources.recorded_name("encoder", "tiny") == f"sentence-transformers/tiny@{FIRST}"
 
 
 @pytest.mark.parametrize("name", ["org/none", "org/pair@none"])

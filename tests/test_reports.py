@@ -207,6 +207,17 @@ def test_every_interpolation_ends_at_the_parents_which_are_written_once(tiny_pai
     assert asked == [[*control.LAMS] * 2, inner * 2, inner * 2]
 
 
+def test_a_report_replaces_its_own_picture_and_no_other(corpus_file, tiny_pair_folder, tmp_path, capsys):
+    command = ["mix", "--evaluate", str(corpus_file), "--pairs", "2", "--max-tokens", "4", "--temperature", "0"]
+    command += ["--pair", tiny_pair_folder, "--output", str(tmp_path / "control"), "--plot"]
+    assert main([*command, str(tmp_path / "a.svg")]) == 0
+    assert main([*command, str(tmp_path / "a.svg")]) == 0
+    (tmp_path / "mine.svg").write_text("mine")
+    assert main([*command, str(tmp_path / "mine.svg")]) == 2
+    assert "mine.svg: is there already" in capsys.readouterr().err
+    assert (tmp_path / "mine.svg").read_text() == "mine"
+
+
 def test_a_killed_lambda_report_goes_on_where_it_was(corpus_file, tiny_pair_folder, tmp_path, capsys, monkeypatch):
     command = ["mix", "--evaluate", str(corpus_file), "--pairs", "5", "--max-tokens", "6", "--candidates", "2"]
     command += ["--pair", tiny_pair_folder, "--json"]

@@ -16,6 +16,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.job import Job, JobOptions, Names, on_this_machine
 from inversedmixup.labelled import ExampleFile, class_counts
 from inversedmixup.models.pair import ENGINES, Pair
+from inversedmixup.models.sources import recorded_name
 from inversedmixup.options import NOTHING, option
 from inversedmixup.outputs import mark
 from inversedmixup.report.dataset_card import card_path, write_dataset_card
@@ -65,7 +66,7 @@ def run_augment_job(train: str, output: str, config: AugmentJobConfig) -> Augmen
     Raises:
         InputError: for input that cannot be used, or when the disk is full.
     """
-    with on_this_machine([train], output, overwrite=config.overwrite) as names:
+    with on_this_machine([train], output, config) as names:
         return _AugmentJob(names, config).run()
 
 
@@ -137,7 +138,8 @@ class _AugmentJob(Job[Row]):
         if self.cluster is None:
             return contextlib.nullcontext()
         config, model = self.config, self.run_folder.folder / "model"
-        models = Models.read(model, llm=config.llm, device=config.device, dtype=config.precision)
+        llm = recorded_name("llm", config.llm) if config.llm else None  # each worker reads the same commit
+        models = Models.read(model, llm=llm, device=config.device, dtype=config.precision)
         return Cluster(self.cluster, config, models)
 
     def _timed(self, name: str, work: Callable[[], T]) -> T:

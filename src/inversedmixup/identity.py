@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup import __version__
-from inversedmixup.errors import InputError
 from inversedmixup.gate import GateConfig
 from inversedmixup.judges import JudgeConfig
 from inversedmixup.judges.api import endpoint
 from inversedmixup.labelled import inputs_digest
-from inversedmixup.loading import first_line
-from inversedmixup.models.pair import PAIR_FILES, PairOptions, pair_folder
-from inversedmixup.models.sources import file_sha256, resolve
+from inversedmixup.models.pair import PAIR_FILES, PairOptions, pair_folder, recorded_pair
+from inversedmixup.models.sources import Source, file_sha256, resolved
 from inversedmixup.options import CHOICE, WORK, deciding
 from inversedmixup.schema import Example
 
@@ -34,7 +32,7 @@ def work_settings(config: PairOptions, *inputs: Sequence[Example], unread: Seque
         unread: rows that stage 2 is kept from reading.
     """
     return {
-        **deciding(config, WORK), "dtype": config.precision, "version": __version__,
+        **deciding(config, WORK), "pair": recorded_pair(config.pair), "dtype": config.precision, "version": __version__,
         "api_url": endpoint(config) if isinstance(config, JudgeConfig) else None,
         "inputs_sha256": inputs_digest(*inputs), "files_sha256": files_digest(config),
         "unread_sha256": inputs_digest(unread),
@@ -69,19 +67,13 @@ def files_digest(config: PairOptions) -> dict[str, str]:
         given = getattr(config, name, None)
         if given and (path := Path(given).expanduser()).is_file():
             paths[name] = path
-    outside = {part: _known(part, name) for part, name in config.outside().items()}
+    outside = {part: _known(resolved(part, name)) for part, name in config.outside().items()}
     return {**{name: file_sha256(path) for name, path in paths.items()}, **outside}
 
 
-def _known(part: str, name: str) -> str:
-    """What tells a model from others of this name: the digest of a folder, the commit on the hub."""
-    try:
-        source = resolve(name)
-    except InputError:
-        raise
-    except Exception as error:  # the hub's client raises a dozen types
-        raise InputError(f"{part} {name!r} cannot be found: {first_line(error)}") from error
-    return model_digest(Path(source.place)) if source.revision is None else source.name
+def _known(source: Source) -> str:
+    """What tells a model from others of its name: the digest of a folder, the commit on the hub."""
+    return source.name if source.revision else model_digest(Path(source.place))
 
 
 def model_digest(folder: Path) -> str:

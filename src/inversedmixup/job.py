@@ -87,20 +87,25 @@ class Names:
 
 
 @contextlib.contextmanager
-def on_this_machine(inputs: Sequence[str], output: str, *, overwrite: bool) -> Iterator[Names]:
+def on_this_machine(inputs: Sequence[str], output: str, config: JobOptions) -> Iterator[Names]:
     """The files of a job on this machine; what was made for a URL is put there whole when the job has ended well."""
     out = check_output(local_name(output))
     names = Names([shown(name) if is_url(name) else name for name in (*inputs, output)], inputs, out)
     targets = {out: output, names.rejected: sibling(output, names.rejected.name)} if is_url(output) else {}
     record = out.with_name(out.name + RUN_SUFFIX) / "put.json"
+    read = [*inputs, *filter(None, _also_read(config))]
     for url in targets.values():
-        check_target(url, inputs=inputs, record=record, overwrite=overwrite)
+        check_target(url, inputs=read, record=record, overwrite=config.overwrite)
     with contextlib.ExitStack() as stack:
         there = [stack.enter_context(fetched(name)) for name in inputs]
         stack.enter_context(clear_write_errors(out))
         yield dataclasses.replace(names, inputs=there)
     for path, url in targets.items():
         put(path, url, record)
+
+
+def _also_read(config: Any) -> tuple[str | None, ...]:  # noqa: ANN401 (JobOptions and what a subclass adds)
+    return config.test, getattr(config, "unlabelled", None)
 
 
 class Job(Generic[New]):
@@ -121,7 +126,7 @@ class Job(Generic[New]):
         self.names, self.config = names, config
         self.kept = array("q")
         self.sample: list[New] = []
-        also_read = (config.test, getattr(config, "unlabelled", None))
+        also_read = _also_read(config)
         check_local(self.command, *also_read, config.descriptions)
         check_apart((names.output, names.rejected), *names.inputs, *also_read)
         self.folder = names.output.with_name(names.output.name + RUN_SUFFIX)

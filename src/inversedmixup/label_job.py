@@ -43,7 +43,7 @@ def run_label_job(train: str, unlabelled: str, output: str, config: LabelJobConf
     Raises:
         InputError: for input that cannot be used, a judge that is not to be trusted, or when the disk is full.
     """
-    with on_this_machine([train, unlabelled], output, overwrite=config.overwrite) as names:
+    with on_this_machine([train, unlabelled], output, config) as names:
         return _LabelJob(names, config).run()
 
 

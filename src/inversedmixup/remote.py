@@ -68,19 +68,28 @@ def check_target(url: str, *, inputs: Sequence[str], record: Path, overwrite: bo
     """
     from fsspec.core import url_to_fs
 
+    if _split(url).scheme in ("http", "https"):
+        raise InputError(f"output {shown(url)}: a web server takes no files; give a path, or a store such as s3://")
     with _one_line(url):
         system, path = url_to_fs(url)
-        read = [url_to_fs(name) for name in inputs if is_url(name)]
         there = system.exists(path)
-    if any((type(other), name) == (type(system), path) for other, name in read):
+    if _place(url) in map(_place, inputs):
         raise InputError(f"output {shown(url)}: would replace an input; choose another name")
-    if urlsplit(url).scheme in ("http", "https"):
-        raise InputError(f"output {shown(url)}: a web server takes no files; give a path, or a store such as s3://")
     if there and not overwrite and shown(url) not in _put_before(record):
         raise InputError(
             f"output {shown(url)}: is there already, and no {record} shows that it was made here; choose another name, "
             f"move it away, or add --overwrite"
         )
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Protocol and path of a file, however it is named; of chained URLs, those of the file itself."""
+    from fsspec.core import url_to_fs
+
+    last = name.rpartition("::")[2]
+    with _one_line(last):
+        system, path = url_to_fs(last if is_url(last) else str(Path(last).expanduser().absolute()))
+    return type(system).__name__, path
 
 
 def _put_before(record: Path) -> list[str]:

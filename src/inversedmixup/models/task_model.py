@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
 from inversedmixup.loading import SAFE, first_line, quiet_loading, refuse_pickles
-from inversedmixup.models.sources import resolve
+from inversedmixup.models.sources import ORGANISATIONS, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class TaskModel(nn.Module):
         from sentence_transformers import SentenceTransformer
 
         try:
-            source = resolve(name)
+            source = resolve(name, organisation=ORGANISATIONS["encoder"])
             refuse_pickles(source.place)
             with quiet_loading():
                 encoder = SentenceTransformer(

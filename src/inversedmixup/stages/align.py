@@ -34,7 +34,7 @@ from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT, precision_of
-from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256
+from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256, recorded_name
 from inversedmixup.options import at_least, option, read_yaml
 from inversedmixup.runs import Lock
 from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
@@ -191,6 +191,7 @@ def _settings(corpus: Sequence[str | Path], config: AlignConfig) -> dict[str, An
     """The resolved config, and what tells its files from others of these names."""
     resolved: dict[str, Any] = {
         "corpus": [str(path) for path in corpus], **dataclasses.asdict(config),
+        "encoder": recorded_name("encoder", config.encoder), "llm": recorded_name("llm", config.llm),
         "dtype": precision_of("float32" if config.train_llm else config.dtype, config.device),
         "corpus_sha256": _heads_digest([*corpus, *([config.validation] if config.validation else [])]),
     }  # fmt: skip

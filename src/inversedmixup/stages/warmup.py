@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar
@@ -169,7 +169,17 @@ def _replayed(config: WarmupConfig, unread: Container[str]) -> list[str]:
         return []
     check_texts(config.unlabelled, config.text_column)
     texts = iter_texts([config.unlabelled], config.text_column, log=True)
-    return list(islice((text for text in texts if words_of(text) not in unread), 2000))
+    return list(islice(_different(texts, unread), 2000))
+
+
+def _different(texts: Iterable[str], unread: Container[str]) -> Iterator[str]:
+    """Each text once."""
+    seen = set[str]()
+    for text in texts:
+        words = words_of(text)
+        if words not in seen and words not in unread:
+            seen.add(words)
+            yield text
 
 
 def _probe(texts: list[str], replayed: list[str], seed: int) -> tuple[list[str], list[str]]:
