@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from inversedmixup.benchmark.statistics import bootstrap_interval
 from inversedmixup.data import read_examples
-from inversedmixup.errors import write_whole
+from inversedmixup.errors import InputError, write_whole
 from inversedmixup.labelled import take_shots
 from inversedmixup.labels import is_intruded
 from inversedmixup.models.pair import Pair
@@ -192,6 +192,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="picture to draw")
     options = parser.parse_args()
     settings = {"data": str(options.data.resolve()), "n": options.n}
+    if len({Path(folder).name for folder in options.earlier}) < len(options.earlier):
+        raise InputError("--earlier: two folders have the same name, by which results are told apart; rename one")
     run = study_run(options.output, settings, [None, *options.earlier])
 
     def make(name: str, shots: int, seed: int, condition: str) -> dict[str, Any]:

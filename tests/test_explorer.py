@@ -26,6 +26,7 @@ from inversedmixup.judges.panel import evened
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.row_file import iter_rows
 from inversedmixup.schema import Example
+from test_cli import refused
 from test_run_report import HOSTILE, make_row
 from tiny import LABELS, SENTENCES
 
@@ -173,3 +174,9 @@ def test_labels_that_a_fitted_pair_does_not_know_are_refused(train_file, tmp_pat
     tiny_pair.save(tmp_path / "fitted", encoder=True)
     with pytest.raises(InputError, match="label 'account' does not occur"):
         open_explorer(str(train_file), PairOptions(str(tmp_path / "fitted")), text_column="text", label_column="label")
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "a" * 80])
+def test_a_host_that_cannot_be_bound_is_one_line_before_any_model_is_loaded(capsys, monkeypatch, host):
+    monkeypatch.setattr("inversedmixup.models.pair.Pair.load", None)
+    assert f"host {host!r} cannot be bound here" in refused(capsys, "explore", "--host", host)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import socket
 import threading
 from importlib.resources import files
 from pathlib import Path
@@ -55,6 +56,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
         raise InputError("explore needs gradio; install it with: pip install 'inversedmixup[explore]'") from None
     from inversedmixup.explore.explorer import open_explorer
 
+    _check_host(config.host)
     if target == EXAMPLE and not Path(target).exists():
         target = str(files("inversedmixup") / "example" / "train.jsonl")
     explorer = open_explorer(target, config, text_column=config.text_column, label_column=config.label_column)
@@ -65,6 +67,18 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     except KeyboardInterrupt:
         page.close(verbose=False)
     return {"url": page.local_url}
+
+
+def _check_host(host: str) -> None:
+    """Refuse, before any model is loaded, an address that no port of this machine has: gradio would try them all."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.create_server((host, 0), family=family):
+            pass
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"explore: host {host!r} cannot be bound here ({error}); leave --host out, or give one of this machine"
+        ) from None
 
 
 def show(result: dict[str, Any]) -> None:
