@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from fsspec.implementations.memory import MemoryFileSystem
 
 from conftest import write_jsonl
 from inversedmixup.cli import main
@@ -321,6 +322,7 @@ def test_a_file_that_no_run_wrote_is_not_replaced_unless_asked_for(
     (tmp_path / "README.md").write_text("mine", encoding="utf-8")
     (tmp_path / name).write_text("mine", encoding="utf-8")
     monkeypatch.chdir(tmp_path)  # where an output for a URL is made
+    monkeypatch.setattr(MemoryFileSystem, "store", {})  # what the last test put there is gone
     for output in (tmp_path / "o.jsonl", "memory://bucket/o.jsonl"):
         arguments = ["augment", train_file, "-o", output, "--pair", tiny_pair_folder, *QUICK]
         line = refused(capsys, *arguments)
