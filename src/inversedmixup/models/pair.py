@@ -538,7 +538,11 @@ def _snapshot(pair: str) -> Path:
     name, _, revision = pair.partition("@")
     wanted = [pattern for part in PAIR_FILES for pattern in (part, f"{part}/*")]
     try:
-        return Path(snapshot_download(name, revision=commit_of(name, revision), allow_patterns=wanted))
+        commit = commit_of(name, revision)
+        try:
+            return Path(snapshot_download(name, revision=commit, allow_patterns=wanted))
+        except Exception:  # out of reach: what was fetched before, each file of which is checked when it is read
+            return Path(snapshot_download(name, revision=commit, local_files_only=True))
     except Exception as error:  # the hub's client raises a dozen types
         raise InputError(f"pair {pair!r}: no such folder, and not on the hub: {first_line(error)}") from error
 
