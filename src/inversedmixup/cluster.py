@@ -24,11 +24,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from inversedmixup.errors import InputError, write_whole
+from inversedmixup.errors import InputError, first_line, write_whole
 from inversedmixup.judges import JUDGE_FILES
 from inversedmixup.labelled import Labelled, as_line, class_names, class_numbers, from_line
 from inversedmixup.labels import parse_labels
-from inversedmixup.loading import first_line
 from inversedmixup.mixing import PairSampler
 from inversedmixup.models.pair import PAIR_FILES, Pair
 from inversedmixup.options import NOTHING, at_least, option

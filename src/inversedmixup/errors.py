@@ -31,6 +31,28 @@ class InputError(ValueError):
         super().__init__(re.sub(r"\s*[\r\n]\s*", " ", message))  # a library's words within may have lines of their own
 
 
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an error's message, for one-line reports."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def one_line(about: str, *, instead_of: str | None = None) -> Iterator[None]:
+    """Turn what a library raises in this block into an :class:`InputError`: for those that raise a dozen types.
+
+    Args:
+        about: what cannot be had; the first line of the library's words follows.
+        instead_of: what ``about`` stands for in these words, if that is not to be shown.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        words = first_line(error).replace(instead_of, about) if instead_of else first_line(error)
+        raise InputError(f"{about}: {words}") from error
+
+
 def unfinished(path: Path) -> Path:
     """Where a file is written before it is whole; nothing is there now."""
     partial = path.with_name(path.name + PARTIAL)

@@ -23,11 +23,6 @@ def refuse_pickles(folder: str) -> None:
             raise InputError(f"{path}: pickled weights are not read, as a pickle can run code; convert to safetensors")
 
 
-def first_line(error: BaseException) -> str:
-    """The first non-empty line of an error's message, for one-line reports."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
     """Silence the loaders' progress bars and notices, and put their settings back afterwards."""

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, urlsplit
 
-from inversedmixup.errors import InputError
-from inversedmixup.loading import first_line
+from inversedmixup.errors import InputError, one_line
 from inversedmixup.sealed import write_json
 
 
@@ -70,7 +69,7 @@ def check_target(url: str, *, inputs: Sequence[str], record: Path, overwrite: bo
 
     if _split(url).scheme in ("http", "https"):
         raise InputError(f"output {shown(url)}: a web server takes no files; give a path, or a store such as s3://")
-    with _one_line(url):
+    with _clear_errors(url):
         system, path = url_to_fs(url)
         there = system.exists(path)
     if _place(url) in map(_place, inputs):
@@ -87,7 +86,7 @@ def _place(name: str) -> tuple[str, str]:
     from fsspec.core import url_to_fs
 
     last = name.rpartition("::")[2]
-    with _one_line(last):
+    with _clear_errors(last):
         system, path = url_to_fs(last if is_url(last) else str(Path(last).expanduser().absolute()))
     return type(system).__name__, path
 
@@ -115,19 +114,13 @@ def sibling(url: str, name: str) -> str:
 def _opened(url: str, mode: str) -> Iterator[IO[Any]]:
     import fsspec
 
-    with _one_line(url), fsspec.open(url, mode) as file:
+    with _clear_errors(url), fsspec.open(url, mode) as file:
         yield file
 
 
-@contextlib.contextmanager
-def _one_line(url: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # each kind of store has its own
-        words = shown(url)
-        raise InputError(f"{words}: {first_line(error).replace(url, words)}") from error
+def _clear_errors(url: str) -> contextlib.AbstractContextManager[None]:
+    """Each kind of store has errors of its own."""
+    return one_line(shown(url), instead_of=url)
 
 
 def shown(url: str) -> str:

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.errors import InputError
-from inversedmixup.loading import first_line
+from inversedmixup.errors import InputError, first_line
 from inversedmixup.runs import JUDGEMENTS
 
 if TYPE_CHECKING:

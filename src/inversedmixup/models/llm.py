@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.errors import InputError
-from inversedmixup.loading import SAFE, first_line, quiet_loading
+from inversedmixup.errors import InputError, first_line, one_line
+from inversedmixup.loading import SAFE, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
 from inversedmixup.models.lower_layers import deepest_stacks
 from inversedmixup.models.nll import chunked_nll
@@ -101,22 +101,18 @@ class SoftTokenLLM:
         """
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-        try:
+        # the loaders raise a dozen types for "not there" and "not a model"
+        with one_line(f"LLM {name!r} cannot be loaded"), quiet_loading():
             source = resolve(name)
             place, safely = source.place, {"revision": source.revision, **SAFE}
-            with quiet_loading():
-                both = AutoConfig.from_pretrained(place, **safely).is_encoder_decoder
-                tokenizer = AutoTokenizer.from_pretrained(place, **safely)
-                family = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
-                # torch's fused attention is slow in bfloat16 on a CPU, above all its backward pass (docs/engine.md)
-                attention = "eager" if dtype == torch.bfloat16 and torch.device(device).type == "cpu" else None
-                model = family.from_pretrained(
-                    place, dtype=dtype, attn_implementation=attention, use_safetensors=True, **safely
-                )
-        except InputError:
-            raise
-        except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"
-            raise InputError(f"LLM {name!r} cannot be loaded: {first_line(error)}") from error
+            both = AutoConfig.from_pretrained(place, **safely).is_encoder_decoder
+            tokenizer = AutoTokenizer.from_pretrained(place, **safely)
+            family = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+            # torch's fused attention is slow in bfloat16 on a CPU, above all its backward pass (docs/engine.md)
+            attention = "eager" if dtype == torch.bfloat16 and torch.device(device).type == "cpu" else None
+            model = family.from_pretrained(
+                place, dtype=dtype, attn_implementation=attention, use_safetensors=True, **safely
+            )
         model.requires_grad_(False)
         return cls(model.to(device).eval(), tokenizer, source.name, prompt)
 

@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from inversedmixup.errors import InputError
-from inversedmixup.loading import first_line, quiet_loading
+from inversedmixup.errors import InputError, one_line
+from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.correction import CORRECTIONS, Corrector, CorrectorConfig, Merit, nearness, rewrite
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype, precision_of
@@ -537,14 +537,12 @@ def _snapshot(pair: str) -> Path:
 
     name, _, revision = pair.partition("@")
     wanted = [pattern for part in PAIR_FILES for pattern in (part, f"{part}/*")]
-    try:
+    with one_line(f"pair {pair!r}: no such folder, and not on the hub"):  # the hub's client raises a dozen types
         commit = commit_of(name, revision)
         try:
             return Path(snapshot_download(name, revision=commit, allow_patterns=wanted))
         except Exception:  # out of reach: what was fetched before, each file of which is checked when it is read
             return Path(snapshot_download(name, revision=commit, local_files_only=True))
-    except Exception as error:  # the hub's client raises a dozen types
-        raise InputError(f"pair {pair!r}: no such folder, and not on the hub: {first_line(error)}") from error
 
 
 def _open(pair: str | Path | None) -> tuple[Path, PairConfig]:

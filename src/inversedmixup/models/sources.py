@@ -23,8 +23,8 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
-from inversedmixup.errors import InputError
-from inversedmixup.loading import first_line, quiet_loading
+from inversedmixup.errors import InputError, one_line
+from inversedmixup.loading import quiet_loading
 
 logger = logging.getLogger(__name__)
 
@@ -155,12 +155,8 @@ def resolved(part: str, name: str) -> Source:
     Raises:
         InputError: naming it.
     """
-    try:
+    with one_line(f"{part} {name!r} cannot be found"):  # the hub's client raises a dozen types
         return resolve(name, organisation=ORGANISATIONS.get(part))
-    except InputError:
-        raise
-    except Exception as error:  # the hub's client raises a dozen types
-        raise InputError(f"{part} {name!r} cannot be found: {first_line(error)}") from error
 
 
 def recorded_name(part: str, name: str) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.errors import InputError
-from inversedmixup.loading import SAFE, first_line, quiet_loading, refuse_pickles
+from inversedmixup.errors import one_line
+from inversedmixup.loading import SAFE, quiet_loading, refuse_pickles
 from inversedmixup.models.sources import ORGANISATIONS, resolve
 
 logger = logging.getLogger(__name__)
@@ -131,18 +131,14 @@ class TaskModel(nn.Module):
         """
         from sentence_transformers import SentenceTransformer
 
-        try:
+        # the loaders raise a dozen types for "not there" and "not a model"
+        with one_line(f"encoder {name!r} cannot be loaded"), quiet_loading():
             source = resolve(name, organisation=ORGANISATIONS["encoder"])
             refuse_pickles(source.place)
-            with quiet_loading():
-                encoder = SentenceTransformer(
-                    source.place, revision=source.revision, device=str(device),
-                    model_kwargs={"use_safetensors": True, "dtype": torch.float32}, **SAFE,
-                )  # fmt: skip
-        except InputError:
-            raise
-        except Exception as error:  # the loaders raise a dozen types for "not there" and "not a model"
-            raise InputError(f"encoder {name!r} cannot be loaded: {first_line(error)}") from error
+            encoder = SentenceTransformer(
+                source.place, revision=source.revision, device=str(device),
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32}, **SAFE,
+            )  # fmt: skip
         encoder.max_seq_length = min(encoder.max_seq_length or max_tokens, max_tokens)
         return cls(encoder, source.name)
 

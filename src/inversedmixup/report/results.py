@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, first_line
 from inversedmixup.labelled import ExampleFile
-from inversedmixup.loading import first_line
 from inversedmixup.row_file import iter_rows
 from inversedmixup.runs import FITTED, RUN_SUFFIX, SUMMARY
 from inversedmixup.schema import Row
