@@ -132,7 +132,7 @@ def test_calibration_makes_content_free_inputs_undecided(tiny_pair, examples):
 
 
 def test_with_many_classes_a_text_is_asked_about_those_that_the_task_model_finds_likeliest(tiny_pair):
-    names = [f"class {at}" for at in range(9)]
+    names = sorted({word for text in SENTENCES for word in text.split()})[:9]
     examples = [Example(str(at), text, names[at % 9]) for at, text in enumerate(SENTENCES)]
     many = case(tiny_pair, examples, names, shortlist=3)
     embeddings = tiny_pair.task_model.encode(SENTENCES)
@@ -189,6 +189,46 @@ def test_descriptions_stand_in_the_prompt(tiny_pair, examples, tmp_path):
     path.write_text("refunds: money\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"classes.yaml: 'refunds' is not a class of the training set \(account,"):
         JudgeConfig(descriptions=str(path)).check_descriptions(CLASSES)
+
+
+def test_names_that_are_the_same_to_the_llm_are_refused(tiny_pair):
+    with pytest.raises(InputError, match=r"classes '好' and '坏' are the same to LLM .*; say .* with --descriptions"):
+        Prompt(tiny_pair.llm, ["parcel", "好", "坏"])
+
+
+def test_what_two_classes_mean_must_differ(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("1: money back\n2: money  back\n", encoding="utf-8")
+    config = JudgeConfig(descriptions=str(path))
+    with pytest.raises(InputError, match=r"classes.yaml: '1' and '2' both mean 'money back'; tell them apart"):
+        config.check_descriptions(["1", "2", "3"])
+
+
+@pytest.mark.parametrize("kind", [TunedJudge, InContextJudge])
+def test_tuned_copies_answer_with_what_the_names_mean(tiny_pair, examples, tmp_path, kind):
+    codes = dict(zip(CLASSES, ("late", "my", "parcel"), strict=True))
+    path = tmp_path / "classes.yaml"
+    path.write_text("".join(f"{code}: {name}\n" for name, code in codes.items()), encoding="utf-8")
+    rows, classes = renamed(examples, codes), list(codes.values())
+    told, named = kind(case(tiny_pair, rows, classes, descriptions=str(path))), kind(case(tiny_pair, examples))
+    mute = kind(case(tiny_pair, rows, classes))
+    texts, nowhere = SENTENCES[:4], torch.zeros(0)
+    assert np.array_equal(told.probabilities(texts, nowhere), named.probabilities(texts, nowhere))
+    assert not np.allclose(mute.probabilities(texts, nowhere), named.probabilities(texts, nowhere))
+
+
+def test_names_that_say_nothing_are_worth_a_warning_to_who_reads_them(tmp_path, caplog):
+    for classes, judges, warned in (
+        (["1", "ham"], ["task", "tuned"], True), (["1", "ham"], ["task", "probe"], False),
+        (["spam", "ham"], ["tuned"], False),
+    ):  # fmt: skip
+        caplog.clear()
+        JudgeConfig().check_descriptions(classes, judges)
+        assert ("'1' say nothing to judge tuned" in caplog.text) == warned
+    path = tmp_path / "classes.yaml"
+    path.write_text("1: unwanted\n", encoding="utf-8")
+    JudgeConfig(descriptions=str(path)).check_descriptions(["1", "ham"], ["tuned"])
+    assert "say nothing" not in caplog.text
 
 
 def test_descriptions_of_classes_that_yaml_takes_for_something_else_are_words(tmp_path):

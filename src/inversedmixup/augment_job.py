@@ -15,6 +15,7 @@ from inversedmixup.data import check_texts
 from inversedmixup.errors import InputError
 from inversedmixup.job import Job, JobOptions, Names, on_this_machine
 from inversedmixup.labelled import ExampleFile, class_counts
+from inversedmixup.labels import parse_labels
 from inversedmixup.models.pair import ENGINES, Pair
 from inversedmixup.models.sources import recorded_name
 from inversedmixup.options import NOTHING, option
@@ -84,7 +85,7 @@ class _AugmentJob(Job[Row]):
             config = dataclasses.replace(config, engine=ENGINES[0])
         super().__init__(names, config)
         check_rows(self.examples, config)
-        config.check_descriptions(self.classes)
+        config.check_descriptions(self.classes, parse_labels(config.labels).judges)
         config.check_corrects(config.correct)
         if config.include_original and any(re.fullmatch(r"aug-\d+", example.id) for example in self.examples):
             raise InputError(

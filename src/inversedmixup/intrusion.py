@@ -138,8 +138,7 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     samplers = {
         policy: PairSampler([e.label for e in examples], policy, LambdaPolicy("fixed", (1.0,))) for policy in POLICIES
     }
-    check_judges(config.judges, config)
-    config.check_descriptions(classes)
+    config.check_descriptions(classes, check_judges(config.judges, config))
     folder = Path(output).expanduser()
     written = [folder / name for name in ("intrusion.json", *DRAWN)]
     check_ours(folder / "run" / "config.json", *written, overwrite=config.overwrite)

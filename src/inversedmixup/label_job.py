@@ -54,8 +54,8 @@ class _LabelJob(Job[LabelledText]):
 
     def __init__(self, names: Names, config: LabelJobConfig) -> None:
         super().__init__(names, config)
-        check_policy(config.labels, config)
-        config.check_descriptions(self.classes)
+        policy = check_policy(config.labels, config)
+        config.check_descriptions(self.classes, policy.judges)
         self.texts = self.on_disk(iter_unlabelled(names.inputs[1], text_column=config.text_column))
         self.begin(texts=self.texts)
 

@@ -51,6 +51,11 @@ class LabelPolicy:
         """Whether rows can get the judge's class as their label."""
         return self.kind in ("hard", "pool", "mitigated")
 
+    @property
+    def judges(self) -> list[str]:
+        """The judges by themselves."""
+        return self.judge.split("+") if self.judge else []
+
 
 @dataclasses.dataclass(frozen=True)
 class ChosenLabel:

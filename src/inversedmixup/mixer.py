@@ -14,6 +14,7 @@ import torch
 from inversedmixup.data import MAX_CHARACTERS, checked_examples, label_name, unusable
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import check_classes, class_counts
+from inversedmixup.labels import parse_labels
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.task_model import TaskModel
@@ -154,6 +155,7 @@ class InversedMixup:
         if not self._examples:
             raise InputError("augment needs labelled rows: call fit(texts, labels) first")
         config = build(AugmentConfig, {"seed": self.seed}, options, {"n": n})
+        config.check_descriptions(self.classes_, parse_labels(config.labels).judges)
         kept: list[Row] = []
         rejected: list[Row] = []
         summary = run_augment(
@@ -182,6 +184,7 @@ class InversedMixup:
         if not self._examples:
             raise InputError("label needs labelled rows: call fit(texts, labels) first")
         config = build(PseudoLabelConfig, {"seed": self.seed}, options)
+        config.check_descriptions(self.classes_, parse_labels(config.labels).judges)
         numbered = ((at, str(at), text, None) for at, text in enumerate(flatten(texts)))
         rows: list[LabelledText] = []
         self.labelled_ = run_pseudo_label(

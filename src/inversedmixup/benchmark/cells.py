@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inversedmixup import __version__
 from inversedmixup.baselines import Added, Method, Split, chosen
+from inversedmixup.benchmark.estimate import tunes
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw, shared_rows
 from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, clear_write_errors
@@ -78,7 +79,7 @@ class Bench:
         check_known_labels(self.test, classes, test or "")
         if any(method.writes for method in self.methods):
             check_rows(self.rows, config)
-        config.check_descriptions(classes)
+        config.check_descriptions(classes, ["tuned"] if tunes(self.methods, config) else [])
         config.check_corrects(config.correct)
         for method in self.methods:
             if method.check:

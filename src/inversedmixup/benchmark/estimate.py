@@ -83,7 +83,7 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
 
 def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> int:
     """How many copies of the LLM are tuned for the judges of these."""
-    own = sum(name in TUNED for name in (parse_labels(config.labels).judge or "").split("+"))
+    own = sum(name in TUNED for name in parse_labels(config.labels).judges)
     return max((own if method.tunes is None else method.tunes for method in methods), default=0)
 
 

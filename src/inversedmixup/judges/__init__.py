@@ -9,7 +9,8 @@ A label policy asks one or several of them, as a :mod:`.panel`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -29,7 +30,10 @@ from inversedmixup.schema import Example
 if TYPE_CHECKING:
     from inversedmixup.judges.panel import Panel
 
+logger = logging.getLogger(__name__)
+
 TUNED = ("tuned", "incontext")  # copies of the LLM, which take minutes to make
+READERS = ("llm", *TUNED, "api")  # who answer with class names, and know what these say
 JUDGE_FILES = TUNED  # in a run's folder, what was dear to make and every worker needs
 
 
@@ -75,7 +79,9 @@ class JudgeConfig:
         120, "optimiser steps of judges tuned and incontext, at most; they take one for each row that they learn from"
     )
     shortlist: int = option(8, "classes that judge llm chooses from: those the task model finds likeliest")
-    descriptions: str | None = option(None, "YAML file that says what each class name means, for judges llm and api")
+    descriptions: str | None = option(
+        None, "YAML file that says what each class name means, for every judge but task and probe"
+    )
     api_model: str | None = option(None, "model that judge api asks")
     api_url: str | None = option(None, "OpenAI-compatible endpoint of judge api; default: $OPENAI_BASE_URL")
     api_concurrency: int = option(4, "requests to the endpoint at a time", decides=NOTHING)
@@ -91,8 +97,12 @@ class JudgeConfig:
         at_least(self, 2, "shortlist")
         at_least(self, 0, "api_price")
 
-    def check_descriptions(self, classes: Sequence[str]) -> None:
-        """Refuse descriptions that cannot be read, or of a class that is none of all there are.
+    def check_descriptions(self, classes: Sequence[str], judges: Collection[str] = ()) -> None:
+        """Refuse descriptions that cannot be read, say the same of two classes, or are of a class that is not there.
+
+        Args:
+            classes: all there are.
+            judges: who is going to be asked; names without a word, such as numbers, are worth a warning to some.
 
         Raises:
             InputError: naming the class.
@@ -104,6 +114,19 @@ class JudgeConfig:
                 raise InputError(
                     f"{self.descriptions}: {name!r} is not a class of the training set ({', '.join(classes)})"
                 )
+        meanings = self.described(classes)
+        same: dict[str, str] = {}
+        for name, meaning in meanings.items():
+            if same.setdefault(meaning, name) != name:
+                raise InputError(
+                    f"{self.descriptions}: {same[meaning]!r} and {name!r} both mean {meaning!r}; tell them apart"
+                )
+        mute = [name for name, meaning in meanings.items() if sum(map(str.isalpha, meaning)) < 2]
+        if mute and (readers := [judge for judge in READERS if judge in judges]):
+            logger.warning(
+                "class names such as %r say nothing to judge %s, who is right much more often if --descriptions "
+                "FILE.yaml says what they mean, such as `%s: late delivery`", mute[0], " and ".join(readers), mute[0],
+            )  # fmt: skip
 
     def described(self, classes: Sequence[str]) -> dict[str, str]:
         """What each of some classes means, by its name; the name itself where the user says nothing."""

@@ -10,6 +10,7 @@ import torch
 from scipy.special import logsumexp
 from torch import Tensor
 
+from inversedmixup.errors import InputError
 from inversedmixup.judges.reading import make_reader
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
@@ -38,6 +39,9 @@ class Prompt:
         shown: texts with their class names, shown as examples.
         calibrated: judge by how much likelier a class is for a text than for inputs without content.
         lower: layers of the LLM that :meth:`loss` need not compute for every text anew, as they do not learn.
+
+    Raises:
+        InputError: if the LLM's tokenizer cannot tell two names apart.
     """
 
     def __init__(
@@ -49,6 +53,13 @@ class Prompt:
         line_end = self.ids("\n")[:1] or [llm.eos]
         answer_end = [llm.eos] if llm.encoder_decoder else line_end
         self.labels = [self.ids(f" {name}") + answer_end for name in names]
+        first = {tuple(ids): name for ids, name in reversed([*zip(self.labels, names, strict=True)])}
+        for ids, name in zip(self.labels, names, strict=True):
+            if (other := first[tuple(ids)]) != name:
+                raise InputError(
+                    f"classes {other!r} and {name!r} are the same to LLM {llm.name!r}, which knows no such characters; "
+                    f"say in other words what they mean, with --descriptions"
+                )
         self._branches = branches(self.labels)
         self.prefix = self.ids(opening) if opening else []
         config = (llm.lm.get_encoder() if llm.encoder_decoder else llm.lm).config

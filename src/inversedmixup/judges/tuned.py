@@ -1,4 +1,8 @@
-"""Judge ``tuned``: a copy of the pair's LLM, tuned by LoRA on the user's rows to answer with their class names."""
+"""Judge ``tuned``: a copy of the pair's LLM, tuned by LoRA on the user's rows to answer with their class names.
+
+Where the user says what a name means, it answers with that: it has read words before, and no numbers of classes
+(docs/log.md, "Judges").
+"""
 
 from __future__ import annotations
 
@@ -46,6 +50,7 @@ class TunedJudge:
 
     def __init__(self, case: Case) -> None:
         self.case = case
+        self.meanings = case.config.described(case.classes)
 
     @cached_property
     def unseen(self) -> np.ndarray:
@@ -97,12 +102,17 @@ class TunedJudge:
         llm = "llm" if case.pair.config.own_llm else case.pair.llm.name  # its own lies elsewhere on each machine
         dtype = str(case.pair.llm.lm.dtype)
         settings = [RANK, LEARNING_RATE, BATCH, FROZEN, self._steps(n), case.seed, llm, dtype, *self.settings]
-        return digest([n, learnt, rows, list(case.classes), settings])
+        return digest([n, learnt, rows, list(self.meanings.values()), settings])
 
     def _read(self, stored: Path) -> Answers:
         llm = self._copy()
         llm.load_lora(stored)
         return self._made(llm, np.arange(len(self.case.examples)))
+
+    @property
+    def _names(self) -> list[str]:
+        """What it answers with."""
+        return list(self.meanings.values())
 
     def _steps(self, rows: int) -> int:
         return tuning_steps(rows, self.case.config)
@@ -114,7 +124,7 @@ class TunedJudge:
     def _made(self, llm: SoftTokenLLM, rows: np.ndarray) -> Answers:
         """The answers of a copy tuned on some rows; its LoRA weights become part of it."""
         llm.merge_lora()
-        return Prompt(llm, self.case.classes, calibrated=False).probabilities
+        return Prompt(llm, self._names, calibrated=False).probabilities
 
     def _lessons(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Of some rows, what is shown in the prompt and what is learnt from at each step."""
@@ -129,7 +139,7 @@ class TunedJudge:
         deep = len(deepest_stacks(llm.lm)[0])
         lower = LowerLayers.of(llm.lm, int(deep * FROZEN))
         llm.add_lora(RANK, seed=self.case.seed, layers=list(range(lower.depth, deep)) if lower else None)
-        bare = Prompt(llm, self.case.classes, calibrated=False, lower=lower)
+        bare = Prompt(llm, self._names, calibrated=False, lower=lower)
         weights = [weight for weight in llm.model.parameters() if weight.requires_grad]
         optimiser = torch.optim.AdamW(weights, weight_decay=0.0)
         for step, (shown, taken) in enumerate(self._lessons(rows)):
@@ -147,5 +157,6 @@ class TunedJudge:
 
     def _showing(self, llm: SoftTokenLLM, rows: np.ndarray) -> Prompt:
         """The prompt with some rows and their class names before the question."""
-        shown = [(self.case.examples[at].text, self.case.examples[at].label) for at in rows.tolist()]
-        return Prompt(llm, self.case.classes, shown=shown, calibrated=False)
+        there = [self.case.examples[at] for at in rows.tolist()]
+        shown = [(row.text, self.meanings[row.label]) for row in there]
+        return Prompt(llm, self._names, shown=shown, calibrated=False)
