@@ -22,7 +22,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.files import iter_records
 from inversedmixup.gate import GateConfig
 from inversedmixup.identity import files_digest
-from inversedmixup.judges.panel import evened
+from inversedmixup.judges.panel import adjusted
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.report.results import read_run
@@ -246,7 +246,7 @@ def test_uneven_classes_are_told_and_the_task_model_is_heard_evened(train_file, 
     rows = rows_of(out)
     probs = model.predict_proba(model.encode([row["text"] for row in rows]))
     shares = np.array([{"delivery": 6, "refund": 2, "account": 1}[name] for name in model.classes]) / 9
-    expected = [model.classes[at] for at in evened(probs, shares).argmax(1)]
+    expected = [model.classes[at] for at in adjusted(probs, shares).argmax(1)]
     assert [row["labels"]["task"] for row in rows] == expected
     caplog.clear()
     run_augment_job(str(given), str(out), config(pairs="any", class_weights=True, test=str(train_file)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from conftest import write_jsonl
 from inversedmixup.data import MAX_CHARACTERS, iter_texts, label_name, read_examples
 from inversedmixup.errors import InputError, unfinished
-from inversedmixup.labelled import check_classes, sample_rows, take_shots
+from inversedmixup.labelled import check_classes, sample_numbers, sample_rows, take_shots
 from inversedmixup.mixer import as_examples
 from inversedmixup.row_file import check_output
 from inversedmixup.schema import Example
@@ -118,6 +118,16 @@ def test_a_sample_keeps_every_class_and_is_a_plain_draw_where_that_does(sizes, c
     plain = [rows[at] for at in sorted(np.random.default_rng([seed, 1]).permutation(len(rows))[:count])]
     if all(sum(row.label == name for row in plain) >= few for name, few in wanted.items()):
         assert sample == plain
+
+
+@given(sizes=st.lists(st.integers(1, 200), min_size=1, max_size=6), count=st.integers(12, 100), seed=st.integers(0, 50))
+@settings(deadline=None)
+def test_half_of_a_sample_is_shared_evenly(sizes, count, seed):
+    numbers = np.random.default_rng(9).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    taken = sample_numbers(numbers, count, seed=seed)
+    assert len(set(taken.tolist())) == len(taken) == min(count, len(numbers))
+    even = count // (2 * len(sizes))
+    assert (np.bincount(numbers[taken], minlength=len(sizes)) >= np.minimum(sizes, even)).all()
 
 
 @pytest.fixture(scope="module")

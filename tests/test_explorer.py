@@ -22,7 +22,7 @@ from inversedmixup.explore.curation import (
     select,
 )
 from inversedmixup.explore.explorer import LAMS, Explorer, open_explorer
-from inversedmixup.judges.panel import evened
+from inversedmixup.judges.panel import adjusted
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.row_file import iter_rows
 from inversedmixup.schema import Example
@@ -83,7 +83,7 @@ def test_uneven_rows_do_not_make_texts_look_like_the_largest_class(tiny_encoder,
     model = explorer.pair.task_model
     for point in strip.points:
         raw = model.predict_proba(model.encode([point.text]))
-        expected = evened(raw, np.array([6, 1]) / 7)[0]
+        expected = adjusted(raw, np.array([6, 1]) / 7)[0]
         assert list(point.label_probs.values()) == pytest.approx(expected, abs=1e-3)
 
 

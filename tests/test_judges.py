@@ -24,7 +24,7 @@ from inversedmixup.judges import (
 from inversedmixup.judges import prompt as prompts
 from inversedmixup.judges.incontext import InContextJudge
 from inversedmixup.judges.llm import LLMJudge
-from inversedmixup.judges.panel import evened, majority, pool
+from inversedmixup.judges.panel import adjusted, majority, pool
 from inversedmixup.judges.probe import ProbeJudge
 from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
 from inversedmixup.judges.task import TaskJudge
@@ -569,13 +569,16 @@ def test_an_evened_judge_is_one_who_expects_every_class_as_often(n, classes, see
     likelihoods, shares = rng.dirichlet(np.ones(classes), size=n), rng.dirichlet(np.ones(classes) * 3) + 1e-3
     shares /= shares.sum()
     posterior = likelihoods * shares / (likelihoods * shares).sum(1, keepdims=True)
-    assert np.allclose(evened(posterior, shares), likelihoods / likelihoods.sum(1, keepdims=True))
-    assert np.array_equal(evened(posterior, np.full(classes, 1 / classes)), posterior)
-    assert np.isnan(evened(np.full((n, classes), np.nan), shares)).all()
+    assert np.allclose(adjusted(posterior, shares), likelihoods / likelihoods.sum(1, keepdims=True))
+    assert np.array_equal(adjusted(posterior, np.full(classes, 1 / classes)), posterior)
+    assert np.isnan(adjusted(np.full((n, classes), np.nan), shares)).all()
+    assert np.allclose(adjusted(likelihoods / likelihoods.sum(1, keepdims=True), np.ones(classes), shares), posterior)
+    assert np.allclose(adjusted(posterior, shares, shares), posterior)
 
 
 def test_a_class_without_rows_keeps_what_it_has():
-    assert np.allclose(evened(np.array([[0.6, 0.4, 0.0]]), np.array([0.75, 0.25, 0.0])), [[0.8 / 2.4, 1.6 / 2.4, 0.0]])
+    heard = adjusted(np.array([[0.6, 0.4, 0.0]]), np.array([0.75, 0.25, 0.0]))
+    assert np.allclose(heard, [[0.8 / 2.4, 1.6 / 2.4, 0.0]])
 
 
 def test_judges_are_evened_on_new_texts_and_not_on_rows_as_they_come(tiny_pair, examples):
@@ -585,12 +588,41 @@ def test_judges_are_evened_on_new_texts_and_not_on_rows_as_they_come(tiny_pair, 
     nothing = torch.empty(len(SENTENCES), 0)
     panel, plain = (make_panel("probe+llm", made, pooled=True, evened=even) for even in (True, False))
     heard, as_learnt = panel.hear(SENTENCES, nothing), plain.hear(SENTENCES, nothing)
-    assert np.allclose(heard["probe"], evened(as_learnt["probe"], made.shares))
+    assert np.allclose(heard["probe"], adjusted(as_learnt["probe"], made.shares))
     assert not np.allclose(heard["probe"], as_learnt["probe"])
     assert np.array_equal(heard["llm"], as_learnt["llm"])  # it is shown as many rows of each
     assert np.allclose(heard["pool"], pool([heard["probe"], heard["llm"]]))
     rows = panel.unseen[:2].tolist()
     assert np.array_equal(panel.held_out(rows)["probe"], plain.held_out(rows)["probe"])
+
+
+@pytest.mark.parametrize("name", ["tuned", "incontext", "probe"])
+def test_of_more_rows_than_there_is_room_for_rare_classes_are_learnt_from_and_the_draw_is_allowed_for(
+    tiny_pair, examples, monkeypatch, name
+):
+    common = [dataclasses.replace(examples[at % 18], id=str(at), label="delivery") for at in range(300)]
+    rare = [dataclasses.replace(examples[at], id=f"rare {at}", label="refund") for at in range(3)]
+    rows = [*common[:200], *rare, *common[200:]]
+    made = case(tiny_pair, rows, ["delivery", "refund"], judge_steps=1)
+    monkeypatch.setattr(probe, "LEARNT_ROWS", 16)
+    judge = make_judge(name, made)
+    if name == "probe":
+        learnt = judge._learnt
+    else:
+        learnt = judge._taken(np.arange(len(rows)))
+        others = np.flatnonzero(np.arange(len(rows)) % 100 != 0)  # what a copy for the other folds learns from
+        assert {200, 201, 202} - {200} <= set(judge._taken(others).tolist())
+        taught = np.concatenate([part for step in judge._lessons(np.arange(len(rows))) for part in step])
+        assert set(taught.tolist()) <= set(learnt.tolist())
+    assert len(learnt) == 16
+    assert {200, 201, 202} <= set(learnt.tolist())
+    assert judge.expects == pytest.approx(np.array([13, 3]) / 16)
+    said = np.array([[13 / 16, 3 / 16]])  # knows nothing but what it expects
+    monkeypatch.setattr(type(judge), "probabilities", lambda *_: said)
+    monkeypatch.setattr(type(judge), "held_out", lambda *_: said)
+    panel = make_panel(name, made)
+    assert panel.hear(["new"], torch.empty(1, 0))[name] == pytest.approx(np.array([[0.5, 0.5]]))
+    assert panel.held_out([0])[name] == pytest.approx(np.array([[300 / 303, 3 / 303]]))
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 5), st.integers(0, 10**6))

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from inversedmixup.folds import folds_of, held_out_rows
 from inversedmixup.judges import Case, JudgeConfig, judge_record, make_panel
 from inversedmixup.judges.task import TaskJudge
-from inversedmixup.labelled import class_names
+from inversedmixup.labelled import class_names, class_shares
 from inversedmixup.models import task_model
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.same_text import words_of
@@ -179,6 +179,29 @@ def test_rows_that_do_not_count_leave_a_head_as_it_was(tiny_pair, monkeypatch):
         model.fit([""] * len(points), wanted, weights, FitSettings(1, encoder=False), known=points)
         heads.append(model.head.weight.detach().clone())
     assert torch.equal(*heads)
+
+
+@pytest.mark.parametrize("train_encoder", ["full", "head"])
+def test_of_very_many_rows_the_task_model_sees_every_class_and_classes_count_as_they_do(
+    tiny_pair, monkeypatch, train_encoder
+):
+    monkeypatch.setattr(task_model, "HEAD_ROWS", 32)
+    labels = ["rare" if at % 200 == 7 else "often" if at % 4 else "seldom" for at in range(800)]
+    rows = [Example(str(at), f"{SENTENCES[at % 18]} {at}", label) for at, label in enumerate(labels)]
+    seen = {}
+
+    def fit(self, texts, targets, weights, settings, **_):
+        seen.update(texts=list(texts), targets=targets[torch.arange(len(texts))], weights=weights)
+
+    monkeypatch.setattr(TaskModel, "fit", fit)
+    config = WarmupConfig(train_encoder=train_encoder, task_steps=2)
+    warmup.fit_task_model(tiny_pair.task_model, rows, class_names(rows), config, lambda _: None)
+    shares = (seen["targets"] * seen["weights"][:, None]).sum(0) / seen["weights"].sum()
+    assert len(seen["texts"]) == 32
+    assert {rows[at].text for at in (7, 207, 407, 607)} <= set(seen["texts"])
+    assert shares.numpy() == pytest.approx(class_shares(rows, class_names(rows)), abs=1e-6)
+    assert all(target.argmax() == class_names(rows).index(rows[int(text.split()[-1])].label)
+               for text, target in zip(seen["texts"], seen["targets"], strict=True))  # fmt: skip
 
 
 def test_rows_that_count_more_are_drawn_more_often(monkeypatch):

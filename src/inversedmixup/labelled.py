@@ -219,8 +219,12 @@ def class_numbers(examples: Sequence[Example], classes: Sequence[str]) -> np.nda
 
 def class_shares(examples: Sequence[Example], classes: Sequence[str]) -> np.ndarray:
     """Share [classes] of the rows that each class has."""
-    numbers = class_numbers(examples, classes)
-    return np.bincount(numbers, minlength=len(classes)) / max(1, len(numbers))
+    return shares_of(class_numbers(examples, classes), len(classes))
+
+
+def shares_of(numbers: np.ndarray, classes: int) -> np.ndarray:
+    """Share [classes] of each class among rows of these classes [n]."""
+    return np.bincount(numbers, minlength=classes) / max(1, len(numbers))
 
 
 def class_counts(examples: Sequence[Example]) -> dict[str, int]:
@@ -289,21 +293,31 @@ def iter_shots(examples: Sequence[Example], shots: int, *, seed: int) -> Iterato
 
 
 def sample_rows(examples: Sequence[Example], count: int, *, each: int, seed: int | Sequence[int]) -> list[Example]:
-    """At most ``count`` rows, drawn by ``seed`` alone, in their original order; every class keeps some.
+    """At most ``count`` rows, in their original order; see :func:`sample_numbers`."""
+    numbers = class_numbers(examples, class_names(examples))
+    return [examples[at] for at in sample_numbers(numbers, count, each=each, seed=seed).tolist()]
+
+
+def sample_numbers(
+    numbers: np.ndarray, count: int, *, each: int | None = None, seed: int | Sequence[int]
+) -> np.ndarray:  # fmt: skip
+    """Which of some rows [n, at least one] to take: at most ``count`` [m], drawn by ``seed``; every class keeps some.
 
     Args:
-        examples: the rows, at least one.
+        numbers: the rows' classes [n].
         count: how many; more only where there are more classes, each of which keeps one row.
         each: rows that a class keeps, or all that it has; fewer where ``count`` is too small for as many of all. A draw
-            without regard to the classes that has as many of each is left as it is.
+            without regard to the classes that has as many of each is left as it is. Default: so many that half of the
+            draw is shared evenly.
         seed: decides which.
     """
-    classes = class_names(examples)
-    order = np.random.default_rng(seed).permutation(len(examples))
-    numbers, least = class_numbers(examples, classes)[order], max(1, min(each, count // len(classes)))
-    kept = np.concatenate([np.flatnonzero(numbers == number)[:least] for number in range(len(classes))])
+    there = np.unique(numbers)
+    order = np.random.default_rng(seed).permutation(len(numbers))
+    least = max(1, min(count // (2 * len(there)) if each is None else each, count // len(there)))
+    kept = np.concatenate([np.flatnonzero(numbers[order] == number)[:least] for number in there])
     others = np.setdiff1d(np.arange(len(order)), kept)[: max(0, count - len(kept))]
-    return [examples[at] for at in sorted(order[np.concatenate([kept, others])].tolist())]
+    taken: np.ndarray = np.sort(order[np.concatenate([kept, others])])
+    return taken
 
 
 def finder(examples: Sequence[Example]) -> Callable[[str], Example | None]:

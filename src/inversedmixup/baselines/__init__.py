@@ -113,7 +113,7 @@ class Split:
         )
         names = check_judges(policy.judge, self.config)
         judges = [self.dear(name) if name in TUNED else make_judge(name, case) for name in names]
-        return Panel(judges, pooled=policy.kind == "pool", shares=case.shares)
+        return Panel(judges, case.shares, pooled=policy.kind == "pool")
 
     def labelled(self, texts: Sequence[str]) -> Added:
         """Texts, whoever wrote them, with what :data:`POOL` says of them."""
@@ -132,8 +132,13 @@ class Remembering:
     """A judge that is asked about each text once; see :class:`~inversedmixup.judges.Judge`."""
 
     def __init__(self, judge: Judge) -> None:
-        self.judge, self.name, self.learns = judge, judge.name, judge.learns
+        self.judge, self.name = judge, judge.name
         self._said: dict[str, np.ndarray] = {}
+
+    @property
+    def expects(self) -> np.ndarray | None:
+        """As the judge says it, who need not look before he is asked."""
+        return self.judge.expects
 
     @property
     def unseen(self) -> np.ndarray:

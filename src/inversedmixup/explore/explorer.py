@@ -20,7 +20,7 @@ from torch import Tensor
 from inversedmixup.data import MAX_CHARACTERS, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
-from inversedmixup.judges.panel import evened
+from inversedmixup.judges.panel import adjusted
 from inversedmixup.labelled import check_classes, check_known_labels, class_shares
 from inversedmixup.labels import is_intruded
 from inversedmixup.mixing import interpolate, row_stream, soft_label
@@ -175,7 +175,7 @@ class Explorer:
         with self._models, torch.no_grad():
             written = write_mixes(self.pair, first, second, lams, [row_stream(0, at) for at in streams], config)
         assert written.class_probs is not None
-        probs = evened(written.class_probs, self.shares)  # as new texts are labelled
+        probs = adjusted(written.class_probs, self.shares)  # as new texts are labelled
         points = [
             Point(
                 round(float(lams[at]), 4), text, written.lam_realised[at], written.cycle_similarity[at],

@@ -51,8 +51,8 @@ class Judge(Protocol):
         ...
 
     @property
-    def learns(self) -> bool:
-        """Whether it has learnt from the user's rows as they come, so that it expects classes as often as they do."""
+    def expects(self) -> np.ndarray | None:
+        """How often it expects each class [classes]: the shares in the rows it learnt from; ``None`` without such."""
         ...
 
     def prepare(self) -> None:
@@ -209,7 +209,7 @@ def make_panel(name: str, case: Case, *, pooled: bool = False, evened: bool = Tr
     from inversedmixup.judges.panel import Panel
 
     judges = [make_judge(part, case) for part in check_judges(name, case.config)]
-    return Panel(judges, pooled=pooled, shares=case.shares if evened else None)
+    return Panel(judges, case.shares, pooled=pooled, evened=evened)
 
 
 def make_judge(name: str, case: Case) -> Judge:

@@ -84,7 +84,7 @@ class ApiJudge:
     """Asks a chat model for the class of each text, as structured output; abstains where the answer is no class."""
 
     name = "api"
-    learns = False  # it is shown as many rows of each class
+    expects = None  # it is shown as many rows of each class
 
     def __init__(self, case: Case) -> None:
         config = case.config

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from inversedmixup.judges.tuned import BATCH, Answers, TunedJudge
-from inversedmixup.labelled import class_numbers
 from inversedmixup.models.llm import SoftTokenLLM
 
 # settings tried: docs/log.md, "Judges"
@@ -31,6 +30,7 @@ class InContextJudge(TunedJudge):
 
     def _lessons(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """See :class:`~inversedmixup.judges.tuned.TunedJudge`; what is shown is not asked about."""
+        rows = self._taken(rows)
         rng, of_classes = np.random.default_rng([self.case.seed, 16]), self._of_classes(rows)
         for _ in range(self._steps(len(rows))):
             shown = _one_of_each(of_classes, rng)
@@ -52,7 +52,7 @@ class InContextJudge(TunedJudge):
 
     def _of_classes(self, rows: np.ndarray) -> list[np.ndarray]:
         """Some rows, class by class; a class with one row shows none, for that one is needed to learn from."""
-        numbers = class_numbers(self.case.examples, self.case.classes)[rows]
+        numbers = self._numbers[rows]
         every = (rows[numbers == number] for number in range(len(self.case.classes)))
         return [own for own in every if len(own) > 1]
 

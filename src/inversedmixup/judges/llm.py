@@ -26,7 +26,7 @@ class LLMJudge:
     """
 
     name = "llm"
-    learns = False  # it is shown as many rows of each class
+    expects = None  # it is shown as many rows of each class
 
     def __init__(self, case: Case) -> None:
         self.llm, self.case, self.classes = case.pair.llm, case, list(case.classes)

@@ -18,17 +18,20 @@ class Panel:
 
     Args:
         judges: one or more.
+        shares: how often each class [classes] is among the user's rows.
         pooled: whether the product of several counts, not their majority.
-        shares: how often each class [classes] is among the user's rows: those who learnt from these are heard as if
-            they expected every class as often, see :func:`evened`; ``None``: all are heard as they are.
+        evened: whether those who learnt from the user's rows are heard as if they expected every class as often; else
+            as if they expected classes as often as they are there. See :func:`adjusted`.
 
     Attributes:
         name: their names, joined by ``+``.
         verdict: which of the answers of :meth:`hear` counts.
     """
 
-    def __init__(self, judges: Sequence[Judge], *, pooled: bool = False, shares: np.ndarray | None = None) -> None:
-        self.judges, self.shares = list(judges), shares
+    def __init__(
+        self, judges: Sequence[Judge], shares: np.ndarray, *, pooled: bool = False, evened: bool = True
+    ) -> None:  # fmt: skip
+        self.judges, self.shares, self.evened = list(judges), shares, evened
         self.name = "+".join(judge.name for judge in judges)
         self.verdict = self.name if len(judges) == 1 else "pool" if pooled else "agreement"
 
@@ -49,39 +52,41 @@ class Panel:
 
     def hear(self, texts: Sequence[str], embeddings: Tensor) -> dict[str, np.ndarray]:
         """What each judge says, [n, classes]; of several also their ``agreement`` and ``pool``."""
-        said = dict[str, np.ndarray]()
-        for judge in self.judges:
-            probs = judge.probabilities(texts, embeddings)
-            said[judge.name] = probs if self.shares is None or not judge.learns else evened(probs, self.shares)
-        return self._together(said)
+        wanted = None if self.evened else self.shares
+        return self._together([judge.probabilities(texts, embeddings) for judge in self.judges], wanted)
 
     def held_out(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
         """The same for some of the user's rows, by judges that have not learnt from them.
 
-        Never evened: among these rows classes are as frequent as the judges expect them.
+        Never evened: these rows are of classes as frequent as they are in the user's rows.
         """
-        return self._together({judge.name: judge.held_out(rows) for judge in self.judges})
+        return self._together([judge.held_out(rows) for judge in self.judges], self.shares)
 
-    def _together(self, said: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        each = list(said.values())
+    def _together(self, answers: Sequence[np.ndarray], wanted: np.ndarray | None) -> dict[str, np.ndarray]:
+        each = [adjusted(said, judge.expects, wanted) for judge, said in zip(self.judges, answers, strict=True)]
+        said = {judge.name: own for judge, own in zip(self.judges, each, strict=True)}
         return {**said, "agreement": majority(each), "pool": pool(each)} if len(each) > 1 else dict(said)
 
 
-def evened(probs: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Class probabilities [n, classes] of somebody who expects every class as often, from one who expects ``shares``.
+def adjusted(probs: np.ndarray, expected: np.ndarray | None, wanted: np.ndarray | None = None) -> np.ndarray:
+    """Class probabilities [n, classes] of somebody who expects other class shares than those he learnt from.
 
     Who has learnt from lopsided rows expects lopsided classes. New texts are written for rare classes more often, and
     sentences that somebody labels are to teach them: with even ones they teach more (docs/log.md). By Bayes' rule,
-    p(c | x) / p(c), renormalised (Saerens et al. 2002, "Adjusting the outputs of a classifier to new a priori
-    probabilities"). A class without rows keeps what it has.
+    p(c | x) / p(c) · the wanted p(c), renormalised (Saerens et al. 2002, "Adjusting the outputs of a classifier to new
+    a priori probabilities"). A class without rows keeps what it has.
 
     Args:
         probs: NaN where a judge abstains.
-        shares: [classes].
+        expected: the shares [classes] that he learnt from; ``None`` if from none.
+        wanted: the shares [classes] to expect instead; ``None``: every class as often.
     """
-    if np.allclose(shares, shares[0]):
+    if expected is None:
         return probs
-    ratios = probs / np.where(shares > 0, shares, 1.0)
+    factors = np.where(expected > 0, expected, 1.0) / (1.0 if wanted is None else np.where(wanted > 0, wanted, 1.0))
+    if np.allclose(factors, factors[0]):
+        return probs
+    ratios = probs / factors
     out: np.ndarray = ratios / ratios.sum(axis=1, keepdims=True)
     return out
 

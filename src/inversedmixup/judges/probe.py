@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from inversedmixup.folds import by_fold, folds_of, learnable
-from inversedmixup.labelled import class_numbers
+from inversedmixup.labelled import class_numbers, sample_numbers, shares_of
 from inversedmixup.models.lower_layers import mean_states
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ class ProbeJudge:
     """A linear classifier of the LLM's hidden states; every row of the user taught it, so it is cross-validated."""
 
     name = "probe"
-    learns = True
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        order = np.random.default_rng([case.seed, 15]).permutation(len(case.examples))
-        self._learnt = np.sort(order[:LEARNT_ROWS])
+        numbers = class_numbers(case.examples, case.classes)
+        self._learnt = sample_numbers(numbers, LEARNT_ROWS, seed=[case.seed, 15])
+        self.expects = shares_of(numbers[self._learnt], len(case.classes))
 
     @property
     def unseen(self) -> np.ndarray:

@@ -19,12 +19,12 @@ class TaskJudge:
     """The task model after stage 2. Every row of the user taught it, so others, fitted without it, answer for a row."""
 
     name = "task"
-    learns = True
 
     def __init__(self, case: Case) -> None:
         self.model = case.pair.task_model
         self._cross_validated = case.cross_validated
         self._case = case
+        self.expects = case.shares
 
     @cached_property
     def unseen(self) -> np.ndarray:

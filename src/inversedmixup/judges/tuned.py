@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from inversedmixup.folds import by_fold, folds_of, held_out_rows
 from inversedmixup.judges.prompt import Prompt
+from inversedmixup.labelled import class_numbers, sample_numbers, shares_of
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers, deepest_stacks
 from inversedmixup.models.task_model import shuffled_batches
@@ -45,7 +46,6 @@ class TunedJudge:
     """Label likelihood under the tuned copy. It takes a minute or two to make, and one to two times that to measure."""
 
     name = "tuned"
-    learns = True
     settings: tuple[float, ...] = ()  # what else decides the copy's weights
 
     def __init__(self, case: Case) -> None:
@@ -126,8 +126,27 @@ class TunedJudge:
         llm.merge_lora()
         return Prompt(llm, self._names, calibrated=False).probabilities
 
+    @cached_property
+    def expects(self) -> np.ndarray:
+        """See :class:`~inversedmixup.judges.Judge`."""
+        taken = self._taken(np.arange(len(self.case.examples)))
+        return shares_of(self._numbers[taken], len(self.case.classes))
+
+    @cached_property
+    def _numbers(self) -> np.ndarray:
+        return class_numbers(self.case.examples, self.case.classes)
+
+    def _taken(self, rows: np.ndarray) -> np.ndarray:
+        """Those of some rows that there are steps for; the rarest class is among them."""
+        room = BATCH * self.case.config.judge_steps
+        if len(rows) <= room:
+            return rows
+        taken: np.ndarray = rows[sample_numbers(self._numbers[rows], room, seed=[self.case.seed, 18])]
+        return taken
+
     def _lessons(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Of some rows, what is shown in the prompt and what is learnt from at each step."""
+        rows = self._taken(rows)
         batches = shuffled_batches(len(rows), BATCH, np.random.default_rng([self.case.seed, 11]))
         for taken in islice(batches, self._steps(len(rows))):
             yield rows[:0], rows[taken]

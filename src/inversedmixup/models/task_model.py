@@ -46,6 +46,11 @@ class FitSettings:
     head_learning_rate: float = 5e-3
     seed: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Rows that are looked at, at most."""
+        return max(1, self.steps * self.batch_size) if self.encoder else HEAD_ROWS
+
     def steps_taken(self, *, mixing: bool = False) -> int:
         """``steps``; none where a head alone learns from rows as they are, as it is solved for."""
         return self.steps if self.encoder or mixing else 0

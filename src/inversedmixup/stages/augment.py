@@ -25,7 +25,7 @@ import torch
 from inversedmixup.errors import InputError
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
-from inversedmixup.judges.panel import Panel, by_source, evened, named
+from inversedmixup.judges.panel import Panel, adjusted, by_source, named
 from inversedmixup.labelled import class_names, class_numbers, repeated_id
 from inversedmixup.labels import LabelConfig, choose_label, is_intruded, likeliest, parse_labels
 from inversedmixup.mixing import (
@@ -364,7 +364,7 @@ class RowWriter:
         draws, _ = self._drawn(number)
         parents = self._parents(draws)
         assert written.class_probs is not None
-        said = {"task": evened(written.class_probs, self._case.shares)}
+        said = {"task": adjusted(written.class_probs, self._case.shares)}
         if self.panel is not None:
             said |= self.panel.hear(written.texts, written.reread)
         return [

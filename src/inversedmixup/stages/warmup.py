@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from inversedmixup.data import check_texts, iter_texts
 from inversedmixup.errors import InputError
 from inversedmixup.folds import by_fold, folds_of, held_out_rows, measured_rows
-from inversedmixup.labelled import Subset, Texts, class_numbers
+from inversedmixup.labelled import Subset, Texts, class_numbers, sample_numbers, shares_of
 from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, OneHot, TaskModel
@@ -201,11 +201,21 @@ def fit_task_model(
     model: TaskModel, examples: Sequence[Example], classes: Sequence[str], config: TaskModelConfig, advance: Advance,
     *, known: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """L_CE(θ) on the labelled set, from a fresh head; ``known`` are the embeddings where the encoder does not learn."""
+    """L_CE(θ) on the labelled set, from a fresh head; ``known`` are the embeddings where the encoder does not learn.
+
+    Of more rows than there is room for, every class keeps some; they are weighted so that classes count as they did.
+    """
     model.set_classes(classes)
-    targets = OneHot(class_numbers(examples, classes), len(classes))
     settings = fit_settings(config, config.task_steps)
-    model.fit(Texts(examples), targets, torch.ones(len(examples)), settings, known=known, advance=advance)
+    numbers = class_numbers(examples, classes)
+    weights = np.ones(len(numbers))
+    if len(numbers) > settings.rows:
+        rows = sample_numbers(numbers, settings.rows, seed=[config.seed, 19])
+        examples, known = Subset(examples, rows, classes), None if known is None else known[torch.from_numpy(rows)]
+        shares, numbers = shares_of(numbers, len(classes)), numbers[rows]
+        weights = (shares / np.maximum(shares_of(numbers, len(classes)), 1e-12))[numbers]
+    targets = OneHot(numbers, len(classes))
+    model.fit(Texts(examples), targets, torch.from_numpy(weights).float(), settings, known=known, advance=advance)
 
 
 class CrossValidation:
