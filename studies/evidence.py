@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from inversedmixup.baselines import Added, Method, Split
+from inversedmixup.baselines import BASELINE, Added, Method, Split
 from inversedmixup.baselines.inversed import kept_rows
 from inversedmixup.baselines.pseudo_label import of_texts
 from inversedmixup.benchmark import BenchmarkConfig
@@ -35,6 +35,7 @@ from inversedmixup.terminal import progress, show_logs
 from studies.common import SETS, json_lines, read_json_lines, run, sample
 
 REFERENCE = "inversed-reference"
+DESCRIBED = "-described"  # ending of a method whose judges are told what the class names mean
 PSEUDO = "pseudo-label"  # the benchmark's method of this name, on training rows that the split did not draw
 
 # with an encoder that stays as it ships, stage 2 would only polish the adaptor on the shots: left out for its cost
@@ -133,6 +134,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--draws", nargs="+", default=["10"])
     parser.add_argument("--protocols", nargs="+", default=["frozen"], choices=PROTOCOLS)
     parser.add_argument("--splits", type=int, default=10, help="draws of the training rows; default: 10")
+    parser.add_argument("--descriptions", type=Path, help="folder of SET.yaml files that say what class names mean")
     parser.add_argument("--first-split", type=int, default=0, help="leave out those before it")
 
 
@@ -144,6 +146,8 @@ def benches(options: argparse.Namespace, settings: dict[str, Any]) -> Iterator[t
             for draw in options.draws:
                 for name in options.sets:
                     own = {"draw": draw, "splits": split + 1, **PROTOCOLS[protocol]}
+                    if options.descriptions:
+                        own["descriptions"] = str(options.descriptions / f"{name}.yaml")
                     yield split, Bench(
                         str(options.data / name / "train.jsonl"), str(options.data / name / "test.jsonl"),
                         str(options.output / protocol / draw.replace(":", "-") / name),
@@ -155,7 +159,10 @@ def main() -> None:
     """Run the grid and write what follows from it."""
     parser = argparse.ArgumentParser(prog="python -m studies.evidence", description="Every method on every set.")
     add_options(parser)
-    parser.add_argument("--methods", help="default: those of the config file")
+    parser.add_argument(
+        "--methods", help=f"default: those of the config file; with --descriptions, those of them that tune judges, "
+        f"which are then called …{DESCRIBED}"
+    )  # fmt: skip
     parser.add_argument("--unlabelled", action="store_true", help=f"also {PSEUDO}, of other training rows")
     parser.add_argument("--reference", action="store_true", help=f"also {REFERENCE}: labels of all training rows")
     parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
@@ -174,6 +181,11 @@ def main() -> None:
         if options.unlabelled:
             about = "other training rows, labelled as the policy does"
             bench.methods.append(Method(PSEUDO, about, added=partial(pseudo, bench), tunes=1))
+        if options.descriptions:
+            bench.methods = [
+                dataclasses.replace(method, name=method.name + DESCRIBED) if method.tunes else method
+                for method in bench.methods if method.tunes or method.name == BASELINE
+            ]  # fmt: skip
         take_over(bench, finished)
         with progress(f"{bench.name}, split {number}", len(bench.missing(number))) as advance:
             bench.run_split(number, advance)

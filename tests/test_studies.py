@@ -15,6 +15,7 @@ import torch
 from conftest import write_jsonl
 from inversedmixup.baselines import Split
 from inversedmixup.errors import InputError
+from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.schema import Example
@@ -235,6 +236,24 @@ def test_training_rows_that_were_not_drawn_are_labelled_as_if_nobody_had(unseen,
     (split, texts), record = heard[0], json.loads((tmp_path / "out" / "runs.jsonl").read_text().splitlines()[-1])
     assert (record["method"], record["added"]) == (evidence.PSEUDO, 4)
     assert set(texts) <= set(SENTENCES) - {row.text for row in split.examples}
+
+
+def test_methods_with_described_classes_have_a_name_of_their_own(unseen, shipped, tmp_path, monkeypatch):
+    (tmp_path / "quick.yaml").write_text("{n: 4, judge_steps: 2, task_steps: 2}")
+    (tmp_path / "toy.yaml").write_text("refund: my\n")
+    asked, init = set(), Prompt.__init__
+    monkeypatch.setattr(
+        Prompt, "__init__", lambda self, llm, names, **how: asked.add(tuple(names)) or init(self, llm, names, **how)
+    )
+    monkeypatch.setattr("sys.argv", [
+        "evidence", str(unseen), "-o", str(tmp_path / "out"), "--sets", "toy", "--draws", "3", "--splits", "1",
+        "--config", str(tmp_path / "quick.yaml"), "--methods", "duplicate,inversed-cross-pooled",
+        "--descriptions", str(tmp_path),
+    ])  # fmt: skip
+    evidence.main()
+    records = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    assert [record["method"] for record in records] == ["equal-steps", "inversed-cross-pooled-described"]
+    assert asked == {("account", "delivery", "my")}
 
 
 def test_what_a_study_cannot_use_is_one_line(tmp_path, monkeypatch, capsys):
