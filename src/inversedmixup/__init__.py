@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from inversedmixup.errors import InputError
     from inversedmixup.mixer import InversedMixup
 
-__version__ = "0.2.0.dev2"
+__version__ = "0.2.0.dev3"
 __all__ = ["InputError", "InversedMixup", "__version__"]
 
 
