@@ -160,8 +160,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.evidence", description="Every method on every set.")
     add_options(parser)
     parser.add_argument(
-        "--methods", help=f"default: those of the config file; with --descriptions, those of them that tune judges, "
-        f"which are then called …{DESCRIBED}"
+        "--methods", help=f"default: those of the config file; with --descriptions, method descriptions and those that "
+        f"tune judges, which are then called …{DESCRIBED}"
     )  # fmt: skip
     parser.add_argument("--unlabelled", action="store_true", help=f"also {PSEUDO}, of other training rows")
     parser.add_argument("--reference", action="store_true", help=f"also {REFERENCE}: labels of all training rows")
@@ -184,7 +184,7 @@ def main() -> None:
         if options.descriptions:
             bench.methods = [
                 dataclasses.replace(method, name=method.name + DESCRIBED) if method.tunes else method
-                for method in bench.methods if method.tunes or method.name == BASELINE
+                for method in bench.methods if method.tunes or method.name in (BASELINE, "descriptions")
             ]  # fmt: skip
         take_over(bench, finished)
         with progress(f"{bench.name}, split {number}", len(bench.missing(number))) as advance:

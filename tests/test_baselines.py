@@ -81,6 +81,21 @@ def split(examples):
     return make
 
 
+def test_what_classes_mean_is_one_more_row_of_each(split, tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("refund: money back\n")
+    made = split(descriptions=str(path))
+    added = methods()["descriptions"].added(made)
+    assert dict(zip(added.texts, added.targets.argmax(1), strict=True)) == {
+        "account": 0,
+        "delivery": 1,
+        "money back": 2,
+    }
+    assert added.weight == 1
+    made.examples[:] = [example for example in made.examples if example.label != "account"]
+    assert methods()["descriptions"].added(made).texts == ["delivery", "money back"]
+
+
 # ---- texts -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from conftest import write_jsonl
+from inversedmixup import __version__
 from inversedmixup.cli import COMMANDS, _parser
 from inversedmixup.models import pair as pairs
 from tiny import LABELS, SENTENCES
@@ -124,3 +126,8 @@ def test_no_target_replaces_the_editable_install():
     installs = re.findall(r'.*pip install.*"\.\[.*', (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert len(installs) > 3
     assert all("--editable" in line for line in installs)
+
+
+def test_the_version_stands_in_one_place_and_is_cited():
+    assert "version" in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dynamic"]
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()

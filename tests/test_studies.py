@@ -247,12 +247,16 @@ def test_methods_with_described_classes_have_a_name_of_their_own(unseen, shipped
     )
     monkeypatch.setattr("sys.argv", [
         "evidence", str(unseen), "-o", str(tmp_path / "out"), "--sets", "toy", "--draws", "3", "--splits", "1",
-        "--config", str(tmp_path / "quick.yaml"), "--methods", "duplicate,inversed-cross-pooled",
+        "--config", str(tmp_path / "quick.yaml"), "--methods", "duplicate,descriptions,inversed-cross-pooled",
         "--descriptions", str(tmp_path),
     ])  # fmt: skip
     evidence.main()
     records = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
-    assert [record["method"] for record in records] == ["equal-steps", "inversed-cross-pooled-described"]
+    assert [record["method"] for record in records] == [
+        "descriptions",
+        "equal-steps",
+        "inversed-cross-pooled-described",
+    ]
     assert asked == {("account", "delivery", "my")}
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from inversedmixup.baselines import BASELINE, Added, Method, Split
+from inversedmixup.schema import Example
 from inversedmixup.stages.downstream import one_hot, original_weights
 
 
@@ -34,10 +35,25 @@ def oversampled(split: Split) -> Added:
     return Added([row.text for row in rows], one_hot(rows, split.classes), weight=1.0, original_weights=same)
 
 
+def described(split: Split) -> Added:
+    """One more row of each class that has rows: what its name means, or the name itself.
+
+    A control for methods whose judges read that (a classifier trained on descriptions alone: Gao et al. 2023, "The
+    Benefits of Label-Description Training for Zero-Shot Text Classification").
+    """
+    there = {example.label for example in split.examples}
+    meanings = {name: words for name, words in split.config.described(split.classes).items() if name in there}
+    rows = [Example(id=name, text=words, label=name) for name, words in meanings.items()]
+    return Added([row.text for row in rows], one_hot(rows, split.classes), weight=1.0)
+
+
 METHODS = (
     Method("none", "the originals alone, for as many epochs as with augmentation", short=True),
     Method(BASELINE, "the originals alone, for as many steps as with augmentation"),
     Method("duplicate", "copies of the originals in place of augmented rows", added=duplicated),
     Method("class-weights", "the originals, rarer classes weighted up", added=class_weighted),
     Method("oversample", "rarer classes repeated up to the largest (random oversampling)", added=oversampled),
+    Method(
+        "descriptions", "what each class name means (--descriptions), or the name, as one more row", added=described
+    ),
 )
