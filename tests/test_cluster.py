@@ -57,7 +57,7 @@ def test_unknown_engines_and_shares_of_nothing_are_refused(config):
 
 def test_without_ray_the_package_to_install_is_named(train_file, tmp_path, config, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'inversedmixup\[ray\]'"):
+    with pytest.raises(InputError, match=r"pip install 'ray\[data\]"):
         run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), config(engine="ray"))
 
 

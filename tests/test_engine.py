@@ -273,5 +273,5 @@ def test_the_merged_model_is_the_model_with_its_lora(llm, tmp_path):
 
 def test_vllm_that_is_not_installed_is_bad_input(llm, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(InputError, match=r"pip install 'inversedmixup\[vllm\]'"):
+    with pytest.raises(InputError, match=r"pip install vllm"):
         VllmDecoder.from_llm(llm)

@@ -90,7 +90,7 @@ def check_address(address: str) -> None:
         InputError: if Ray is not installed, or nothing answers at the address.
     """
     if importlib.util.find_spec("ray") is None:
-        raise InputError("--engine ray needs Ray: pip install 'inversedmixup[ray]'")
+        raise InputError("--engine ray needs Ray: pip install 'ray[data]>=2.44,<2.64'")
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdecimal():  # "auto", or this machine
         return

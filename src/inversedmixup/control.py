@@ -146,7 +146,7 @@ def check_plot(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InputError("--plot needs matplotlib; pip install 'inversedmixup[plots]'") from None
+        raise InputError("--plot needs matplotlib; pip install matplotlib") from None
     if path.suffix not in PICTURES:
         raise InputError(f"--plot {path}: end it in {', '.join(PICTURES)}")
     if not path.parent.is_dir():

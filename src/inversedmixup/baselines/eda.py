@@ -100,7 +100,7 @@ def wordnet_synonyms() -> Synonyms | None:
     except (ImportError, LookupError):
         logger.warning(
             "eda: WordNet is not there, so words are not replaced by synonyms, and copies of words are inserted; "
-            "pip install 'inversedmixup[benchmark]' and python -m nltk.downloader wordnet"
+            "pip install nltk and python -m nltk.downloader wordnet"
         )
         return None
 

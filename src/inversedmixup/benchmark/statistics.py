@@ -27,7 +27,7 @@ def check_extra() -> None:
     """
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"the tables need {', '.join(missing)}; pip install 'inversedmixup[benchmark]'")
+        raise InputError(f"the tables need {', '.join(missing)}; pip install {' '.join(missing)}")
 
 
 def bootstrap_interval(differences: np.ndarray) -> tuple[float, float] | None:

@@ -109,4 +109,4 @@ def _rounded(differences: np.ndarray) -> list[float] | None:
 
 
 def _round(value: float) -> float:
-    return round(float(value), 5)
+    return round(float(value), 6)

@@ -67,7 +67,8 @@ def shots_order(shots: str) -> tuple[bool, float, str]:
 
 def points(share: float) -> str:
     """``+2.4`` for 0.024."""
-    return f"{round(share * 100, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: no minus before a zero
+    tenths = round(share * 100, 1)
+    return f"{tenths:+.1f}".replace("-", "−") if tenths else "0.0"  # which of both signs it has, nobody can see
 
 
 def _group_order(group: tuple[str, str]) -> tuple[Any, ...]:

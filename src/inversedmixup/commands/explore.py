@@ -53,7 +53,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise InputError("explore needs gradio; install it with: pip install 'inversedmixup[explore]'") from None
+        raise InputError("explore needs gradio; install it with: pip install gradio") from None
     from inversedmixup.explore.explorer import open_explorer
 
     _check_host(config.host)

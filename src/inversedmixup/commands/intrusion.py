@@ -61,7 +61,7 @@ def show(result: dict[str, Any]) -> None:
     out.print(table)
     out.print(
         f"shares with 95 % intervals; → without the reference's own errors. All of it is in {result['output']}"
-        + ("" if result["pictures"] else " (no pictures: pip install 'inversedmixup[plots]')"),
+        + ("" if result["pictures"] else " (no pictures: pip install matplotlib)"),
         soft_wrap=True,
     )  # fmt: skip
 

@@ -47,7 +47,7 @@ def check_api(config: JudgeConfig) -> None:
     try:
         import openai  # noqa: F401
     except ImportError:
-        raise InputError("judge api needs the openai client; pip install 'inversedmixup[api]'") from None
+        raise InputError("judge api needs the openai client; pip install openai") from None
     if not config.api_model:
         raise InputError("judge api: which model shall answer? name it with --api-model")
     if not _url(config) and not os.environ.get(KEY):

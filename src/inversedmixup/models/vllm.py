@@ -1,4 +1,4 @@
-"""vLLM as the engine that writes the texts, through its prompt embeddings (`pip install inversedmixup[vllm]`).
+"""vLLM as the engine that writes the texts, through its prompt embeddings (`pip install vllm`).
 
 vLLM holds the LLM with its LoRA weights merged in. Its random streams are its own: a text depends on its row's seed
 alone, but is not the text that the transformers engine would draw.
@@ -42,7 +42,7 @@ class VllmDecoder:
         try:
             from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
         except ImportError:
-            raise InputError("engine vllm: it is not installed; pip install 'inversedmixup[vllm]'") from None
+            raise InputError("engine vllm: it is not installed; pip install vllm") from None
         if llm.encoder_decoder:
             raise InputError(f"engine vllm: LLM {llm.name!r} is an encoder-decoder; use --engine transformers")
         with tempfile.TemporaryDirectory(prefix="inversedmixup-vllm-") as folder:
