@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from inversedmixup.errors import InputError
 from inversedmixup.folds import folds_of
@@ -631,3 +632,64 @@ def test_a_pool_is_a_distribution_and_does_not_depend_on_the_order(judges, n, cl
     pooled = pool(said)
     assert np.allclose(pooled.sum(axis=1), 1)
     assert np.allclose(pooled, pool(said[::-1]))
+
+
+@pytest.fixture(scope="module", params=["mistral", "gemma3_text"])
+def sliding_llm(request, tiny_llm, tmp_path_factory):
+    """A tiny LLM whose layers, or some of them, see few tokens back."""
+    folder = tmp_path_factory.mktemp("sliding")
+    AutoTokenizer.from_pretrained(tiny_llm).save_pretrained(folder)
+    own = AutoConfig.from_pretrained(tiny_llm)
+    more = {"layer_types": ["sliding_attention", "full_attention"]} if request.param == "gemma3_text" else {}
+    config = AutoConfig.for_model(
+        request.param, vocab_size=own.vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=256, sliding_window=24,
+        eos_token_id=0, bos_token_id=2, pad_token_id=0, initializer_range=0.3, **more,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return SoftTokenLLM.from_pretrained(str(folder))
+
+
+def test_a_sliding_window_sees_no_padding(sliding_llm):
+    texts = ["my parcel", "where is my parcel and why is it not here with me " * 3]
+    prompt = Prompt(sliding_llm, ["parcel", "my parcel", "late"], shown=[("is it late", "late")] * 4, calibrated=False)
+    assert len(prompt.prefix) > 24
+    alone = np.concatenate([prompt.probabilities([text]) for text in texts])
+    assert np.allclose(prompt.probabilities(texts), alone, atol=1e-5)
+    said = []
+    for label in prompt.labels:  # token by token, as a plain model reads it
+        ids = torch.tensor([[*prompt.prefix, *prompt.body(texts[0]), *label]])
+        with torch.no_grad():
+            rows = sliding_llm.lm(input_ids=ids).logits[0].float()
+        total = 0.0
+        for at, token in enumerate(label):
+            rivals = list(prompt._branches.get(tuple(label[:at]), ()))
+            if rivals:
+                choice = rows[ids.shape[1] - len(label) + at - 1, rivals].log_softmax(0)
+                total += choice[rivals.index(token)].item()
+        said.append(total)
+    assert np.allclose(np.exp(said) / np.exp(said).sum(), alone[0], atol=1e-5)
+    loss = prompt.loss(texts, [0, 2]).item()
+    assert loss == pytest.approx(-np.log([alone[0, 0], alone[1, 2]]).mean(), abs=1e-4)
+
+
+def test_a_line_end_is_known_by_its_last_token(tiny_pair, monkeypatch):
+    ids = Prompt.ids
+    monkeypatch.setattr(Prompt, "ids", lambda self, text: [9, 4] if text == "\n" else ids(self, text))
+    assert all(label[-1] == 4 for label in Prompt(tiny_pair.llm, ["parcel", "my parcel"]).labels)
+
+
+def test_a_prompt_begins_as_the_llm_expects_it(tiny_pair, monkeypatch):
+    plain = Prompt(tiny_pair.llm, CLASSES).prefix
+    tokenizer = tiny_pair.llm.tokenizer
+    begin = tokenizer.bos_token_id
+
+    def beginning(text, **how):
+        ids = tokenizer(text, **how)["input_ids"]
+        return {"input_ids": ids if how.get("add_special_tokens") is False else [begin, *ids]}
+
+    beginning.bos_token_id = begin
+    monkeypatch.setattr(tiny_pair.llm, "tokenizer", beginning)
+    assert Prompt(tiny_pair.llm, CLASSES).prefix == [begin, *plain]

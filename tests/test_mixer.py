@@ -1,3 +1,5 @@
+import dataclasses
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -5,7 +7,9 @@ import pytest
 import torch
 
 from inversedmixup import InputError, InversedMixup
-from inversedmixup.mixer import _like
+from inversedmixup.judges.tuned import TunedJudge
+from inversedmixup.mixer import _dataset, _like, as_examples
+from inversedmixup.schema import Row
 from tiny import LABELS, SENTENCES
 
 QUICK = {"task_steps": 3, "follow_steps": 2, "refine_steps": 1, "tolerance": 1.0}
@@ -73,7 +77,7 @@ def test_mix_walks_from_the_first_sentence_to_the_second(mixer):
     assert sum(row["label_probs"].values()) == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("bad", [{"steps": 1}, {"lams": [1.5]}])
+@pytest.mark.parametrize("bad", [{"steps": 1}, {"lams": [1.5]}, {"lams": []}])
 def test_a_bad_strip_is_refused(mixer, bad):
     with pytest.raises(InputError):
         mixer.mix("a b", "c d", **bad)
@@ -109,11 +113,11 @@ def test_a_judge_refused_in_a_later_round_costs_no_row_of_an_earlier_one(tiny_pa
     mixer = InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE, "tries": 1.0})
     augment, rounds = InversedMixup._augment, []
 
-    def once(self, n, options):
+    def once(self, n, options, attempt=0):
         rounds.append(n)
         if len(rounds) > 1:
             raise InputError("the judge is not to be trusted")
-        return augment(self, 1, options)
+        return augment(self, 1, options, attempt)
 
     monkeypatch.setattr(InversedMixup, "_augment", once)
     _, new_y = mixer.fit_resample(IMBALANCED, TAGS)
@@ -191,3 +195,49 @@ def test_a_pair_with_a_trained_encoder_survives_saving_before_any_fit(tiny_encod
     InversedMixup.from_pretrained(tmp_path / "trained").save_pretrained(tmp_path / "copy")
     copied = InversedMixup.from_pretrained(tmp_path / "copy")
     assert torch.allclose(copied.models_.task_model.encode(SENTENCES), fresh.task_model.encode(SENTENCES), atol=1e-6)
+
+
+def test_a_fit_makes_and_measures_a_judge_once(mixer, examples, monkeypatch):
+    made = []
+    tuned = TunedJudge._tuned
+    monkeypatch.setattr(TunedJudge, "_tuned", lambda self, *how: made.append(0) or tuned(self, *how))
+    options = {"judge_steps": 2, "force_judge": True, "labels": "pool:task+tuned"}
+    texts, labels = [e.text for e in examples], [e.label for e in examples]
+    mixer.fit(texts, labels, task_steps=2, follow_steps=0, refine_steps=0)
+    first = mixer.augment(4, **options)["text"]
+    copies = len(made)
+    assert copies > 1  # one to ask, and others to measure it by
+    assert mixer.augment(4, **options)["text"] == first
+    mixer.label(["where is my parcel now"], judge_steps=2, force_judge=True)
+    assert len(made) == copies
+    mixer.augment(4, **{**options, "judge_steps": 3})
+    assert len(made) == 2 * copies
+
+
+def test_to_fit_a_fitted_pair_is_worth_a_warning(mixer, examples, tmp_path, caplog):
+    texts, labels = [e.text for e in examples], [e.label for e in examples]
+    mixer.fit(texts, labels, task_steps=2, follow_steps=0, refine_steps=0).save_pretrained(tmp_path / "fitted")
+    assert "fitted to labelled rows" not in caplog.text
+    again = InversedMixup.from_pretrained(tmp_path / "fitted")
+    with pytest.raises(InputError, match="which a saved pair does not hold: call fit"):
+        again.augment(4)
+    again.fit(texts, labels, task_steps=2, follow_steps=0, refine_steps=0, tolerance=1.0)
+    assert "has been fitted to labelled rows: whatever is measured on those rows flatters, judges too" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["numpy", "torch", None])
+def test_a_data_set_of_any_format_is_read_as_it_is(form):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = datasets.Dataset.from_dict({"text": ["one", "two", "three"], "label": [0, 1, 1]}, features=features)
+    assert [row.label for row in as_examples(rows.with_format(form))] == ["no", "yes", "yes"]
+
+
+@pytest.mark.parametrize("y", [pd.DataFrame({"y": [1, 0, 1]}), np.array([[1], [0], [1]]), pd.Series([1, 0, 1])])
+def test_labels_may_be_a_column(y):
+    assert [row.label for row in as_examples(["one", "two", "three"], y)] == ["1", "0", "1"]
+
+
+def test_no_rows_are_a_data_set_with_columns():
+    rows = _dataset([], Row)
+    assert rows.column_names == [field.name for field in dataclasses.fields(Row)]
+    assert list(rows["text"]) == []

@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from inversedmixup.errors import InputError
 from inversedmixup.folds import folds_of, held_out_rows
 from inversedmixup.judges import Case, JudgeConfig, judge_record, make_panel
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.labelled import class_names, class_shares
 from inversedmixup.models import task_model
+from inversedmixup.models.pair import Pair
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
@@ -204,6 +206,32 @@ def test_of_very_many_rows_the_task_model_sees_every_class_and_classes_count_as_
                for text, target in zip(seen["texts"], seen["targets"], strict=True))  # fmt: skip
 
 
+@pytest.mark.parametrize("n", [65, 90, 400])
+def test_rows_count_as_much_drawn_as_they_do_undrawn(monkeypatch, n):
+    monkeypatch.setattr(task_model, "HEAD_ROWS", 64)
+    rare = np.arange(n) % 13 == 0
+    weights = np.where(rare, 0.5 / rare.sum(), 0.5 / (~rare).sum())
+    shares = []
+    for seed in range(50):
+        rows, counts = task_model._drawn(weights, np.random.default_rng(seed))
+        assert counts.sum() == pytest.approx(1)
+        assert len(set(rows.tolist())) == len(rows) <= 64
+        shares.append(counts[rare[rows]].sum())
+    assert shares == pytest.approx([0.5] * 50, abs=1.01 / 64)
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_head_is_penalised_alike_whatever_the_length_of_the_embeddings(tiny_pair):
+    model, said = tiny_pair.task_model, []
+    known, targets = model.encode(SENTENCES), torch.eye(3)[torch.arange(18) % 3]
+    for length in (1.0, 5.0):
+        model.set_classes(["a", "b", "c"])
+        points = known * length
+        model.fit([""] * 18, targets, torch.ones(18), FitSettings(1, encoder=False), known=points)
+        said.append(model.predict_proba(points))
+    assert np.allclose(*said, atol=1e-4)
+
+
 def test_rows_that_count_more_are_drawn_more_often(monkeypatch):
     monkeypatch.setattr(task_model, "HEAD_ROWS", 200)
     weights = np.concatenate([np.ones(1000), np.full(1000, 0.1)])
@@ -251,3 +279,35 @@ def test_reconstruction_is_measured_on_texts_that_stage_two_does_not_read(tiny_p
     warmup.run_warmup(tiny_pair, examples, sorted(set(LABELS)), config)
     assert len(measured) == warmup.PROBED_ROWS
     assert not measured & learnt
+
+
+def test_a_truncated_encoder_is_as_long_as_it_says(tiny_encoder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(tiny_encoder, truncate_dim=8).save(str(tmp_path / "short"), create_model_card=False)
+    assert TaskModel.from_pretrained(str(tmp_path / "short")).encode(["my parcel"]).shape == (1, 8)
+
+
+def test_an_encoder_without_a_transformer_is_refused_in_one_line(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer, models
+
+    words = StaticEmbedding(Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")), embedding_dim=4)
+    SentenceTransformer(modules=[words], device="cpu").save(str(tmp_path / "static"), create_model_card=False)
+    with pytest.raises(InputError, match="no transformer inside"):
+        TaskModel.from_pretrained(str(tmp_path / "static"))
+
+
+def test_empty_texts_alone_are_encoded(tiny_encoder):
+    assert TaskModel.from_pretrained(tiny_encoder).encode(["", "  "]).isfinite().all()
+
+
+def test_an_encoder_of_the_right_direction_and_another_length_is_refused(tiny_pair_folder, tiny_encoder, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(modules=list(SentenceTransformer(tiny_encoder))[:2], device="cpu").save(
+        str(tmp_path / "longer"), create_model_card=False
+    )
+    with pytest.raises(InputError, match=r"gives embeddings \d+\.\d\d times as long as"):
+        Pair.load(tiny_pair_folder, encoder=str(tmp_path / "longer"))

@@ -139,6 +139,7 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
         policy: PairSampler([e.label for e in examples], policy, LambdaPolicy("fixed", (1.0,))) for policy in POLICIES
     }
     config.check_descriptions(classes, check_judges(config.judges, config))
+    config.warn_if_fitted()
     folder = Path(output).expanduser()
     written = [folder / name for name in ("intrusion.json", *DRAWN)]
     check_ours(folder / "run" / "config.json", *written, overwrite=config.overwrite)

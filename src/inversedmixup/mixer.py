@@ -13,13 +13,16 @@ import torch
 
 from inversedmixup.data import MAX_CHARACTERS, checked_examples, label_name, unusable
 from inversedmixup.errors import InputError
+from inversedmixup.judges import Case, JudgeConfig, make_panel
+from inversedmixup.judges.panel import Panel
 from inversedmixup.labelled import check_classes, class_counts
 from inversedmixup.labels import parse_labels
 from inversedmixup.mixing import row_stream
-from inversedmixup.models.pair import Pair
+from inversedmixup.models.pair import Pair, warn_if_fitted
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import build
 from inversedmixup.schema import Example, LabelledText, Row
+from inversedmixup.sealed import digest
 from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
 from inversedmixup.stages.pseudo_label import PseudoLabelConfig, run_pseudo_label
 from inversedmixup.stages.warmup import CrossValidation, WarmupConfig, run_warmup
@@ -65,6 +68,7 @@ class InversedMixup:
         self.dtype, self.engine, self.seed, self.options = dtype, engine, seed, options
         self._pair: Pair | None = None
         self._examples: list[Example] = []
+        self._panels: dict[str, Panel] = {}
 
     @classmethod
     def from_pretrained(cls, pair: str | Path | None = None, **arguments: Any) -> InversedMixup:
@@ -98,7 +102,7 @@ class InversedMixup:
             if name not in self.get_params():
                 raise InputError(f"InversedMixup has no parameter {name!r}")
             setattr(self, name, value)
-        self._pair, self._examples = None, []
+        self._pair, self._examples, self._panels = None, [], {}
         return self
 
     # ---- the stages ------------------------------------------------------------------------------------------
@@ -120,7 +124,8 @@ class InversedMixup:
         config = build(WarmupConfig, {"seed": self.seed}, options)
         if self._examples:  # a second fit starts from the pair as it was, not from the first fit
             self._pair = None
-        self._examples = []
+        self._examples, self._panels = [], {}
+        warn_if_fitted(self.pair, self.encoder)
         cross_validated = CrossValidation(self._fresh, examples, classes, config)
         try:
             self.warmup_ = run_warmup(self.models_, examples, classes, config, cross_validated)
@@ -147,22 +152,43 @@ class InversedMixup:
             InputError: before :meth:`fit`, or for options that the rows cannot serve.
         """
         self.result_ = self._augment(n, options)
-        from datasets import Dataset
+        return _dataset(self.result_.kept, Row)
 
-        return Dataset.from_list([dataclasses.asdict(row) for row in self.result_.kept])
-
-    def _augment(self, n: int, options: dict[str, Any]) -> AugmentResult:
-        if not self._examples:
-            raise InputError("augment needs labelled rows: call fit(texts, labels) first")
+    def _augment(self, n: int, options: dict[str, Any], attempt: int = 0) -> AugmentResult:
+        self._check_fitted("augment")
         config = build(AugmentConfig, {"seed": self.seed}, options, {"n": n})
         config.check_descriptions(self.classes_, parse_labels(config.labels).judges)
         kept: list[Row] = []
         rejected: list[Row] = []
         summary = run_augment(
-            self.models_, self._examples, self.classes_, config,
+            self.models_, self._examples, self.classes_, dataclasses.replace(config, seed=config.seed + attempt),
             lambda row: (kept if row.kept else rejected).append(row), cross_validated=self._cross_validated,
+            panel=self._panel(config.labels, config),
         )  # fmt: skip
         return AugmentResult(kept, rejected, summary)
+
+    def _check_fitted(self, what: str) -> None:
+        if self._examples:
+            return
+        if self.models_.task_model.head is not None:
+            raise InputError(
+                f"{what} needs labelled rows, which a saved pair does not hold: call fit(texts, labels) on the pair "
+                f"that it was fitted from (or on this one, if the rows are others)"
+            )
+        raise InputError(f"{what} needs labelled rows: call fit(texts, labels) first")
+
+    def _panel(self, labels: str, config: AugmentConfig | PseudoLabelConfig) -> Panel | None:
+        """The judges of a label policy; what makes and measures them is done once a fit."""
+        policy = parse_labels(labels)
+        if policy.judge is None:
+            return None
+        own = {field.name: getattr(config, field.name) for field in dataclasses.fields(JudgeConfig)}
+        told = config.described(self.classes_)
+        key = digest([policy.judge, policy.kind == "pool", config.seed, {**own, "descriptions": told}])
+        if key not in self._panels:
+            case = Case(self.models_, self._examples, self.classes_, config, config.seed, self._cross_validated)
+            self._panels[key] = make_panel(policy.judge, case, pooled=policy.kind == "pool")
+        return self._panels[key]
 
     def label(self, texts: Any, **options: Any) -> Dataset:  # noqa: ANN401
         """Labels for sentences that nobody has labelled, by the judges that label new ones (pseudo-labels, Lee 2013).
@@ -181,19 +207,16 @@ class InversedMixup:
         Raises:
             InputError: before :meth:`fit`, for options that the rows cannot serve, or a judge not to be trusted.
         """
-        if not self._examples:
-            raise InputError("label needs labelled rows: call fit(texts, labels) first")
+        self._check_fitted("label")
         config = build(PseudoLabelConfig, {"seed": self.seed}, options)
         config.check_descriptions(self.classes_, parse_labels(config.labels).judges)
         numbered = ((at, str(at), text, None) for at, text in enumerate(flatten(texts)))
         rows: list[LabelledText] = []
         self.labelled_ = run_pseudo_label(
             self.models_, self._examples, self.classes_, list(checked_examples(numbered, "texts", labelled=False)),
-            config, rows.append, cross_validated=self._cross_validated,
+            config, rows.append, cross_validated=self._cross_validated, panel=self._panel(config.labels, config),
         )  # fmt: skip
-        from datasets import Dataset
-
-        return Dataset.from_list([dataclasses.asdict(row) for row in rows])
+        return _dataset(rows, LabelledText)
 
     def _fresh(self) -> TaskModel:
         """An untrained task model."""
@@ -230,8 +253,8 @@ class InversedMixup:
         if lams is None and steps < 2:
             raise InputError(f"steps {steps}: a strip needs at least 2")
         ratios = np.linspace(1.0, 0.0, steps).tolist() if lams is None else list(lams)
-        if not all(0 <= lam <= 1 for lam in ratios):
-            raise InputError("lams: λ lies between 0 and 1")
+        if not ratios or not all(0 <= lam <= 1 for lam in ratios):
+            raise InputError("lams: give one or more λ between 0 and 1")
         config = build(DecodeConfig, {"seed": self.seed}, options)
         ends = self.models_.task_model.encode([first, second])
         a, b = (end.expand(len(ratios), -1) for end in ends)
@@ -260,7 +283,7 @@ class InversedMixup:
         Returns:
             The originals followed by the new rows, in the types that came in.
         """
-        texts, labels = flatten(X), list(y)
+        texts, labels = flatten(X), flatten(y)
         options = dict(self.options or {})
         fields = {config: {f.name for f in dataclasses.fields(config)} for config in (WarmupConfig, AugmentConfig)}
         self.fit(texts, labels, **{k: v for k, v in options.items() if k in fields[WarmupConfig]})
@@ -274,10 +297,9 @@ class InversedMixup:
         for attempt in range(RESAMPLE_ROUNDS):
             if not any(missing.values()):
                 break
-            # each round draws from a stream of its own, so that it does not repeat the last one's rows
-            seed = int(chosen.get("seed", self.seed)) + attempt
             try:
-                self.result_ = self._augment(sum(missing.values()), {**chosen, "seed": seed})
+                # each round draws from a stream of its own, so that it does not repeat the last one's rows
+                self.result_ = self._augment(sum(missing.values()), chosen, attempt)
             except InputError as error:
                 if not attempt:
                     raise
@@ -297,6 +319,15 @@ class InversedMixup:
         self.models_.save(Path(folder).expanduser(), encoder=self.models_.task_model.head is not None)
 
 
+def _dataset(rows: Sequence[Row] | Sequence[LabelledText], kind: type[Row] | type[LabelledText]) -> Dataset:
+    """A data set with every column of the schema, even if there are no rows."""
+    from datasets import Dataset
+
+    if not rows:
+        return Dataset.from_dict({field.name: [] for field in dataclasses.fields(kind)})
+    return Dataset.from_list([dataclasses.asdict(row) for row in rows])
+
+
 def flatten(texts: Any) -> list[Any]:  # noqa: ANN401
     """A flat list from a list, array, Series, or something with one column.
 
@@ -310,11 +341,11 @@ def flatten(texts: Any) -> list[Any]:  # noqa: ANN401
         texts = texts[names[0]]
     if hasattr(texts, "columns") and hasattr(texts, "iloc"):
         if len(texts.columns) != 1:
-            raise InputError(f"X has {len(texts.columns)} columns; give the one that holds the text")
+            raise InputError(f"X or y has {len(texts.columns)} columns; give the one that counts")
         texts = texts.iloc[:, 0]
     if isinstance(texts, np.ndarray) and texts.ndim == 2:
         if texts.shape[1] != 1:
-            raise InputError(f"X has {texts.shape[1]} columns; give the one that holds the text")
+            raise InputError(f"X or y has {texts.shape[1]} columns; give the one that counts")
         texts = texts[:, 0]
     return list(texts)
 
@@ -345,11 +376,13 @@ def as_examples(texts: Any, labels: Any = None) -> list[Example]:  # noqa: ANN40
         for name in ("text", "label"):
             if name not in columns:
                 raise InputError(f"no column {name!r} (found: {', '.join(map(str, columns)) or 'none'}); rename it")
+        if hasattr(texts, "with_format"):  # of a datasets.Dataset: tensors and arrays are no labels
+            texts = texts.with_format(None)
         names = getattr(getattr(texts, "features", {}).get("label"), "names", None) if columns else None
         texts, labels = list(texts["text"]), list(texts["label"])
         if names:
             labels = [names[label] if isinstance(label, int) and 0 <= label < len(names) else None for label in labels]
-    rows, tags = flatten(texts), list(labels)
+    rows, tags = flatten(texts), flatten(labels)
     if len(rows) != len(tags):
         raise InputError(f"{len(rows)} texts but {len(tags)} labels")
     numbered = ((at, str(at), text, tag) for at, (text, tag) in enumerate(zip(rows, tags, strict=True)))

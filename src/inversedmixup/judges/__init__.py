@@ -233,13 +233,15 @@ def make_judge(name: str, case: Case) -> Judge:
 
 
 def judge_record(panel: Panel, examples: Sequence[Example], classes: Sequence[str], *, seed: int) -> dict[str, Any]:
-    """How often each judge is right on rows of the user that it has not learnt from.
+    """How often each judge is right on rows of the user that it has not learnt from; asked once, then remembered.
 
     Returns:
         ``name`` of the panel, which of the answers is its ``verdict``, ``n`` rows asked about, and of the verdict and
         of each answer: ``coverage`` (the share on which it did not abstain) and ``accuracy`` there (``None`` if it
         abstained on all of them).
     """
+    if panel.record is not None:
+        return dict(panel.record)
     chosen = measured_rows(panel.unseen, seed=seed)
     record: dict[str, Any] = {
         "name": panel.name, "verdict": panel.verdict, "n": len(chosen), "accuracy": None, "coverage": None
@@ -248,7 +250,8 @@ def judge_record(panel: Panel, examples: Sequence[Example], classes: Sequence[st
         return record
     true = np.array([list(classes).index(examples[at].label) for at in chosen])
     scores = {name: score(said, true) for name, said in panel.held_out(chosen).items()}
-    return {**record, **scores[panel.verdict], "judges": scores}
+    panel.record = {**record, **scores[panel.verdict], "judges": scores}
+    return dict(panel.record)
 
 
 def score(said: np.ndarray, true: np.ndarray) -> dict[str, float | None]:

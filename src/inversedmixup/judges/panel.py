@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -26,12 +27,14 @@ class Panel:
     Attributes:
         name: their names, joined by ``+``.
         verdict: which of the answers of :meth:`hear` counts.
+        record: what they were measured to be worth, see :func:`~inversedmixup.judges.judge_record`.
     """
 
     def __init__(
         self, judges: Sequence[Judge], shares: np.ndarray, *, pooled: bool = False, evened: bool = True
     ) -> None:  # fmt: skip
         self.judges, self.shares, self.evened = list(judges), shares, evened
+        self.record: dict[str, Any] | None = None
         self.name = "+".join(judge.name for judge in judges)
         self.verdict = self.name if len(judges) == 1 else "pool" if pooled else "agreement"
 

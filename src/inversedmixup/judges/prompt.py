@@ -50,7 +50,7 @@ class Prompt:
     ) -> None:  # fmt: skip
         self.llm = llm
         self._ask = self.ids("\nLabel:")
-        line_end = self.ids("\n")[:1] or [llm.eos]
+        line_end = self.ids("\n")[-1:] or [llm.eos]  # some tokenizers put a space before it
         answer_end = [llm.eos] if llm.encoder_decoder else line_end
         self.labels = [self.ids(f" {name}") + answer_end for name in names]
         first = {tuple(ids): name for ids, name in reversed([*zip(self.labels, names, strict=True)])}
@@ -61,7 +61,7 @@ class Prompt:
                     f"say in other words what they mean, with --descriptions"
                 )
         self._branches = branches(self.labels)
-        self.prefix = self.ids(opening) if opening else []
+        self.prefix = self._start() + (self.ids(opening) if opening else [])
         config = (llm.lm.get_encoder() if llm.encoder_decoder else llm.lm).config
         window = getattr(config, "max_position_embeddings", None) or 10**9
         room = window - len(llm.empty) - MAX_TOKENS - len(self._ask) - max(map(len, self.labels))
@@ -76,6 +76,11 @@ class Prompt:
         self._offset: np.ndarray | None = None if calibrated else np.zeros(len(self.labels))
         # calibration can raise what was unlikely
         self._floor = -np.inf if calibrated else float(np.log(UNLIKELY))
+
+    def _start(self) -> list[int]:
+        """The token that the LLM's tokenizer begins every text with, if there is one."""
+        began = list(self.llm.tokenizer("")["input_ids"])
+        return began[:1] if not self.llm.encoder_decoder and began[:1] == [self.llm.tokenizer.bos_token_id] else []
 
     def ids(self, text: str) -> list[int]:
         """Token ids; what looks like a special token in it is plain text."""

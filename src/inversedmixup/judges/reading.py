@@ -36,11 +36,15 @@ class Reader(Protocol):
 
 def make_reader(llm: SoftTokenLLM, beginning: Sequence[int], lower: LowerLayers | None = None) -> Reader:
     """How this LLM reads a prompt with this beginning; ``lower`` are layers of it that do not learn."""
-    return EncoderDecoderReader(llm, beginning) if llm.encoder_decoder else CausalReader(llm, beginning, lower)
+    if llm.encoder_decoder:
+        return EncoderDecoderReader(llm, beginning)
+    return (CausalReader if llm.keeps_all else WholeReader)(llm, beginning, lower)
 
 
 class CausalReader:
     """A decoder-only LLM: the beginning is read once, and its keys and values are kept."""
+
+    shares = True
 
     def __init__(self, llm: SoftTokenLLM, beginning: Sequence[int], lower: LowerLayers | None = None) -> None:
         self.llm, self.beginning, self.lower = llm, list(beginning), lower
@@ -97,7 +101,8 @@ class CausalReader:
 
     def answers(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Tensor]:
         """See :class:`Reader`."""
-        logits = self._whole(bodies, answers) if len(self.beginning) < SHARED else self._shared(bodies, answers)
+        shared = self.shares and len(self.beginning) >= SHARED
+        logits = self._shared(bodies, answers) if shared else self._whole(bodies, answers)
         # the logits of an answer's first token are as far from the end as the answer is long
         return [logits[row, logits.shape[1] - len(answer) :] for row, answer in enumerate(answers)]
 
@@ -122,6 +127,25 @@ class CausalReader:
             logits_to_keep=max(map(len, answers)),
         ).logits  # fmt: skip
         return logits
+
+
+class WholeReader(CausalReader):
+    """One with layers that see a sliding window. Padding behind the beginning would push it out: all is read anew."""
+
+    shares = False
+
+    def read(self, bodies: Sequence[Sequence[int]]) -> After:
+        """See :class:`Reader`."""
+
+        def after(begun: Sequence[int], rows: Sequence[int]) -> Tensor:
+            ids, mask = _padded_before([(*self.beginning, *bodies[row], *begun) for row in rows], self.llm)
+            logits: Tensor = self.llm.lm(
+                input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp_min(0), use_cache=False,
+                logits_to_keep=1,
+            ).logits[:, -1]  # fmt: skip
+            return logits
+
+        return after
 
 
 class EncoderDecoderReader:

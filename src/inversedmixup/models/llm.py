@@ -11,6 +11,7 @@ import copy
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -289,10 +290,17 @@ class SoftTokenLLM:
     def _words(self, ids: Sequence[int]) -> Tensor:
         return self._embed(torch.tensor([list(ids)], device=self.device))
 
+    @cached_property
+    def keeps_all(self) -> bool:
+        """Whether its keys and values are kept for all positions alike: not where layers see a sliding window only."""
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.lm.config).layers)
+
     def _open(self) -> Opening:
         """Keys and values of the text before the soft tokens; none where they change or cannot be kept apart."""
         from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
 
         if self.encoder_decoder or any(weight.requires_grad for weight in self.lm.parameters()):
             return []
@@ -300,8 +308,7 @@ class SoftTokenLLM:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 cache = DynamicCache(config=self.lm.config)
                 self.lm.base_model(inputs_embeds=self._words(self._before), past_key_values=cache, use_cache=True)
-            plain = all(type(layer) is DynamicLayer for layer in cache.layers)
-            self._opening = [(layer.keys, layer.values) for layer in cache.layers] if plain else []
+            self._opening = [(layer.keys, layer.values) for layer in cache.layers] if self.keeps_all else []
         return self._opening
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

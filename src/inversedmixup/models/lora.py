@@ -45,7 +45,7 @@ def add_lora(model: nn.Module, rank: int, *, seed: int, layers: list[int] | None
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, layers_to_transform=layers)
     with torch.random.fork_rng(devices=[]), _without_peft_warnings():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # not the device's
         try:
             lora = get_peft_model(model, config)
         except ValueError:

@@ -61,6 +61,7 @@ FINGERPRINT_TEXTS = (
 LIFTED_ROWS = 1024  # rows that the word head judges at a time: V floats each
 CORRECTED_ROWS = 256  # the same for correction, which holds several such tables
 FINGERPRINT_COSINE = 0.999  # other hardware and precisions stay above 0.9999, another checkpoint falls far below
+FINGERPRINT_LENGTH = 0.01  # how far from the recorded ones, relatively
 
 
 @dataclasses.dataclass
@@ -133,12 +134,8 @@ class PairOptions:
         return Pair.load(where, encoder=encoder, llm=self.llm, device=self.device, dtype=self.dtype, engine=self.engine)
 
     def warn_if_fitted(self) -> None:
-        """Say that a pair after stage 2 may have learnt what it is going to be measured on."""
-        if self.encoder is None and _open(self.pair)[1].classes:
-            logger.warning(
-                "pair %s has been fitted to labelled rows: whatever is measured on those rows flatters; to measure, "
-                "take the pair as it was before", self.pair,
-            )  # fmt: skip
+        """See :func:`warn_if_fitted`."""
+        warn_if_fitted(self.pair, self.encoder)
 
     def outside(self) -> dict[str, str]:
         """Names of the encoder and the LLM, unless they lie in the pair or in a wheel, whose bytes are known."""
@@ -194,7 +191,7 @@ class Pair:
             model.add_lora(lora, seed=seed)
         shape = AdaptorConfig(task_model.dim, model.dim, soft_tokens, hidden, layers, model.norm)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not the device's
             adaptor = Adaptor(shape).to(device)
         sources = {
             name: {"package": WHEELS[name].package, "version": WHEELS[name].version, "sha256": WHEELS[name].sha256}
@@ -352,7 +349,7 @@ class Pair:
         if shape.lora_rank:
             self.llm.add_correction()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not the device's
             self.corrector = Corrector(shape).to(self.llm.device)
         self.config.corrector = shape
         return self.corrector
@@ -454,6 +451,12 @@ class Pair:
         """
         found, expected = self._fingerprint(), torch.tensor(self.config.fingerprint)
         cosine = torch.nn.functional.cosine_similarity(found, expected, dim=-1).min().item()
+        lengths = found.norm(dim=-1) / expected.norm(dim=-1)
+        if cosine >= FINGERPRINT_COSINE and (lengths - 1).abs().max() > FINGERPRINT_LENGTH:
+            raise InputError(
+                f"encoder {self.task_model.name!r} gives embeddings {lengths.mean():.2f} times as long as "
+                f"{self.config.encoder!r}, which this adaptor was trained on; use that one, modules.json included"
+            )
         if cosine < FINGERPRINT_COSINE:
             raise InputError(
                 f"encoder {self.task_model.name!r} is not the one this adaptor was trained on "
@@ -524,6 +527,15 @@ def recorded_pair(pair: str | None) -> str | None:
     _snapshot(pair)
     name, _, revision = pair.partition("@")
     return f"{name}@{commit_of(name, revision)}"
+
+
+def warn_if_fitted(pair: str | Path | None, encoder: str | None = None) -> None:
+    """Say that a pair after stage 2 may have learnt what it is going to be measured on; its encoder counts."""
+    if encoder is None and _open(pair)[1].classes:
+        logger.warning(
+            "pair %s has been fitted to labelled rows: whatever is measured on those rows flatters, judges too; to "
+            "measure, take the pair as it was before", pair,
+        )  # fmt: skip
 
 
 def _is_on_hub(pair: str | Path) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.errors import one_line
+from inversedmixup.errors import InputError, one_line
 from inversedmixup.loading import SAFE, quiet_loading, refuse_pickles
 from inversedmixup.models.sources import ORGANISATIONS, resolve
 
@@ -144,7 +144,9 @@ class TaskModel(nn.Module):
                 source.place, revision=source.revision, device=str(device),
                 model_kwargs={"use_safetensors": True, "dtype": torch.float32}, **SAFE,
             )  # fmt: skip
-        encoder.max_seq_length = min(encoder.max_seq_length or max_tokens, max_tokens)
+            if getattr(encoder, "transformers_model", None) is None:
+                raise InputError(f"encoder {name!r}: has no transformer inside, and only such are trained here")
+            encoder.max_seq_length = min(encoder.max_seq_length or max_tokens, max_tokens)
         return cls(encoder, source.name)
 
     @property
@@ -177,7 +179,7 @@ class TaskModel(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [n, d] with gradients, as one padded batch."""
         embeddings: Tensor = self.encoder(self.features(texts))["sentence_embedding"]
-        return embeddings
+        return embeddings[..., : self.dim]  # truncated (Matryoshka), if the encoder was saved so
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
@@ -186,7 +188,8 @@ class TaskModel(nn.Module):
         out = torch.empty(len(texts), self.dim)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            out[torch.from_numpy(rows)] = self([texts[i] for i in rows]).float().cpu()
+            # a batch without a single token would be more than some encoders can do
+            out[torch.from_numpy(rows)] = self([texts[i] if texts[i].strip() else "." for i in rows]).float().cpu()
         return out
 
     def logits(self, embeddings: Tensor) -> Tensor:
@@ -252,7 +255,7 @@ class TaskModel(nn.Module):
                 wanted = wanted / weight.clamp_min(1e-8).unsqueeze(-1)
             loss = _cross_entropy(self.logits(embeddings), wanted, weight)
             if frozen is not None:
-                loss = loss + self._penalty(self.head, weights)
+                loss = loss + self._penalty(self.head, weights, frozen)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
@@ -268,7 +271,7 @@ class TaskModel(nn.Module):
         drawn, counts = _drawn(weights.double().numpy(), np.random.default_rng([settings.seed, 2]))
         rows, weight = torch.from_numpy(drawn), torch.from_numpy(counts)
         points = self.encode([texts[i] for i in rows.tolist()]) if known is None else known[rows].cpu()
-        points, wanted = points.double() * self.dim**0.5, targets[rows].double()
+        scaled, wanted = points.double() * self.dim**0.5, targets[rows].double()
         head = copy.deepcopy(self.head).cpu().double()
         optimiser = torch.optim.LBFGS(
             head.parameters(), max_iter=HEAD_ITERATIONS, history_size=HEAD_HISTORY, line_search_fn="strong_wolfe"
@@ -276,16 +279,20 @@ class TaskModel(nn.Module):
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            value = _cross_entropy(head(points), wanted, weight) + self._penalty(head, weight)
+            value = _cross_entropy(head(scaled), wanted, weight) + self._penalty(head, weight, points)
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
         optimiser.step(loss)  # type: ignore[no-untyped-call]
         self.head.load_state_dict(head.state_dict())
 
-    def _penalty(self, head: nn.Linear, weights: Tensor) -> Tensor:
-        """½ ‖W‖² / C on the scale of a mean over rows, of the weights W that unit-length embeddings meet."""
-        square: Tensor = head.weight.pow(2).sum()
+    def _penalty(self, head: nn.Linear, weights: Tensor, points: Tensor) -> Tensor:
+        """½ ‖W‖² / C on the scale of a mean over rows, of the weights W that embeddings of unit length would meet.
+
+        Where the encoder's are longer (it does not normalise them), the same W does more, and is penalised more.
+        """
+        length = float(points.pow(2).sum(1).mean())
+        square: Tensor = head.weight.pow(2).sum() * (length if abs(length - 1) > 1e-3 else 1.0)
         return square * (self.dim / (2 * HEAD_C * float(weights.sum().clamp_min(1e-8))))
 
     @torch.no_grad()
@@ -302,14 +309,21 @@ class TaskModel(nn.Module):
 
 
 def _drawn(weights: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers, in their order, and weights of what a head learns from: all that count, or a draw by weight."""
+    """Row numbers, in their order, and weights of what a head learns from: all that count, or a draw by weight.
+
+    Systematic sampling (Madow 1949): each row is drawn as often as is its share of the weight, rounded up or down at
+    random, so that on average it counts what it counted, and rows that count alike together do so in every draw.
+    """
     rows = np.flatnonzero(weights > 0)
     if len(rows) <= HEAD_ROWS:
         return rows, weights[rows]
-    # without replacement (Efraimidis & Spirakis 2006); what counts more is drawn more often, and then counts the same
-    first = np.argpartition(rng.exponential(size=len(rows)) / weights[rows], HEAD_ROWS)[:HEAD_ROWS]
-    drawn = np.sort(rows[first])
-    return drawn, np.full(HEAD_ROWS, weights[drawn].mean())
+    order = rows[np.lexsort([rng.random(len(rows)), weights[rows]])]
+    shares = np.cumsum(weights[order]) * (HEAD_ROWS / weights[rows].sum())
+    hits = np.searchsorted(shares[:-1], rng.random() + np.arange(HEAD_ROWS), side="right")
+    times = np.bincount(hits, minlength=len(rows))
+    drawn, times = order[times > 0], times[times > 0]
+    in_order = np.argsort(drawn)
+    return drawn[in_order], times[in_order] * (weights[rows].sum() / HEAD_ROWS)
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class WordHead(nn.Module):
             raise InputError("no words to teach: the corpus has none, or the LLM's tokens are parts of characters")
         share = np.array([texts_with[token] for token in tokens], dtype=np.float64)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not the device's
             head = cls(WordHeadConfig(embedding_dim, vocabulary, len(tokens)))
             nn.init.normal_(head.out.weight, std=0.02)
         head.tokens.copy_(torch.tensor(tokens))

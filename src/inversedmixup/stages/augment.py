@@ -101,6 +101,7 @@ def run_augment(
     pair: Pair, examples: Sequence[Example], classes: Sequence[str], config: AugmentConfig,
     take: Callable[[Row], None], run: RunFolder | None = None, *,
     cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None, workers: Workers | None = None,
+    panel: Panel | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Make rows until ``n`` passed the gate or ``tries · n`` pairs were tried.
 
@@ -113,6 +114,7 @@ def run_augment(
         run: where finished shards are recorded and found again.
         cross_validated: see :class:`~inversedmixup.judges.Case`.
         workers: who makes the shards; default: this process.
+        panel: the judges, if they are there already.
 
     Returns:
         The summary: counts, rates, mean scores, and what the judge is worth if there is one.
@@ -122,8 +124,9 @@ def run_augment(
     """
     config.check_descriptions(classes)
     writer = RowWriter(
-        pair, examples, classes, config, cross_validated=cross_validated, folder=run.folder if run else None
-    )
+        pair, examples, classes, config, cross_validated=cross_validated, folder=run.folder if run else None,
+        panel=panel,
+    )  # fmt: skip
     gate = Gate(config, (example.text for example in examples), known_fluencies(writer, run))
     tally, started = Tally(), time.monotonic()
     last = shards_at_most(config)

@@ -85,6 +85,7 @@ def run_pseudo_label(
     pair: Pair, examples: Sequence[Example], classes: Sequence[str], texts: Sequence[Example],
     config: PseudoLabelConfig, take: Callable[[LabelledText], None], run: RunFolder | None = None, *,
     known: Sequence[Example] = (), cross_validated: Callable[[Sequence[int]], np.ndarray] | None = None,
+    panel: Panel | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Label texts; each shard of :data:`SHARD_TEXTS` is recorded when finished, and serves runs with more texts.
 
@@ -99,6 +100,7 @@ def run_pseudo_label(
         run: where finished shards are recorded and found again.
         known: labelled rows beside ``examples`` whose texts are not to be trained on either, such as test rows.
         cross_validated: see :class:`~inversedmixup.judges.Case`.
+        panel: the judges, if they are there already.
 
     Returns:
         Counts (``asked``, ``labelled``, ``rejected`` by reason, ``classes`` of the labelled ones) and the record of
@@ -110,7 +112,7 @@ def run_pseudo_label(
     policy = check_policy(config.labels, config)
     config.check_descriptions(classes)
     case = Case(pair, examples, classes, config, config.seed, cross_validated, run.folder if run else None)
-    panel = make_panel(str(policy.judge), case, pooled=policy.kind == "pool")
+    panel = panel or make_panel(str(policy.judge), case, pooled=policy.kind == "pool")
     record = recorded(run, "judge", lambda: judge_record(panel, examples, classes, seed=config.seed))
     logger.info("%s; %d texts to label", trust.describe(record), len(texts))
     trust.check_alone(record, config.labels, class_counts(examples), force=config.force_judge)
