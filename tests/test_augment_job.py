@@ -474,7 +474,7 @@ def test_a_judge_that_is_worse_is_refused_with_the_run_kept_and_forced_with_a_fl
     assert main([*arguments, "--labels", "llm"]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "--labels llm: judge llm is right on" in said
-    assert "use --labels soft --pairs same-class, or --labels drop:llm, another judge, or --force-judge" in said
+    assert "use --labels soft --pairs same-class, --labels drop:llm or another judge (with --overwrite or" in said
     assert not (tmp_path / "out.jsonl").exists()
     shard = tmp_path / "out.jsonl.run" / "shards" / "000000.json"
     before = shard.read_bytes()
@@ -552,3 +552,30 @@ def test_a_changed_file_of_unlabelled_texts_is_a_changed_run_wherever_it_lies(tm
         write_jsonl(tmp_path / "more.jsonl", [{"text": text}])
         digests.append(files_digest(config(unlabelled="~/more.jsonl"))["unlabelled"])
     assert len(set(digests)) == 2
+
+
+def test_a_task_model_that_diverges_is_one_line(train_file, tmp_path, config):
+    with pytest.raises(InputError, match="the task model diverged in training; lower --encoder-learning-rate"):
+        run_augment_job(
+            str(train_file), str(tmp_path / "o.jsonl"),
+            config(encoder_learning_rate=5e10, task_steps=20, train_encoder="full"),
+        )  # fmt: skip
+
+
+def test_an_output_folder_that_vanishes_is_one_line(train_file, tmp_path, config, monkeypatch):
+    write = RowFile.write
+
+    def gone(self, row):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        write(self, row)
+
+    monkeypatch.setattr(RowFile, "write", gone)
+    with pytest.raises(InputError, match="cannot be written"):
+        run_augment_job(str(train_file), str(tmp_path / "out" / "o.jsonl"), config())
+
+
+def test_classes_of_one_row_get_no_row_within_the_class_and_that_is_told(tmp_path, examples, config, caplog):
+    rows = [{"text": e.text, "label": e.label} for e in examples] + [{"text": "a box came", "label": "solo"}]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    run_augment_job(str(tmp_path / "train.jsonl"), str(tmp_path / "o.jsonl"), config(pairs="same-class", labels="soft"))
+    assert "nothing is written for classes of one row (solo)" in caplog.text

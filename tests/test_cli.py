@@ -393,3 +393,60 @@ def test_ids_are_not_given_twice(train_file, tmp_path, capsys, tiny_pair_folder)
     assert main([str(a) for a in ["augment", train_file, "-o", first, *options]]) == 0
     capsys.readouterr()
     assert "give them twice" in refused(capsys, "augment", first, "-o", second, *options)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x.jsonl", "a\0b.jsonl"])
+def test_paths_that_cannot_be_are_one_line_wherever_they_stand(train_file, tmp_path, capsys, tiny_pair_folder, path):
+    out, pair = tmp_path / "o.jsonl", ["--pair", tiny_pair_folder]
+    for arguments in (
+        ["augment", path, "-o", out, *pair], ["augment", train_file, "-o", path, *pair],
+        ["augment", train_file, "-o", out, "--test", path, *pair], ["label", train_file, path, "-o", out, *pair],
+        ["augment", train_file, "-o", out, "--pair", path], ["augment", train_file, "-o", out, "--config", path],
+        ["augment", train_file, "-o", out, "--unlabelled", path, *pair], ["report", path, "-o", tmp_path / "o.html"],
+        ["benchmark", train_file, "-o", path, *pair], ["intrusion", train_file, "-o", path, *pair],
+        ["invert", path, *pair], ["mix", "--evaluate", path, *pair],
+    ):  # fmt: skip
+        assert "path holds no NUL" in (line := refused(capsys, *arguments)) or "no user of that name" in line
+
+
+def test_an_unknown_setting_is_told_with_its_file_and_what_is_like_it(train_file, tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text("candidate: 2\n")
+    line = refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl", "--config", tmp_path / "own.yaml")
+    assert f"--config {tmp_path / 'own.yaml'}: unknown option 'candidate'; did you mean candidates" in line
+
+
+@pytest.mark.parametrize("flag", ["--test", "--unlabelled", "--descriptions", "--pair"])
+def test_empty_options_are_refused(train_file, tmp_path, capsys, flag):
+    assert "is empty; give a value" in refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl", flag, "")
+
+
+def test_shots_of_nothing_are_refused(capsys):
+    assert "--shots needs --train" in refused(capsys, "mix", "a", "b", "--shots", "3")
+
+
+def test_output_that_somebody_changed_is_not_replaced_unless_asked_for(train_file, tmp_path, capsys, tiny_pair_folder):
+    out = tmp_path / "o.jsonl"
+    arguments = [str(a) for a in ("augment", train_file, "-o", out, "--pair", tiny_pair_folder, *QUICK)]
+    assert main(arguments) == 0
+    assert main([*arguments, "--n", "3"]) == 0
+    few = out.read_bytes()
+    assert main(arguments) == 0
+    out.write_bytes(few)  # any state of it that was written here is known
+    assert main(arguments) == 0
+    out.write_text("mine")
+    capsys.readouterr()
+    assert "has been changed since it was written here" in refused(capsys, *arguments, "--n", "3")
+    assert out.read_text() == "mine"
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_a_picture_for_a_folder_that_is_closed_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    line = refused(capsys, "mix", "--evaluate", tmp_path / "texts.txt", "--plot", tmp_path / "x.png")
+    assert "cannot be written to; choose another" in line
+
+
+def test_texts_longer_than_any_sentence_are_refused(train_file, tmp_path, capsys):
+    line = refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl", "--max-tokens", "100000")
+    assert "max_tokens 100000: at most 512" in line

@@ -6,6 +6,9 @@ import dataclasses
 import json
 import math
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from inversedmixup.cli import main
 from inversedmixup.data import iter_sourced, iter_texts, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.files import iter_records
+from inversedmixup.labelled import check_classes
 from inversedmixup.mixer import InversedMixup, as_examples
 from inversedmixup.options import build
 from inversedmixup.row_file import RowFile
@@ -218,3 +222,56 @@ def test_half_characters_on_the_command_line_are_refused(tmp_path, train_file, c
     assert "not UTF-8" in capsys.readouterr().err
     with pytest.raises(InputError, match="half a character"):
         InversedMixup(tiny_pair_folder).strip("a \udcff", "b")
+
+
+@pytest.mark.parametrize("labels", [np.array(["a", "b"] * 3, dtype="S"), np.array(["2020", "2021"] * 3, "datetime64")])
+def test_bytes_and_dates_of_numpy_are_no_labels(labels):
+    with pytest.raises(InputError, match="not a name or a number"):
+        as_examples([f"text {at}" for at in range(6)], labels)
+
+
+def test_a_missing_number_is_missing_in_any_precision():
+    labels = np.array([1, 2, np.nan] * 2, dtype=np.float32)
+    assert {row.label for row in as_examples([f"text {at}" for at in range(6)], labels)} == {"1", "2"}
+
+
+def test_labels_that_are_one_number_and_two_names_are_told(tmp_path, caplog):
+    (tmp_path / "x.csv").write_text("text,label\none,1\ntwo,1.0\n")
+    check_classes(read_examples(tmp_path / "x.csv"), "x.csv")
+    assert "labels '1' and '1.0' are two classes" in caplog.text
+
+
+def test_a_key_or_column_that_is_there_twice_is_refused(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "one", "label": "a", "label": "b"}\n')
+    with pytest.raises(InputError, match=r"row 1: the key 'label' is there twice"):
+        read_examples(tmp_path / "x.jsonl")
+    table = pa.Table.from_arrays([pa.array(["one"]), pa.array(["a"]), pa.array(["b"])], ["text", "label", "label"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="the column 'label' is there twice"):
+        read_examples(tmp_path / "x.parquet")
+
+
+def test_a_column_that_nobody_looks_at_damages_no_parquet_file(tmp_path):
+    late = pa.array([2**60, 2**60], pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["one", "two"], "label": ["a", "b"], "when": late}), tmp_path / "x.parquet")
+    assert [row.label for row in read_examples(tmp_path / "x.parquet")] == ["a", "b"]
+    pq.write_table(pa.table({"text": ["one", "two"], "other": ["a", "b"]}), tmp_path / "y.parquet")
+    with pytest.raises(InputError, match=r"no column 'label' \(found: text, other\)"):
+        read_examples(tmp_path / "y.parquet")
+
+
+def test_numbers_of_numpy_are_options():
+    made = build(AugmentJobConfig, {"n": np.int64(3), "temperature": np.float32(0.5)})
+    assert (made.n, made.temperature) == (3, 0.5)
+
+
+def test_small_misuse_in_python_is_one_line(tiny_pair_folder, tmp_path):
+    mixer = InversedMixup(tiny_pair_folder)
+    (tmp_path / "file").write_text("")
+    for misuse in (
+        lambda: mixer.mix(None, "b"), lambda: mixer.mix("a", "b", steps=2.5), lambda: mixer.mix("a", "b", lams="x"),
+        lambda: mixer.fit(None, ["a"]), lambda: mixer.fit(["one", "two"]), lambda: mixer.fit({"one": 1}),
+        lambda: mixer.save_pretrained(tmp_path / "file"),
+    ):  # fmt: skip
+        with pytest.raises(InputError):
+            misuse()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +72,9 @@ def run_augment_job(train: str, output: str, config: AugmentJobConfig) -> Augmen
         return _AugmentJob(names, config).run()
 
 
+logger = logging.getLogger(__name__)
+
+
 class _AugmentJob(Job[Row]):
     """One run of the main job."""
 
@@ -85,6 +89,10 @@ class _AugmentJob(Job[Row]):
             config = dataclasses.replace(config, engine=ENGINES[0])
         super().__init__(names, config)
         check_rows(self.examples, config)
+        if config.pairs == "same-class" and (
+            alone := [n for n, rows in class_counts(self.examples).items() if rows < 2]
+        ):
+            logger.warning("--pairs same-class: nothing is written for classes of one row (%s)", ", ".join(alone[:8]))
         config.check_descriptions(self.classes, parse_labels(config.labels).judges)
         config.check_corrects(config.correct)
         if config.include_original and any(re.fullmatch(r"aug-\d+", example.id) for example in self.examples):

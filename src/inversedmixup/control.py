@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -151,6 +152,8 @@ def check_plot(path: Path) -> None:
         raise InputError(f"--plot {path}: end it in {', '.join(PICTURES)}")
     if not path.parent.is_dir():
         raise InputError(f"--plot {path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"--plot {path}: the folder {path.parent} cannot be written to; choose another")
 
 
 def plot(report: dict[str, Any], path: str | Path) -> None:

@@ -95,7 +95,7 @@ def _text_column(path: str | Path, name: str) -> str:
 
 def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag: str) -> Any:  # noqa: ANN401
     if name not in record:
-        found = ", ".join(map(str, record)) or "none"
+        found = ", ".join(repr(key) if key != str(key).strip() else str(key) for key in record) or "none"
         raise InputError(
             f"{path}: row {row}: no column {name!r} (found: {found}); choose one with {flag}, which is for every file, "
             f"or rename it here"
@@ -105,7 +105,7 @@ def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag:
 
 def label_name(value: Any) -> str | None:  # noqa: ANN401
     """A label as a string, the same for 1, 1.0 and "1"; ``None`` for a missing one."""
-    if value is None or (isinstance(value, float) and math.isnan(value)) or str(value) == "<NA>":
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)) or str(value) == "<NA>":
         return None  # <NA> is pandas' missing value
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)
@@ -125,7 +125,7 @@ def iter_examples(path: str | Path, *, text_column: str = "text", label_column: 
     """
 
     def rows() -> Iterator[tuple[int, Any, Any, Any]]:
-        for number, record in iter_records(path):
+        for number, record in iter_records(path, {"id", text_column, label_column}):
             text = _column(record, text_column, path, number, "--text-column")
             label = _column(record, label_column, path, number, "--label-column")
             yield number, record.get("id"), text, label
@@ -205,7 +205,7 @@ def _checked_label(label: Any, where: str) -> str | None:  # noqa: ANN401
         InputError: for what is no label: a list, bytes, a date, a whole text.
     """
     name = label_name(label)
-    if name is not None and not isinstance(label, str | numbers.Number | np.generic):
+    if name is not None and not isinstance(label, str | numbers.Number | np.bool_):
         raise InputError(f"{where}: the label is a {type(label).__name__}, not a name or a number")
     if name is not None and len(name) > MAX_LABEL_CHARACTERS:
         raise InputError(f"{where}: the label has {len(name)} characters; is --label-column the right one?")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 _CANNOT_WRITE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
-    errno.EISDIR, errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG,
+    errno.EISDIR, errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG, errno.ENOENT, errno.ESTALE,
 )  # fmt: skip
 # how the dynamic loader, oneDNN and C++ say so, beside what accelerate knows
 _NO_MEMORY = ("failed to map segment", "could not create a primitive", "annot allocate memory", "std::bad_alloc")
@@ -51,6 +51,20 @@ def one_line(about: str, *, instead_of: str | None = None) -> Iterator[None]:
     except Exception as error:
         words = first_line(error).replace(instead_of, about) if instead_of else first_line(error)
         raise InputError(f"{about}: {words}") from error
+
+
+def local_path(name: str | Path) -> Path:
+    """The path of a file or folder on this machine, a leading ``~`` expanded.
+
+    Raises:
+        InputError: for what no path can be.
+    """
+    if "\0" in str(name):
+        raise InputError(f"{str(name)!r}: a path holds no NUL; remove it")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise InputError(f"{name}: there is no user of that name; a folder of yours begins with ~/") from None
 
 
 def unfinished(path: Path) -> Path:

@@ -7,11 +7,12 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, local_path
 
 DELIMITERS = ",;\t|"
 _EXCEL_MARK = re.compile(rf'"?sep=([{DELIMITERS}])"?\s*')  # a first line that says what parts cells
@@ -24,16 +25,25 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n＝＋－＠]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def iter_records(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def iter_records(path: str | Path, columns: Collection[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """``(row number, record)`` for each row of a .jsonl, .csv, .parquet or .txt file; .txt gives ``{"text": line}``.
 
     Row numbers are those an editor shows: lines of a text file from 1, with the header counted.
 
+    Args:
+        path: the file.
+        columns: those that are looked at; of a .parquet file that has them no others are read.
+
     Raises:
         InputError: naming the file, the row and the remedy.
     """
-    path = Path(path).expanduser()
-    readers = {".jsonl": _iter_jsonl, ".csv": _iter_csv, ".parquet": _iter_parquet, ".txt": _iter_txt}
+    path = local_path(path)
+    readers: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {
+        ".jsonl": _iter_jsonl,
+        ".csv": _iter_csv,
+        ".parquet": partial(_iter_parquet, columns=columns),
+        ".txt": _iter_txt,
+    }
     reader = readers.get(path.suffix.lower())
     try:
         if path.is_dir():
@@ -79,12 +89,23 @@ def _iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_once)
+        except InputError as error:
+            raise InputError(f"{path}: row {number}: {error}") from None
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: row {number}: not JSON ({error}); each line must be one object") from None
         if not isinstance(record, dict):
             raise InputError(f"{path}: row {number}: expected an object, found {type(record).__name__}")
         yield number, record
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a key that is there twice one value would be lost."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise InputError(f"the key {twice!r} is there twice; remove one")
+    return record
 
 
 def _iter_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -148,18 +169,25 @@ def unguarded(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def _iter_parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _iter_parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
         file = pq.ParquetFile(path)
-        names = _class_names(file.schema_arrow.metadata or {})
-        for batch in file.iter_batches(batch_size=4096):
+        there, names = file.schema_arrow.names, _class_names(file.schema_arrow.metadata or {})
+        if twice := [name for name, count in Counter(there).items() if count > 1]:
+            raise InputError(f"{path}: the column {twice[0]!r} is there twice; rename one")
+        wanted = [name for name in there if columns is None or name in columns]
+        # where one is lacking all are read, so that its absence can be told with what is there
+        lacking = columns is not None and not set(columns) - {"id"} <= set(there)
+        for batch in file.iter_batches(batch_size=4096, columns=there if lacking else wanted):
             for record in batch.to_pylist():
                 number += 1
                 yield number, {column: _named(value, names.get(column)) for column, value in record.items()}
+    except InputError:
+        raise
     except (pa.ArrowException, ValueError, LookupError, OverflowError) as error:
         raise InputError(f"{path}: damaged or no Parquet file ({' '.join(str(error).split())[:100]})") from None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup import __version__
+from inversedmixup.errors import local_path
 from inversedmixup.gate import GateConfig
 from inversedmixup.judges import JudgeConfig
 from inversedmixup.judges.api import endpoint
@@ -65,7 +66,7 @@ def files_digest(config: PairOptions) -> dict[str, str]:
     paths = {str(path.relative_to(folder)): path for path in files if path.is_file()}
     for name in ("unlabelled", "descriptions"):
         given = getattr(config, name, None)
-        if given and (path := Path(given).expanduser()).is_file():
+        if given and (path := local_path(given)).is_file():
             paths[name] = path
     outside = {part: _known(resolved(part, name)) for part, name in config.outside().items()}
     return {**{name: file_sha256(path) for name, path in paths.items()}, **outside}

@@ -18,7 +18,6 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.data import read_examples
-from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.figures import DRAWN
 from inversedmixup.identity import work_settings
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
@@ -140,7 +139,7 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     }
     config.check_descriptions(classes, check_judges(config.judges, config))
     config.warn_if_fitted()
-    folder = Path(output).expanduser()
+    folder = local_path(output)
     written = [folder / name for name in ("intrusion.json", *DRAWN)]
     check_ours(folder / "run" / "config.json", *written, overwrite=config.overwrite)
     with clear_write_errors(folder):

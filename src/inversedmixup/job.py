@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from inversedmixup.data import iter_examples
-from inversedmixup.errors import clear_write_errors
+from inversedmixup.errors import clear_write_errors, local_path
 from inversedmixup.identity import choice_settings, work_settings
 from inversedmixup.labelled import (
     ExampleFile,
@@ -24,7 +24,7 @@ from inversedmixup.labelled import (
 )
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import NOTHING, at_least, option
-from inversedmixup.outputs import check_apart, check_ours
+from inversedmixup.outputs import check_apart, check_ours, check_unchanged
 from inversedmixup.provenance import provenance
 from inversedmixup.remote import check_local, check_target, fetched, is_url, local_name, put, shown, sibling
 from inversedmixup.row_file import RowFile, check_output
@@ -133,6 +133,8 @@ class Job(Generic[New]):
         check_ours(
             self.folder / "config.json", names.output, names.rejected, overwrite=config.overwrite, pages=self.pages()
         )
+        self.made = self.folder / "made.json"
+        check_unchanged(self.made, names.output, names.rejected, overwrite=config.overwrite)
         # rows stay on disk: in a file of nobody's until it is known that the run folder is this run's
         train = names.inputs[0]
         self.examples = self._labelled(train)
@@ -165,7 +167,7 @@ class Job(Generic[New]):
         """Take the run up, or begin it; for its arguments see :mod:`inversedmixup.identity`."""
         config, names = self.config, self.names
         *given, output = names.given
-        made = provenance(self.command, given, output, config, train=Path(names.inputs[0]).expanduser())
+        made = provenance(self.command, given, output, config, train=local_path(names.inputs[0]))
         self.run_folder = RunFolder(
             self.folder, work_settings(config, self.examples, unread=unread),
             choice=choice_settings(config, self.test, texts), overwrite=config.overwrite,
@@ -179,8 +181,8 @@ class Job(Generic[New]):
         """The output files, open for every row in its order. Of those kept only the numbers are held."""
         names, seen = self.names, 0
         with (
-            RowFile(names.output, self.classes, self.kind) as kept,
-            RowFile(names.rejected, self.classes, self.kind) as rejected,
+            RowFile(names.output, self.classes, self.kind, self.made) as kept,
+            RowFile(names.rejected, self.classes, self.kind, self.made) as rejected,
         ):
             for original in originals:
                 kept.write(original)

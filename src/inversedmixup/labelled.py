@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import mmap
+import re
 import tempfile
 from array import array
 from collections import Counter
@@ -243,6 +244,8 @@ def check_classes(examples: Sequence[Example], origin: str) -> list[str]:
     classes = class_names(examples)
     if not classes:
         raise InputError(f"{origin}: no row is left to learn from")
+    if twice := [name for name in classes if re.fullmatch(r"-?\d+\.0+", name) and name.partition(".")[0] in classes]:
+        logger.warning("%s: labels %r and %r are two classes", origin, twice[0].partition(".")[0], twice[0])
     if len(classes) < 2:
         raise InputError(f"{origin}: every row has the label {classes[0]!r}; mixing needs at least two classes")
     return classes

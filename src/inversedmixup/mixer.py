@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from inversedmixup.data import MAX_CHARACTERS, checked_examples, label_name, unusable
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.judges import Case, JudgeConfig, make_panel
 from inversedmixup.judges.panel import Panel
 from inversedmixup.labelled import check_classes, class_counts
@@ -246,13 +246,18 @@ class InversedMixup:
     ) -> list[dict[str, Any]]:
         """The rows of :meth:`mix` as plain dictionaries."""
         for name, text in (("first", first), ("second", second)):
+            if not isinstance(text, str):
+                raise InputError(f"the {name} sentence is a {type(text).__name__}, not a string")
             if not text.strip() or len(text) > MAX_CHARACTERS:
                 raise InputError(f"the {name} sentence has {len(text)} characters; give 1 to {MAX_CHARACTERS}")
             if reason := unusable(text):
                 raise InputError(f"the {name} sentence holds {reason}; remove it")
-        if lams is None and steps < 2:
-            raise InputError(f"steps {steps}: a strip needs at least 2")
-        ratios = np.linspace(1.0, 0.0, steps).tolist() if lams is None else list(lams)
+        if lams is None and (not isinstance(steps, int | np.integer) or steps < 2):
+            raise InputError(f"steps {steps}: a strip needs at least 2, and a whole number of them")
+        try:
+            ratios = np.linspace(1.0, 0.0, steps).tolist() if lams is None else [float(lam) for lam in lams]
+        except (TypeError, ValueError):
+            raise InputError(f"lams {lams!r}: expected numbers") from None
         if not ratios or not all(0 <= lam <= 1 for lam in ratios):
             raise InputError("lams: give one or more λ between 0 and 1")
         config = build(DecodeConfig, {"seed": self.seed}, options)
@@ -316,7 +321,9 @@ class InversedMixup:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the pair, fitted encoder and head included, for :meth:`from_pretrained`. It holds no training text."""
-        self.models_.save(Path(folder).expanduser(), encoder=self.models_.task_model.head is not None)
+        target = local_path(folder)
+        with clear_write_errors(target):
+            self.models_.save(target, encoder=self.models_.task_model.head is not None)
 
 
 def _dataset(rows: Sequence[Row] | Sequence[LabelledText], kind: type[Row] | type[LabelledText]) -> Dataset:
@@ -336,6 +343,8 @@ def flatten(texts: Any) -> list[Any]:  # noqa: ANN401
     """
     if isinstance(texts, str):
         raise InputError("one string was given where a list of sentences is expected; put it in brackets")
+    if not hasattr(texts, "__iter__"):
+        raise InputError(f"a {type(texts).__name__} was given where a list is expected")
     names = list(getattr(texts, "column_names", None) or [])  # of a datasets.Dataset
     if len(names) == 1:
         texts = texts[names[0]]
@@ -373,6 +382,8 @@ def as_examples(texts: Any, labels: Any = None) -> list[Example]:  # noqa: ANN40
     """
     if labels is None:
         columns = getattr(texts, "column_names", None) or list(getattr(texts, "columns", []))
+        if not columns:
+            raise InputError("no labels were given: fit(texts, labels), or a data set with columns text and label")
         for name in ("text", "label"):
             if name not in columns:
                 raise InputError(f"no column {name!r} (found: {', '.join(map(str, columns)) or 'none'}); rename it")

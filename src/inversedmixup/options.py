@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import difflib
 import inspect
 import types
 import typing
@@ -18,7 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from inversedmixup.errors import InputError
+import numpy as np
+
+from inversedmixup.errors import InputError, local_path
 
 T = TypeVar("T")
 
@@ -97,11 +100,13 @@ def read_yaml(path: str | Path, flag: str, *, as_text: bool = False) -> dict[str
     import yaml
 
     try:
-        words = Path(path).read_text(encoding="utf-8")
+        words = local_path(path).read_text(encoding="utf-8")
         loader = yaml.BaseLoader(words) if as_text else yaml.SafeLoader(words)
         node = loader.get_single_node()
         names = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         loaded = None if node is None else loader.construct_document(node)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -131,6 +136,10 @@ def _check_once(names: Sequence[str], where: str) -> None:
 def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: ANN401
     if value is None and optional:
         return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value == "" and optional:
+        raise InputError(f"{name}: is empty; give a value, or leave the option away")
     if kind is float and isinstance(value, str):  # 5e-5 without a point is a text to YAML
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -173,7 +182,9 @@ def build(config: type[T], *sources: dict[str, Any]) -> T:
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     unknown = sorted(set(merged) - set(fields))
     if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(fields))}")
+        like = difflib.get_close_matches(unknown[0], fields, n=3)
+        meant = f"did you mean {' or '.join(like)}?" if like else f"known: {', '.join(sorted(fields))}"
+        raise InputError(f"unknown option {unknown[0]!r}; {meant}")
     for name, value in merged.items():
         annotation = hints[name]
         merged[name] = _coerce(name, value, _base_type(annotation), isinstance(annotation, types.UnionType))

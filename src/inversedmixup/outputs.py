@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, local_path
+from inversedmixup.models.sources import file_sha256
+from inversedmixup.sealed import write_json
 
 _MARK = re.compile(r"<!-- (report|card) of (.*), written by inversedmixup")
 
@@ -24,7 +27,7 @@ def check_apart(outputs: Sequence[Path], *inputs: str | None) -> None:
         InputError: naming both.
     """
     for read in inputs:
-        if read and Path(read).expanduser().resolve() in [output.resolve() for output in outputs]:
+        if read and local_path(read).resolve() in [output.resolve() for output in outputs]:
             raise InputError(f"output {outputs[0]}: would replace the input {read}; choose another name")
 
 
@@ -55,6 +58,39 @@ def check_ours(record: Path, *files: Path, pages: Mapping[Path, str] | None = No
                 f"output {path}: is there already, and no {record} shows that it was made here; choose another name, "
                 f"move it away, or add --overwrite"
             )
+
+
+def remember(record: Path, content: Path, target: Path) -> None:
+    """Record that a file is going to be put somewhere, so that :func:`check_unchanged` knows it again."""
+    known = _made(record)
+    known[target.name] = sorted({*known.get(target.name, []), file_sha256(content)})
+    write_json(record, known)
+
+
+def check_unchanged(record: Path, *files: Path, overwrite: bool) -> None:
+    """Refuse to replace a file that somebody has changed since it was put there.
+
+    Args:
+        record: in which :func:`remember` keeps what was put where.
+        files: what is going to be replaced.
+        overwrite: let it be.
+
+    Raises:
+        InputError: naming the file.
+    """
+    for path in files:
+        known = _made(record).get(path.name)
+        if known and not overwrite and path.is_file() and file_sha256(path) not in known:
+            raise InputError(
+                f"output {path}: has been changed since it was written here; move it away, or add --overwrite"
+            )
+
+
+def _made(record: Path) -> dict[str, list[str]]:
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def check_report(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, urlsplit
 
-from inversedmixup.errors import InputError, one_line
+from inversedmixup.errors import InputError, local_path, one_line
 from inversedmixup.sealed import write_json
 
 
@@ -87,7 +87,7 @@ def _place(name: str) -> tuple[str, str]:
 
     last = name.rpartition("::")[2]
     with _clear_errors(last):
-        system, path = url_to_fs(last if is_url(last) else str(Path(last).expanduser().absolute()))
+        system, path = url_to_fs(last if is_url(last) else str(local_path(last).absolute()))
     return type(system).__name__, path
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup.data import LONE_SURROGATE
-from inversedmixup.errors import PARTIAL, InputError, unfinished, write_whole
+from inversedmixup.errors import PARTIAL, InputError, local_path, unfinished, write_whole
 from inversedmixup.files import guarded, iter_records
+from inversedmixup.outputs import remember
 from inversedmixup.schema import SOURCES, LabelledText, Row
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
@@ -26,7 +27,7 @@ def check_output(path: str | Path) -> Path:
     Raises:
         InputError: otherwise.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if LONE_SURROGATE.search(str(path)):
         raise InputError(f"output {str(path)!r}: the name is not UTF-8; choose another")
     if path.suffix.lower() not in SUFFIXES:
@@ -52,12 +53,15 @@ class RowFile:
         path: .jsonl, .csv or .parquet.
         classes: class names.
         kind: whose fields the rows have.
+        made: where it is recorded what was put there, see :func:`~inversedmixup.outputs.remember`.
     """
 
     BATCH = 4096  # rows of a Parquet row group
 
-    def __init__(self, path: Path, classes: Sequence[str], kind: type[Row] | type[LabelledText] = Row) -> None:
-        self.path, self.partial = path, unfinished(path)
+    def __init__(
+        self, path: Path, classes: Sequence[str], kind: type[Row] | type[LabelledText] = Row, made: Path | None = None
+    ) -> None:
+        self.path, self.partial, self.made = path, unfinished(path), made
         self.suffix = path.suffix.lower()
         self._waiting: list[dict[str, Any]] = []
         if self.suffix == ".parquet":
@@ -83,6 +87,8 @@ class RowFile:
             else:
                 self._file.close()
             if kind is None:
+                if self.made is not None:
+                    remember(self.made, self.partial, self.path)
                 self.partial.replace(self.path)
         finally:
             self.partial.unlink(missing_ok=True)

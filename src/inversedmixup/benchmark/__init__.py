@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from inversedmixup.benchmark.estimate import cores_each, estimated_seconds, in_w
 from inversedmixup.benchmark.records import MEASURES, Record
 from inversedmixup.benchmark.splits import DRAW_HELP, parse_draw
 from inversedmixup.benchmark.verdict import verdicts
-from inversedmixup.errors import InputError, clear_write_errors, write_whole
+from inversedmixup.errors import InputError, clear_write_errors, local_path, write_whole
 from inversedmixup.models.task_model import FitSettings
 from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
@@ -69,7 +68,7 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
         InputError: for input that cannot be used.
     """
     check_local("benchmark", train, test, output, config.unlabelled, config.descriptions)
-    folder = Path(output).expanduser()
+    folder = local_path(output)
     check_ours(folder / RUN / "config.json", folder / BENCHMARK_FILE, overwrite=config.overwrite)
     bench = Bench(train, test, output, config)
     bench.check_splits()

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from inversedmixup.baselines import Added, Method, Split, chosen
 from inversedmixup.benchmark.estimate import tunes
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw, shared_rows
 from inversedmixup.data import read_examples
-from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.identity import choice_settings, work_settings
 from inversedmixup.labelled import check_classes, check_known_labels, class_numbers
 from inversedmixup.models.task_model import TaskModel
@@ -85,7 +84,7 @@ class Bench:
             if method.check:
                 method.check(config)
         self._known = {} if known is None else known
-        self.folder = Path(output).expanduser()
+        self.folder = local_path(output)
         with clear_write_errors(self.folder):
             # a method may add any rows: whatever decides which ones are kept decides every record
             settings = {**work_settings(config, self.rows), **choice_settings(config, self.test)}

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Run the main job; the summary, with a few rows to look at."""
     train, output = options.pop("train"), options.pop("output")
-    if train == EXAMPLE and not Path(train).exists():
+    if train == EXAMPLE and not Path(train).is_file():
         folder = Path(str(files("inversedmixup") / "example"))
         train = str(folder / "train.jsonl")
         options.setdefault("test", str(folder / "test.jsonl"))

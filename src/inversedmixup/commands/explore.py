@@ -57,7 +57,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     from inversedmixup.explore.explorer import open_explorer
 
     _check_host(config.host)
-    if target == EXAMPLE and not Path(target).exists():
+    if target == EXAMPLE and not Path(target).is_file():
         target = str(files("inversedmixup") / "example" / "train.jsonl")
     explorer = open_explorer(target, config, text_column=config.text_column, label_column=config.label_column)
     page = launch(explorer, host=config.host, port=config.port, browser=config.browser)

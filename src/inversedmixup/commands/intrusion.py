@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from inversedmixup.commands import add_config, resolve
-from inversedmixup.errors import clear_write_errors
+from inversedmixup.errors import clear_write_errors, local_path
 from inversedmixup.figures import can_draw, draw_intrusion
 from inversedmixup.intrusion import LAMS, IntrusionConfig, run_intrusion
 from inversedmixup.terminal import new_table, output
@@ -27,7 +26,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     """The study; pictures too where matplotlib is there."""
     train, where = options.pop("train"), options.pop("output")
     result = run_intrusion(train, where, resolve(IntrusionConfig, options))
-    folder = Path(where).expanduser()
+    folder = local_path(where)
     with clear_write_errors(folder):
         pictures = draw_intrusion(result, folder) if can_draw() else []
     return {**result, "output": where, "pictures": pictures}

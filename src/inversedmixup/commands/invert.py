@@ -21,7 +21,7 @@ from inversedmixup import reconstruction
 from inversedmixup.card import WAYS, record_report
 from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.data import iter_sourced, read_examples
-from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.identity import work_settings
 from inversedmixup.labelled import check_classes
 from inversedmixup.mixing import row_stream
@@ -104,8 +104,8 @@ def _inverted(config: InvertConfig, path: str) -> dict[str, Any]:
             write_jsonl(rows, output)
             write_json(_settings_file(output), dataclasses.asdict(config))
     if config.record:
-        name = "/".join(Path(path).expanduser().absolute().parts[-2:])  # trec/test.jsonl: many files are called test
-        folder = Path(str(config.pair)).expanduser()  # a folder of this machine, see _check_writes
+        name = "/".join(local_path(path).absolute().parts[-2:])  # trec/test.jsonl: many files are called test
+        folder = local_path(str(config.pair))  # a folder of this machine, see _check_writes
         with clear_write_errors(folder):
             record_report(folder, name, result, rows)
     if not config.evaluate:
@@ -124,7 +124,7 @@ def _check_writes(config: InvertConfig, path: str) -> Path | None:
             raise InputError(f"--output {output}: end it in .jsonl")
         check_apart((output,), path, config.reference)
         check_ours(_settings_file(output), output, overwrite=config.overwrite)
-    if config.record and not (config.evaluate and config.pair and Path(config.pair).expanduser().is_dir()):
+    if config.record and not (config.evaluate and config.pair and local_path(config.pair).is_dir()):
         raise InputError("--record needs --evaluate, and --pair for the folder whose card to write")
     return output
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.control import check_plot, lam_control, plot
 from inversedmixup.data import iter_texts, read_examples
-from inversedmixup.errors import InputError, clear_write_errors
+from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.files import iter_records
 from inversedmixup.identity import work_settings
 from inversedmixup.labelled import take_shots
@@ -65,6 +65,8 @@ class MixConfig(PairOptions, DecodeConfig):
         for name in names:
             if getattr(self, name) not in (None, False):
                 raise InputError(f"mix: --{name} {'does not go with' if self.evaluate else 'needs'} --evaluate")
+        if self.shots is not None and self.train is None:
+            raise InputError("mix: --shots needs --train")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +113,7 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         texts, labels = [example.text for example in examples], [example.label for example in examples]
     else:
         texts = list(iter_texts([path], config.text_column, log=True))
-    picture = Path(config.plot).expanduser() if config.plot else None
+    picture = local_path(config.plot) if config.plot else None
     if picture:
         check_plot(picture)
     pairs = config.pairs or PAIRS
@@ -119,7 +121,7 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         _check_picture(picture, config)
         report = lam_control(config.load_pair(), texts, labels, config, pairs)
     else:
-        folder = Path(config.output).expanduser()
+        folder = local_path(config.output)
         read = [Example("", text, label) for text, label in zip(texts, labels or [""] * len(texts), strict=True)]
         same = dataclasses.replace(config, interpolation="linear")  # here it decides which one makes the headline
         check_ours(folder / "run" / "config.json", folder / "control.json", overwrite=config.overwrite)

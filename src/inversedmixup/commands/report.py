@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, local_path
 from inversedmixup.outputs import check_report
 from inversedmixup.remote import check_local
 from inversedmixup.report.page import write_report
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Write the report."""
     check_local("report", options["run"], options["output"], options["benchmark"])
-    path = Path(options["output"]).expanduser()
+    path = local_path(options["output"])
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"output {path}: the report is an HTML file; end its name in .html")
     check_report(path)

@@ -268,7 +268,9 @@ def open_explorer(target: str, models: PairOptions, *, text_column: str, label_c
     """
     if is_run(target):
         run = read_run(target)
-        gate = build(GateConfig, {f.name: run.settings[f.name] for f in dataclasses.fields(GateConfig)})
+        gate = build(
+            GateConfig, {f.name: run.settings[f.name] for f in dataclasses.fields(GateConfig) if f.name in run.settings}
+        )
         pair = models.load_pair(run.folder / "model")
         weight = run.settings.get("word_weight", 0.0)  # as the rows of the run were written
         return Explorer(

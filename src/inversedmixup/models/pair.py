@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from inversedmixup.errors import InputError, one_line
+from inversedmixup.errors import InputError, local_path, one_line
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.correction import CORRECTIONS, Corrector, CorrectorConfig, Merit, nearness, rewrite
@@ -517,7 +517,7 @@ def pair_folder(pair: str | Path | None) -> Path:
     """
     if pair is None:
         return default_pair_folder()
-    return _snapshot(str(pair)) if _is_on_hub(pair) else Path(pair).expanduser()
+    return _snapshot(str(pair)) if _is_on_hub(pair) else local_path(pair)
 
 
 def recorded_pair(pair: str | None) -> str | None:
@@ -539,7 +539,7 @@ def warn_if_fitted(pair: str | Path | None, encoder: str | None = None) -> None:
 
 
 def _is_on_hub(pair: str | Path) -> bool:
-    return isinstance(pair, str) and HUB_PAIR.fullmatch(pair) is not None and not Path(pair).expanduser().exists()
+    return isinstance(pair, str) and HUB_PAIR.fullmatch(pair) is not None and not local_path(pair).exists()
 
 
 @cache

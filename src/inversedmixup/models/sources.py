@@ -23,7 +23,7 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
-from inversedmixup.errors import InputError, one_line
+from inversedmixup.errors import InputError, local_path, one_line
 from inversedmixup.loading import quiet_loading
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ ORGANISATIONS = {"encoder": "sentence-transformers"}  # of names without one, as
 def cache_dir() -> Path:
     """``$INVERSEDMIXUP_CACHE``, else ``$XDG_CACHE_HOME/inversedmixup``, else ``~/.cache/inversedmixup``."""
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
+        return local_path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inversedmixup"
 
 
@@ -130,8 +130,8 @@ def resolve(name: str, *, organisation: str | None = None) -> Source:
     """
     if name in WHEELS:
         return Source(str(fetch(WHEELS[name])), None, name)
-    if Path(name).expanduser().is_dir():
-        return Source(str(Path(name).expanduser()), None, name)
+    if local_path(name).is_dir():
+        return Source(str(local_path(name)), None, name)
     place, _, revision = name.partition("@")
     if name.startswith((".", "/", "~")) or place.count("/") > 1:
         raise InputError(f"model folder {name!r}: no such folder")
@@ -165,7 +165,7 @@ def recorded_name(part: str, name: str) -> str:
     Raises:
         InputError: if it is neither a wheel nor a folder, and the hub does not know it.
     """
-    return name if name in WHEELS or Path(name).expanduser().is_dir() else resolved(part, name).name
+    return name if name in WHEELS or local_path(name).is_dir() else resolved(part, name).name
 
 
 @cache

@@ -222,6 +222,9 @@ class TaskModel(nn.Module):
             mixer: what the rows of a batch become before the head sees them; of a mix, each row's share counts as much
                 as the row.
             advance: told of each finished step.
+
+        Raises:
+            InputError: if training diverged.
         """
         assert self.head is not None
         if not settings.encoder and mixer is None:
@@ -262,6 +265,14 @@ class TaskModel(nn.Module):
             optimiser.step()
             schedule.step()
             advance(1)
+        if settings.encoder:
+            self._check_sane([texts[at] for at in range(min(4, len(texts)))])
+
+    def _check_sane(self, texts: Sequence[str]) -> None:
+        if not self.logits(self.encode(texts).to(self.device)).isfinite().all():
+            raise InputError(
+                "the task model diverged in training; lower --encoder-learning-rate or --head-learning-rate"
+            )
 
     def _solve_head(
         self, texts: Sequence[str], targets: Targets, weights: Tensor, settings: FitSettings, known: Tensor | None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.errors import InputError, first_line
+from inversedmixup.errors import InputError, first_line, local_path
 from inversedmixup.labelled import ExampleFile
 from inversedmixup.row_file import iter_rows
 from inversedmixup.runs import FITTED, RUN_SUFFIX, SUMMARY
@@ -88,7 +88,7 @@ def read_run(
     return RunResults(
         folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings, summary,
         _read(folder / "provenance.json").get("value", {}), examples or _examples(folder / EXAMPLES_FILE),
-        None if benchmark is None else _verdict(Path(benchmark).expanduser()),
+        None if benchmark is None else _verdict(local_path(benchmark)),
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def _verdict(folder: Path) -> str:
 
 def run_folder(path: str | Path) -> Path:
     """``OUT.run`` for either ``OUT`` or ``OUT.run``."""
-    given = Path(path).expanduser().absolute()  # `.` has no name
+    given = local_path(path).absolute()  # `.` has no name
     return given if given.name.endswith(RUN_SUFFIX) else given.parent / (given.name + RUN_SUFFIX)
 
 

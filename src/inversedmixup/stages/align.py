@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from inversedmixup.card import write_card
 from inversedmixup.data import iter_texts
-from inversedmixup.errors import InputError, clear_write_errors, write_whole
+from inversedmixup.errors import InputError, clear_write_errors, local_path, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT, precision_of
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256, recorded_name
 from inversedmixup.options import at_least, option, read_yaml
@@ -232,7 +232,7 @@ def _heads_digest(files: Sequence[str | Path]) -> str:
     total = hashlib.sha256()
     for path in map(Path, files):
         try:
-            with path.expanduser().open("rb") as file:
+            with local_path(path).open("rb") as file:
                 total.update(f"{os.fstat(file.fileno()).st_size} ".encode() + file.read(HEAD))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error

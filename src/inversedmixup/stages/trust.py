@@ -66,8 +66,9 @@ def check(record: dict[str, Any], labels: str, classes: int, *, force: bool) -> 
     else:
         rival = f"the interpolated label on about {share:.0%} of the new texts"
     _refuse(
-        f"--labels {labels}: {describe(record)}, {rival}; use --labels soft --pairs same-class, or "
-        f"--labels drop:{record['name']}, another judge, or --force-judge", force,
+        f"--labels {labels}: {describe(record)}, {rival}; use --labels soft --pairs same-class, "
+        f"--labels drop:{record['name']} or another judge (with --overwrite or another output), or --force-judge",
+        force,
     )  # fmt: skip
 
 

@@ -22,6 +22,9 @@ LAM_WEIGHT = 0.5  # of |λ̂ − λ| beside cycle similarity when the best text 
 DIGITS = 4  # scores are rounded: beyond that they are floating-point noise
 
 
+MAX_TOKENS = 512  # that a text may be allowed
+
+
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
     """How texts are written."""
@@ -50,6 +53,8 @@ class DecodeConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "candidates", "max_tokens", "batch_size")
         at_least(self, 0, "correct", "temperature", "word_weight", "seed")
+        if self.max_tokens > MAX_TOKENS:
+            raise InputError(f"max_tokens {self.max_tokens}: at most {MAX_TOKENS}; pairs learn from single sentences")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p}: lies above 0 and at most at 1")
 
