@@ -126,6 +126,16 @@ def test_the_verdict_of_a_benchmark_is_shown(run, capsys):
     assert "helps &lt; by two points" in (run / "again.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("content", ['{"verdicts": 3}', "{", "[]"])
+def test_a_damaged_benchmark_is_told_with_what_mends_it(run, capsys, content):
+    (run / "broken").mkdir(exist_ok=True)
+    (run / "broken" / "benchmark.json").write_text(content)
+    command = ["report", str(run / "out.jsonl"), "-o", str(run / "x.html"), "--benchmark", str(run / "broken")]
+    assert main(command) == 2
+    assert "benchmark" in (line := capsys.readouterr().err.strip().splitlines()[-1])
+    assert "augment" not in line
+
+
 def test_intrusion_is_counted_by_the_classes_of_the_parents():
     examples = [Example("0", "x", "a"), Example("1", "y", "b")]
     rows = [make_row(0, intruded=True), make_row(1, parents=["1", "0"]), make_row(2, parents=["0", "0"])]

