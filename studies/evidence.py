@@ -24,6 +24,7 @@ from inversedmixup.baselines.inversed import kept_rows
 from inversedmixup.baselines.pseudo_label import of_texts
 from inversedmixup.benchmark import BenchmarkConfig
 from inversedmixup.benchmark.cells import RUN, Bench, run_name
+from inversedmixup.benchmark.estimate import tunes
 from inversedmixup.benchmark.records import Record
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.errors import InputError, write_whole
@@ -183,8 +184,9 @@ def main() -> None:
             bench.methods.append(Method(PSEUDO, about, added=partial(pseudo, bench), tunes=1))
         if options.descriptions:
             bench.methods = [
-                dataclasses.replace(method, name=method.name + DESCRIBED) if method.tunes else method
-                for method in bench.methods if method.tunes or method.name in (BASELINE, "descriptions")
+                dataclasses.replace(method, name=method.name + DESCRIBED) if tunes([method], bench.config) else method
+                for method in bench.methods
+                if tunes([method], bench.config) or method.name in (BASELINE, "descriptions")
             ]  # fmt: skip
         take_over(bench, finished)
         with progress(f"{bench.name}, split {number}", len(bench.missing(number))) as advance:

@@ -263,7 +263,7 @@ def test_the_sentence_says_how_much_and_how_sure():
         "better by at least 1 point), over 10 splits of 900 / 100 rows."
     )
     assert verdict(-values).sentence().startswith("inversed hurts on your data: −3.0 points")
-    assert "0.0 points" in verdict([0.0001, -0.0001] * 5, test=10000).sentence()
+    assert ": 0.0 points" in verdict([0.0001, -0.0001] * 5, test=10000).sentence()
 
 
 def test_what_cannot_be_told_says_what_would_tell():

@@ -17,7 +17,7 @@ import fuzz
 from conftest import write_jsonl
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import main
-from inversedmixup.data import iter_sourced, iter_texts, read_examples
+from inversedmixup.data import iter_sourced, iter_texts, iter_unlabelled, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.files import iter_records
 from inversedmixup.labelled import check_classes
@@ -255,6 +255,8 @@ def test_a_column_that_nobody_looks_at_damages_no_parquet_file(tmp_path):
     late = pa.array([2**60, 2**60], pa.timestamp("us"))
     pq.write_table(pa.table({"text": ["one", "two"], "label": ["a", "b"], "when": late}), tmp_path / "x.parquet")
     assert [row.label for row in read_examples(tmp_path / "x.parquet")] == ["a", "b"]
+    assert list(iter_texts([tmp_path / "x.parquet"], "text")) == ["one", "two"]
+    assert [row.text for row in iter_unlabelled(tmp_path / "x.parquet", text_column="text")] == ["one", "two"]
     pq.write_table(pa.table({"text": ["one", "two"], "other": ["a", "b"]}), tmp_path / "y.parquet")
     with pytest.raises(InputError, match=r"no column 'label' \(found: text, other\)"):
         read_examples(tmp_path / "y.parquet")
@@ -263,6 +265,8 @@ def test_a_column_that_nobody_looks_at_damages_no_parquet_file(tmp_path):
 def test_numbers_of_numpy_are_options():
     made = build(AugmentJobConfig, {"n": np.int64(3), "temperature": np.float32(0.5)})
     assert (made.n, made.temperature) == (3, 0.5)
+    with pytest.raises(InputError, match="n: expected int"):
+        build(AugmentJobConfig, {"n": np.array([1, 2])})
 
 
 def test_small_misuse_in_python_is_one_line(tiny_pair_folder, tmp_path):

@@ -619,6 +619,13 @@ def test_of_more_rows_than_there_is_room_for_rare_classes_are_learnt_from_and_th
     assert {200, 201, 202} <= set(learnt.tolist())
     assert judge.expects == pytest.approx(np.array([13, 3]) / 16)
     said = np.array([[13 / 16, 3 / 16]])  # knows nothing but what it expects
+    if name == "tuned":  # who is measured learns from as large a share of each class as who is used
+        learnt_from, tune = [], TunedJudge._tuned
+        monkeypatch.setattr(
+            TunedJudge, "_tuned", lambda self, taken, advance: learnt_from.append(taken) or tune(self, taken, advance)
+        )
+        judge.held_out([0, 1])
+        assert all(set(taken.tolist()) <= set(learnt.tolist()) for taken in learnt_from)
     monkeypatch.setattr(type(judge), "probabilities", lambda *_: said)
     monkeypatch.setattr(type(judge), "held_out", lambda *_: said)
     panel = make_panel(name, made)

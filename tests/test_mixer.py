@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 
 import datasets
 import numpy as np
@@ -208,10 +209,12 @@ def test_a_fit_makes_and_measures_a_judge_once(mixer, examples, monkeypatch):
     copies = len(made)
     assert copies > 1  # one to ask, and others to measure it by
     assert mixer.augment(4, **options)["text"] == first
-    mixer.label(["where is my parcel now"], judge_steps=2, force_judge=True)
+    mixer.label(["where is my parcel now"], judge_steps=2, force_judge=True, api_concurrency=5)
     assert len(made) == copies
+    pickle.loads(pickle.dumps(mixer))
     mixer.augment(4, **{**options, "judge_steps": 3})
     assert len(made) == 2 * copies
+    assert len(mixer._panels) == 1
 
 
 def test_to_fit_a_fitted_pair_is_worth_a_warning(mixer, examples, tmp_path, caplog):

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from inversedmixup.errors import InputError, first_line, write_whole
+from inversedmixup.errors import InputError, first_line, local_path, write_whole
 from inversedmixup.judges import JUDGE_FILES
 from inversedmixup.labelled import Labelled, as_line, class_names, class_numbers, from_line
 from inversedmixup.labels import parse_labels
@@ -79,7 +79,7 @@ def check_labels(labels: str) -> None:
     Raises:
         InputError: naming it.
     """
-    if "api" in (parse_labels(labels).judge or "").split("+"):
+    if "api" in parse_labels(labels).judges:
         raise InputError("--engine ray: judge api works in one process; use another one, or leave out --engine")
 
 
@@ -188,7 +188,7 @@ class Task:
         writer.prepare_judges()
         files = packed(writer.folder, JUDGE_FILES) if writer.folder else {}
         if writer.config.descriptions:
-            files[DESCRIPTIONS] = Path(writer.config.descriptions).read_bytes()
+            files[DESCRIPTIONS] = local_path(writer.config.descriptions).read_bytes()
         return cls(SharedRows(writer.examples, keep), writer.classes, writer.config, writer.sampler, files)
 
     def writer(self, pair: Pair) -> RowWriter:

@@ -56,7 +56,7 @@ def iter_texts(paths: Sequence[str | Path], text_column: str = "text", *, log: b
 def iter_sourced(path: str | Path, text_column: str = "text", *, log: bool = True) -> Iterator[tuple[str, str | None]]:
     """The texts of one file as :func:`iter_texts` gives them, each with its ``source`` column if there is one."""
     column, left_out = _text_column(path, text_column), _LeftOut()
-    for number, record in iter_records(path):
+    for number, record in iter_records(path, {column, "source"}):
         value = _column(record, column, path, number, "--text-column")
         if reason := _no_sentence(value):
             left_out.add(reason, number)
@@ -141,7 +141,7 @@ def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[
     lines, column = _is_txt(path), _text_column(path, text_column)
 
     def rows() -> Iterator[tuple[int, Any, Any, Any]]:
-        for number, record in iter_records(path):
+        for number, record in iter_records(path, {"id", column}):
             text = _column(record, column, path, number, "--text-column")
             yield number, number - 1 if lines else record.get("id"), text, None
 

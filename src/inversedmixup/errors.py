@@ -11,7 +11,7 @@ from pathlib import Path
 
 _CANNOT_WRITE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST,
-    errno.EISDIR, errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG, errno.ENOENT, errno.ESTALE,
+    errno.EISDIR, errno.EPERM, errno.EBUSY, errno.ENAMETOOLONG, errno.ESTALE,
 )  # fmt: skip
 # how the dynamic loader, oneDNN and C++ say so, beside what accelerate knows
 _NO_MEMORY = ("failed to map segment", "could not create a primitive", "annot allocate memory", "std::bad_alloc")
@@ -83,12 +83,12 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def clear_write_errors(where: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into an :class:`InputError` that says how to go on."""
+    """Turn a full disk, a forbidden folder or one that is gone into an :class:`InputError` that says how to go on."""
     try:
         yield
     except Exception as error:
         number = _error_number(error)
-        if number not in _CANNOT_WRITE:
+        if number not in _CANNOT_WRITE and not (number == errno.ENOENT and not where.parent.is_dir()):
             raise
         raise InputError(
             f"{getattr(error, 'filename', None) or where}: cannot be written ({os.strerror(number)}); make room or "

@@ -32,7 +32,7 @@ def iter_records(path: str | Path, columns: Collection[str] | None = None) -> It
 
     Args:
         path: the file.
-        columns: those that are looked at; of a .parquet file that has them no others are read.
+        columns: those that are looked at; of a .parquet file no others are read, and ``None`` stands in their place.
 
     Raises:
         InputError: naming the file, the row and the remedy.
@@ -89,7 +89,7 @@ def _iter_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, object_pairs_hook=_once)
+            record = _DECODER.decode(line)
         except InputError as error:
             raise InputError(f"{path}: row {number}: {error}") from None
         except (ValueError, RecursionError) as error:
@@ -106,6 +106,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise InputError(f"the key {twice!r} is there twice; remove one")
     return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once)
 
 
 def _iter_csv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -180,12 +183,11 @@ def _iter_parquet(path: Path, columns: Collection[str] | None) -> Iterator[tuple
         if twice := [name for name, count in Counter(there).items() if count > 1]:
             raise InputError(f"{path}: the column {twice[0]!r} is there twice; rename one")
         wanted = [name for name in there if columns is None or name in columns]
-        # where one is lacking all are read, so that its absence can be told with what is there
-        lacking = columns is not None and not set(columns) - {"id"} <= set(there)
-        for batch in file.iter_batches(batch_size=4096, columns=there if lacking else wanted):
+        unread = dict.fromkeys(there)
+        for batch in file.iter_batches(batch_size=4096, columns=wanted):
             for record in batch.to_pylist():
                 number += 1
-                yield number, {column: _named(value, names.get(column)) for column, value in record.items()}
+                yield number, unread | {name: _named(value, names.get(name)) for name, value in record.items()}
     except InputError:
         raise
     except (pa.ArrowException, ValueError, LookupError, OverflowError) as error:

@@ -317,8 +317,9 @@ def sample_numbers(
     there = np.unique(numbers)
     order = np.random.default_rng(seed).permutation(len(numbers))
     least = max(1, min(count // (2 * len(there)) if each is None else each, count // len(there)))
-    kept = np.concatenate([np.flatnonzero(numbers[order] == number)[:least] for number in there])
-    others = np.setdiff1d(np.arange(len(order)), kept)[: max(0, count - len(kept))]
+    drawn = numbers[order]
+    kept = np.concatenate([np.flatnonzero(drawn == number)[:least] for number in there])
+    others = np.delete(np.arange(len(order)), kept)[: max(0, count - len(kept))]
     taken: np.ndarray = np.sort(order[np.concatenate([kept, others])])
     return taken
 

@@ -20,7 +20,7 @@ from inversedmixup.labels import parse_labels
 from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, warn_if_fitted
 from inversedmixup.models.task_model import TaskModel
-from inversedmixup.options import build
+from inversedmixup.options import WORK, build, deciding
 from inversedmixup.schema import Example, LabelledText, Row
 from inversedmixup.sealed import digest
 from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
@@ -178,17 +178,22 @@ class InversedMixup:
         raise InputError(f"{what} needs labelled rows: call fit(texts, labels) first")
 
     def _panel(self, labels: str, config: AugmentConfig | PseudoLabelConfig) -> Panel | None:
-        """The judges of a label policy; what makes and measures them is done once a fit."""
+        """The judges of a label policy, made and measured once as long as neither it nor their settings change."""
         policy = parse_labels(labels)
         if policy.judge is None:
             return None
-        own = {field.name: getattr(config, field.name) for field in dataclasses.fields(JudgeConfig)}
+        of_judges = {field.name for field in dataclasses.fields(JudgeConfig)}
+        own = {name: value for name, value in deciding(config, WORK).items() if name in of_judges}
         told = config.described(self.classes_)
         key = digest([policy.judge, policy.kind == "pool", config.seed, {**own, "descriptions": told}])
-        if key not in self._panels:
+        if key not in self._panels:  # those of other settings go: each may hold a copy of the LLM
             case = Case(self.models_, self._examples, self.classes_, config, config.seed, self._cross_validated)
-            self._panels[key] = make_panel(policy.judge, case, pooled=policy.kind == "pool")
+            self._panels = {key: make_panel(policy.judge, case, pooled=policy.kind == "pool")}
         return self._panels[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Judges are made anew where it is unpickled."""
+        return {**self.__dict__, "_panels": {}}
 
     def label(self, texts: Any, **options: Any) -> Dataset:  # noqa: ANN401
         """Labels for sentences that nobody has labelled, by the judges that label new ones (pseudo-labels, Lee 2013).

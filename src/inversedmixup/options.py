@@ -15,7 +15,7 @@ import inspect
 import types
 import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,7 +138,7 @@ def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: A
         return None
     if isinstance(value, np.generic):
         value = value.item()
-    if value == "" and optional:
+    if optional and isinstance(value, str) and not value:
         raise InputError(f"{name}: is empty; give a value, or leave the option away")
     if kind is float and isinstance(value, str):  # 5e-5 without a point is a text to YAML
         with contextlib.suppress(ValueError):
@@ -171,6 +171,24 @@ def at_least(config: Any, least: float, *names: str) -> None:  # noqa: ANN401 (a
             raise InputError(f"{name} {value}: must be at least {least}")
 
 
+def check_known(config: type, names: Iterable[str], where: str = "") -> None:
+    """Refuse options that a config does not have.
+
+    Args:
+        config: the dataclass.
+        names: of options.
+        where: what the message begins with.
+
+    Raises:
+        InputError: naming one, and what is like it.
+    """
+    fields = [field.name for field in dataclasses.fields(config)]
+    if unknown := sorted(set(names) - set(fields)):
+        like = difflib.get_close_matches(unknown[0], fields, n=3)
+        meant = f"did you mean {' or '.join(like)}?" if like else f"known: {', '.join(sorted(fields))}"
+        raise InputError(f"{where}unknown option {unknown[0]!r}; {meant}")
+
+
 def build(config: type[T], *sources: dict[str, Any]) -> T:
     """A validated ``config`` instance; later sources win.
 
@@ -180,11 +198,7 @@ def build(config: type[T], *sources: dict[str, Any]) -> T:
     merged = {key: value for source in sources for key, value in source.items()}
     hints = typing.get_type_hints(config)
     fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
-    unknown = sorted(set(merged) - set(fields))
-    if unknown:
-        like = difflib.get_close_matches(unknown[0], fields, n=3)
-        meant = f"did you mean {' or '.join(like)}?" if like else f"known: {', '.join(sorted(fields))}"
-        raise InputError(f"unknown option {unknown[0]!r}; {meant}")
+    check_known(config, merged)
     for name, value in merged.items():
         annotation = hints[name]
         merged[name] = _coerce(name, value, _base_type(annotation), isinstance(annotation, types.UnionType))

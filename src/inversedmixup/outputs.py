@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from inversedmixup.errors import InputError, local_path
 from inversedmixup.models.sources import file_sha256
-from inversedmixup.sealed import write_json
+from inversedmixup.sealed import read_record, write_record
 
 _MARK = re.compile(r"<!-- (report|card) of (.*), written by inversedmixup")
 
@@ -62,9 +61,8 @@ def check_ours(record: Path, *files: Path, pages: Mapping[Path, str] | None = No
 
 def remember(record: Path, content: Path, target: Path) -> None:
     """Record that a file is going to be put somewhere, so that :func:`check_unchanged` knows it again."""
-    known = _made(record)
-    known[target.name] = sorted({*known.get(target.name, []), file_sha256(content)})
-    write_json(record, known)
+    known = read_record(record) or {}
+    write_record(record, {**known, target.name: sorted({*known.get(target.name, []), file_sha256(content)})})
 
 
 def check_unchanged(record: Path, *files: Path, overwrite: bool) -> None:
@@ -78,19 +76,13 @@ def check_unchanged(record: Path, *files: Path, overwrite: bool) -> None:
     Raises:
         InputError: naming the file.
     """
+    known = read_record(record) or {}
     for path in files:
-        known = _made(record).get(path.name)
-        if known and not overwrite and path.is_file() and file_sha256(path) not in known:
+        ours = known.get(path.name)
+        if ours and not overwrite and path.is_file() and file_sha256(path) not in ours:
             raise InputError(
                 f"output {path}: has been changed since it was written here; move it away, or add --overwrite"
             )
-
-
-def _made(record: Path) -> dict[str, list[str]]:
-    try:
-        return dict(json.loads(record.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def check_report(path: Path) -> None:

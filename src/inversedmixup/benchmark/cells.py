@@ -16,12 +16,13 @@ from torch import Tensor
 
 from inversedmixup import __version__
 from inversedmixup.baselines import Added, Method, Split, chosen
-from inversedmixup.benchmark.estimate import tunes
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw, shared_rows
 from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.identity import choice_settings, work_settings
+from inversedmixup.judges import TUNED
 from inversedmixup.labelled import check_classes, check_known_labels, class_numbers
+from inversedmixup.labels import parse_labels
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.provenance import commit
 from inversedmixup.runs import RunFolder
@@ -78,7 +79,9 @@ class Bench:
         check_known_labels(self.test, classes, test or "")
         if any(method.writes for method in self.methods):
             check_rows(self.rows, config)
-        config.check_descriptions(classes, ["tuned"] if tunes(self.methods, config) else [])
+        own = parse_labels(config.labels).judges
+        asked = {judge for each in self.methods for judge in (own if each.tunes is None else TUNED[: each.tunes])}
+        config.check_descriptions(classes, asked)
         config.check_corrects(config.correct)
         for method in self.methods:
             if method.check:

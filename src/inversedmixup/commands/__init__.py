@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from inversedmixup.errors import InputError
 from inversedmixup.options import add_arguments as add_options
-from inversedmixup.options import build, read_settings
+from inversedmixup.options import build, check_known, read_settings
 
 T = TypeVar("T")
 
@@ -26,19 +24,8 @@ def resolve(config: type[T], options: dict[str, Any]) -> T:
     options = dict(options)
     path = options.pop("config", None)
     settings = {} if path is None else read_settings(path)
-    if unknown := set(settings) - {field.name for field in dataclasses.fields(config)}:  # type: ignore[arg-type]
-        with told_of(f"--config {path}"):
-            build(config, dict.fromkeys(unknown))
+    check_known(config, settings, f"--config {path}: ")
     return build(config, settings, options)
-
-
-@contextlib.contextmanager
-def told_of(where: str) -> Iterator[None]:
-    """Put the place before what is refused."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ class Judge(Protocol):
         ...
 
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
-        """Class probabilities [n, classes] of some of the user's rows, by a judge that has not learnt from them."""
+        """The same of some of the user's rows, by a judge that has not learnt from them and expects the same shares."""
         ...
 
 

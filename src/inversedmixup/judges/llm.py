@@ -80,10 +80,11 @@ class LLMJudge:
             if len(self._prompts) == KEPT_PROMPTS:
                 self._prompts.pop(next(iter(self._prompts)))
             names = [self.classes[column] for column in columns]
-            listed = [name if self.meanings[name] == name else f"{name} ({self.meanings[name]})" for name in names]
-            opening = f"Label each text with one of these: {', '.join(listed)}.\n"
+            said = [self.meanings[name] for name in names]
+            opening = f"Label each text with one of these: {', '.join(said)}.\n"
             rows = [at for name in names for at in self.shown[name]]
             mixed = np.random.default_rng([self.case.seed, 5, len(rows)]).permutation(rows).tolist()
-            shown = [(self.case.examples[at].text, self.case.examples[at].label) for at in mixed]
-            self._prompts[columns] = Prompt(self.llm, names, opening=opening, shown=shown)
+            rows_shown = [self.case.examples[at] for at in mixed]
+            shown = [(row.text, self.meanings[row.label]) for row in rows_shown]
+            self._prompts[columns] = Prompt(self.llm, said, opening=opening, shown=shown)
         return self._prompts[columns]

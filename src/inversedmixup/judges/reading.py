@@ -44,8 +44,6 @@ def make_reader(llm: SoftTokenLLM, beginning: Sequence[int], lower: LowerLayers 
 class CausalReader:
     """A decoder-only LLM: the beginning is read once, and its keys and values are kept."""
 
-    shares = True
-
     def __init__(self, llm: SoftTokenLLM, beginning: Sequence[int], lower: LowerLayers | None = None) -> None:
         self.llm, self.beginning, self.lower = llm, list(beginning), lower
         self._kept: Any = None
@@ -101,8 +99,7 @@ class CausalReader:
 
     def answers(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[Tensor]:
         """See :class:`Reader`."""
-        shared = self.shares and len(self.beginning) >= SHARED
-        logits = self._shared(bodies, answers) if shared else self._whole(bodies, answers)
+        logits = self._whole(bodies, answers) if len(self.beginning) < SHARED else self._shared(bodies, answers)
         # the logits of an answer's first token are as far from the end as the answer is long
         return [logits[row, logits.shape[1] - len(answer) :] for row, answer in enumerate(answers)]
 
@@ -132,7 +129,7 @@ class CausalReader:
 class WholeReader(CausalReader):
     """One with layers that see a sliding window. Padding behind the beginning would push it out: all is read anew."""
 
-    shares = False
+    _shared = CausalReader._whole
 
     def read(self, bodies: Sequence[Sequence[int]]) -> After:
         """See :class:`Reader`."""

@@ -73,6 +73,8 @@ class TunedJudge:
 
             def ask(others: np.ndarray, asked: np.ndarray) -> np.ndarray:
                 texts = [self.case.examples[at].text for at in asked.tolist()]
+                # of many rows only such as the whole copy learns from, so that it expects the classes as often
+                others = np.intersect1d(others, self._taken(np.arange(len(self.case.examples))))
                 # no name for the copy: it is gone before the next one is made
                 return self._made(self._tuned(others, advance), others)(texts)
 

@@ -302,13 +302,13 @@ class SoftTokenLLM:
         """Keys and values of the text before the soft tokens; none where they change or cannot be kept apart."""
         from transformers import DynamicCache
 
-        if self.encoder_decoder or any(weight.requires_grad for weight in self.lm.parameters()):
+        if self.encoder_decoder or not self.keeps_all or any(weight.requires_grad for weight in self.lm.parameters()):
             return []
         if self._opening is None:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 cache = DynamicCache(config=self.lm.config)
                 self.lm.base_model(inputs_embeds=self._words(self._before), past_key_values=cache, use_cache=True)
-            self._opening = [(layer.keys, layer.values) for layer in cache.layers] if self.keeps_all else []
+            self._opening = [(layer.keys, layer.values) for layer in cache.layers]
         return self._opening
 
     def pad(self, sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -234,9 +234,10 @@ class TaskModel(nn.Module):
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": settings.head_learning_rate}]
         if settings.encoder:
             groups.append({"params": list(self.encoder.parameters()), "lr": settings.encoder_learning_rate})
-        frozen = None
+        frozen, penalty = None, 0.0
         if not settings.encoder:
             frozen = self.encode(texts) if known is None else known
+            penalty = self._penalty(frozen, weights)
         # fused: one pass over each weight; else the word table makes this a quarter of a CPU's time for a step
         optimiser = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
         ramp = max(1, settings.steps // 10)
@@ -258,7 +259,7 @@ class TaskModel(nn.Module):
                 wanted = wanted / weight.clamp_min(1e-8).unsqueeze(-1)
             loss = _cross_entropy(self.logits(embeddings), wanted, weight)
             if frozen is not None:
-                loss = loss + self._penalty(self.head, weights, frozen)
+                loss = loss + penalty * self.head.weight.pow(2).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.parameters(), 1.0)
@@ -283,28 +284,28 @@ class TaskModel(nn.Module):
         rows, weight = torch.from_numpy(drawn), torch.from_numpy(counts)
         points = self.encode([texts[i] for i in rows.tolist()]) if known is None else known[rows].cpu()
         scaled, wanted = points.double() * self.dim**0.5, targets[rows].double()
-        head = copy.deepcopy(self.head).cpu().double()
+        head, penalty = copy.deepcopy(self.head).cpu().double(), self._penalty(points, weight)
         optimiser = torch.optim.LBFGS(
             head.parameters(), max_iter=HEAD_ITERATIONS, history_size=HEAD_HISTORY, line_search_fn="strong_wolfe"
         )
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            value = _cross_entropy(head(scaled), wanted, weight) + self._penalty(head, weight, points)
+            value = _cross_entropy(head(scaled), wanted, weight) + penalty * head.weight.pow(2).sum()
             value.backward()  # type: ignore[no-untyped-call]
             return value
 
         optimiser.step(loss)  # type: ignore[no-untyped-call]
         self.head.load_state_dict(head.state_dict())
 
-    def _penalty(self, head: nn.Linear, weights: Tensor, points: Tensor) -> Tensor:
-        """½ ‖W‖² / C on the scale of a mean over rows, of the weights W that embeddings of unit length would meet.
+    def _penalty(self, points: Tensor, weights: Tensor) -> float:
+        """What ‖W‖² is multiplied by: 1 / (2 C) on the scale of a mean over rows, for embeddings of unit length.
 
         Where the encoder's are longer (it does not normalise them), the same W does more, and is penalised more.
         """
         length = float(points.pow(2).sum(1).mean())
-        square: Tensor = head.weight.pow(2).sum() * (length if abs(length - 1) > 1e-3 else 1.0)
-        return square * (self.dim / (2 * HEAD_C * float(weights.sum().clamp_min(1e-8))))
+        length = length if abs(length - 1) > 1e-3 else 1.0
+        return self.dim * length / (2 * HEAD_C * float(weights.sum().clamp_min(1e-8)))
 
     @torch.no_grad()
     def soften(self, temperature: float) -> None:
@@ -334,7 +335,7 @@ def _drawn(weights: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     times = np.bincount(hits, minlength=len(rows))
     drawn, times = order[times > 0], times[times > 0]
     in_order = np.argsort(drawn)
-    return drawn[in_order], times[in_order] * (weights[rows].sum() / HEAD_ROWS)
+    return drawn[in_order], times[in_order] * weights[rows].mean()
 
 
 def _cross_entropy(logits: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
