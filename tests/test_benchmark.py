@@ -1,6 +1,7 @@
 """The benchmark's protocol on tiny random models: the same splits for every method, one file a run, resumable."""
 
 import dataclasses
+import gc
 import itertools
 import json
 import os
@@ -557,3 +558,17 @@ def test_a_paid_answer_is_not_paid_for_again_by_a_killed_benchmark(train_file, t
         (tmp_path / "toy/run/runs/000-inversed.json").unlink()
         run(str(train_file), None, str(tmp_path / "toy"), own)
         assert len(endpoint.requests) == paid > 0
+
+
+def test_no_model_of_a_split_stays(train_file, tmp_path, config):
+    settings = config(methods="inversed-cross-pooled", splits=3, judge_steps=2, train_encoder="head")
+    bench, alive = Bench(str(train_file), None, str(tmp_path / "toy"), settings), []
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(3):
+            bench.run_split(number, lambda _: None)
+            alive.append(sum(type(one).__name__ == "LlamaModel" for one in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert len(set(alive)) == 1

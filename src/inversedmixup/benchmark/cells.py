@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import time
 from collections import Counter
@@ -175,6 +176,8 @@ class Bench:
             with clear_write_errors(self.folder):
                 self.run.write(run_name(number, method.name), record)
             advance(1)
+        del split
+        gc.collect()  # models hold themselves in cycles: a copy of the LLM would stay for each split
 
     # ---- one run -------------------------------------------------------------------------------------------------
 
