@@ -14,6 +14,7 @@ import numpy as np
 
 from inversedmixup.benchmark import statistics
 from inversedmixup.benchmark.records import Record, by_place, check_records, paired
+from inversedmixup.benchmark.tables import points
 from inversedmixup.errors import InputError
 from inversedmixup.terminal import new_table, output
 from studies.common import read_json_lines, run
@@ -75,8 +76,7 @@ def main() -> None:
 
 
 def _points(row: dict[str, Any]) -> tuple[str, str]:
-    interval = "" if row["interval"] is None else "{:+.1f} … {:+.1f}".format(*(100 * end for end in row["interval"]))
-    return f"{100 * row['difference']:+.1f}", interval
+    return points(row["difference"]), " … ".join(map(points, row["interval"] or []))
 
 
 if __name__ == "__main__":
