@@ -192,8 +192,8 @@ def test_kept_rows_are_read_again_from_the_shards(train_file, tmp_path, tiny_pai
 def test_a_whole_job_does_not_take_the_rows_into_memory(tmp_path, tiny_pair_folder, monkeypatch):
     """What is held of a labelled row does not grow with its text, and a row that is not drawn is not encoded."""
     monkeypatch.setattr(warmup, "TAUGHT_ROWS", 64)
-    filling = "some words that nobody needs to hold " * 52
-    (tmp_path / "test.jsonl").write_text('{"text": "row 1", "label": "a"}\n{"text": "row 2", "label": "b"}\n')
+    filling, names = "some words that nobody needs to hold " * 52, ("my", "parcel", "late")
+    (tmp_path / "test.jsonl").write_text('{"text": "row 1", "label": "my"}\n{"text": "row 2", "label": "late"}\n')
     options = {**QUICK, "pair": tiny_pair_folder, "n": 64, "max_tokens": 4, "test": str(tmp_path / "test.jsonl")}
     config = build(AugmentJobConfig, options, {"labels": "pool:task+tuned", "judge_steps": 1, "force_judge": True})
     encoded, encode = [], TaskModel.encode
@@ -205,7 +205,7 @@ def test_a_whole_job_does_not_take_the_rows_into_memory(tmp_path, tiny_pair_fold
         """What it took at most, and how many texts were encoded."""
         with (tmp_path / f"{rows}.jsonl").open("w") as file:
             for at in range(rows):
-                file.write(json.dumps({"text": f"row {at} {filling}", "label": "abc"[at % 3]}) + "\n")
+                file.write(json.dumps({"text": f"row {at} {filling}", "label": names[at % 3]}) + "\n")
         encoded.clear()
         tracemalloc.start()
         try:
