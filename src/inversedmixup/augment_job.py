@@ -31,6 +31,7 @@ from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig, warmed_up
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -70,9 +71,6 @@ def run_augment_job(train: str, output: str, config: AugmentJobConfig) -> Augmen
     """
     with on_this_machine([train], output, config) as names:
         return _AugmentJob(names, config).run()
-
-
-logger = logging.getLogger(__name__)
 
 
 class _AugmentJob(Job[Row]):

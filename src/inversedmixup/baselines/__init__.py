@@ -190,6 +190,10 @@ class Method:
     check: Callable[[BenchmarkConfig], None] | None = None
     facts: Callable[[], Mapping[str, Any]] | None = None
 
+    def asked(self, labels: str) -> Sequence[str]:
+        """The judges that label its rows; ``labels`` is the policy of the settings."""
+        return parse_labels(labels).judges if self.tunes is None else TUNED[: self.tunes]
+
 
 POOL = "pool:task+tuned"  # the labels that did best on training rows (docs/log.md)
 THREE = "pool:task+tuned+incontext"

@@ -21,9 +21,7 @@ from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw, shared_
 from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.identity import choice_settings, work_settings
-from inversedmixup.judges import TUNED
 from inversedmixup.labelled import check_classes, check_known_labels, class_numbers
-from inversedmixup.labels import parse_labels
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.provenance import commit
 from inversedmixup.runs import RunFolder
@@ -80,9 +78,7 @@ class Bench:
         check_known_labels(self.test, classes, test or "")
         if any(method.writes for method in self.methods):
             check_rows(self.rows, config)
-        own = parse_labels(config.labels).judges
-        asked = {judge for each in self.methods for judge in (own if each.tunes is None else TUNED[: each.tunes])}
-        config.check_descriptions(classes, asked)
+        config.check_descriptions(classes, {judge for method in self.methods for judge in method.asked(config.labels)})
         config.check_corrects(config.correct)
         for method in self.methods:
             if method.check:

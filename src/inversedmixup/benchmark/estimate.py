@@ -14,7 +14,6 @@ import torch
 from inversedmixup.folds import ENOUGH_ROWS, FOLDS
 from inversedmixup.judges import TUNED, Case
 from inversedmixup.judges.tuned import BATCH, TunedJudge, tuning_steps
-from inversedmixup.labels import parse_labels
 from inversedmixup.mixing import row_stream
 from inversedmixup.stages.downstream import one_hot
 from inversedmixup.stages.warmup import fit_settings
@@ -83,8 +82,7 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
 
 def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> int:
     """How many copies of the LLM are tuned for the judges of these."""
-    own = sum(name in TUNED for name in parse_labels(config.labels).judges)
-    return max((own if method.tunes is None else method.tunes for method in methods), default=0)
+    return max((sum(name in TUNED for name in method.asked(config.labels)) for method in methods), default=0)
 
 
 def measured_speeds(bench: Bench) -> Speeds:
