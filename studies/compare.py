@@ -27,31 +27,32 @@ def compare(
 
     Returns:
         ``sets``: by name the ``splits`` that both have, mean ``difference``, its ``interval`` and ``p_holm``, as for a
-        method and the baseline (docs/evidence.md); ``splits`` of all sets, and over the sets ``difference`` and
-        ``interval``.
+        method and the baseline (docs/evidence.md); ``splits`` of all sets, and over the sets ``difference``,
+        ``interval_on_these`` and ``interval``.
 
     Raises:
         InputError: if there is no such split.
     """
     check_records(records)
-    scores, sets = by_place(records, "accuracy"), dict[str, Any]()
-    tests = dict[str, float]()
+    scores, differences = by_place(records, "accuracy"), dict[str, np.ndarray]()
     for name in sorted({str(record["set"]) for record in records}):
         ours, theirs = (scores.get((name, shots, protocol, which), {}) for which in (method, other))
-        differences = paired(ours, theirs)
-        if len(differences):
-            tests[name] = statistics.wilcoxon_p(differences)
-            sets[name] = {
-                "splits": len(differences), "difference": float(differences.mean()),
-                "interval": statistics.bootstrap_interval(differences),
-            }  # fmt: skip
-    if not sets:
+        if len(own := paired(ours, theirs)):
+            differences[name] = own
+    if not differences:
         raise InputError(f"no split of {shots} shots, {protocol}, has runs of both {method} and {other}")
-    for name, value in statistics.holm(tests).items():
-        sets[name]["p_holm"] = value
-    means = [found["difference"] for found in sets.values()]
+    adjusted = statistics.holm({name: statistics.wilcoxon_p(own) for name, own in differences.items()})
+    sets = {
+        name: {
+            "splits": len(own), "difference": float(own.mean()),
+            "interval": statistics.bootstrap_interval(own), "p_holm": adjusted[name],
+        }
+        for name, own in differences.items()
+    }  # fmt: skip
+    means = [own.mean() for own in differences.values()]
     return {
-        "sets": sets, "splits": sum(found["splits"] for found in sets.values()), "difference": float(np.mean(means)),
+        "sets": sets, "splits": sum(map(len, differences.values())), "difference": float(np.mean(means)),
+        "interval_on_these": statistics.interval_on_sets(list(differences.values())),
         "interval": statistics.interval_over_sets(means),
     }  # fmt: skip
 
@@ -70,13 +71,14 @@ def main() -> None:
     )
     table = new_table("set", "splits", f"{options.method} − {options.other}, points", "95 %", "p (Holm)")
     for name, row in found["sets"].items():
-        table.add_row(name, str(row["splits"]), *_points(row), f"{row['p_holm']:.3f}")
-    table.add_row("mean", str(found["splits"]), *_points(found), "")
+        table.add_row(name, str(row["splits"]), *_points(row, "interval"), f"{row['p_holm']:.3f}")
+    for words, key in ("on these sets", "interval_on_these"), ("on sets like these", "interval"):
+        table.add_row(f"mean, {words}", str(found["splits"]), *_points(found, key), "")
     output().print(table)
 
 
-def _points(row: dict[str, Any]) -> tuple[str, str]:
-    return points(row["difference"]), " … ".join(map(points, row["interval"] or []))
+def _points(row: dict[str, Any], interval: str) -> tuple[str, str]:
+    return points(row["difference"]), " … ".join(map(points, row[interval])) if row[interval] else "–"
 
 
 if __name__ == "__main__":

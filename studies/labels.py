@@ -23,9 +23,9 @@ from rich.table import Table
 from torch import Tensor
 
 from inversedmixup.baselines import BASELINE, Added, Method, Split
+from inversedmixup.benchmark import statistics
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.report import write_report
-from inversedmixup.benchmark.statistics import bootstrap_interval, interval_over_sets
 from inversedmixup.errors import write_whole
 from inversedmixup.judges import score
 from inversedmixup.judges.panel import majority, named, pool
@@ -181,21 +181,24 @@ def _by_setting(records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, A
 
 
 def _by_set(values: Sequence[tuple[str, dict[str, Any]]], measures: Iterable[str]) -> dict[str, Any]:
-    sets: dict[str, Any] = {}
-    for name in dict.fromkeys(name for name, _ in values):
-        found = [value for own, value in values if own == name]
-        sets[name] = {"splits": len(found)}
-        for measure in measures:
-            numbers = [value[measure] for value in found if value[measure] is not None]
-            sets[name][measure] = float(np.mean(numbers)) if numbers else None
-            if measure == "gain":
-                sets[name]["interval"] = bootstrap_interval(np.array(numbers))
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for name, value in values:
+        by_name.setdefault(name, []).append(value)
+    sets: dict[str, Any] = {name: {"splits": len(found)} for name, found in by_name.items()}
     over: dict[str, Any] = {}
     for measure in measures:
-        means = [one[measure] for one in sets.values() if one[measure] is not None]
+        numbers = {name: np.array([value[measure] for value in found if value[measure] is not None], dtype=float)
+                   for name, found in by_name.items()}  # fmt: skip
+        for name, own in numbers.items():
+            sets[name][measure] = float(own.mean()) if len(own) else None
+            if measure == "gain":
+                sets[name]["interval"] = statistics.bootstrap_interval(own)
+        known = [own for own in numbers.values() if len(own)]
+        means = [float(own.mean()) for own in known]
         over[measure] = float(np.mean(means)) if means else None
         if measure == "gain":
-            over["interval"] = interval_over_sets(means)
+            over["interval_on_these"] = statistics.interval_on_sets(known)
+            over["interval"] = statistics.interval_over_sets(means)
     return {"sets": sets, "over_sets": over}
 
 
@@ -210,13 +213,13 @@ def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
             own = [row for row in there if kind in row]
             names = list(dict.fromkeys(name for row in own for name in row["sets"]))
             words = f"{first} / {second.replace('_', ' ')}"
-            table = new_table(kind, *names, "mean", "95 %", title=f"{setting['protocol']}, {setting['shots']}: {words}")
+            title = f"{setting['protocol']}, {setting['shots']}: {words}"
+            table = new_table(kind, *names, "mean", "on these sets", "on sets like these", title=title)
             for row in own:
-                cells = [_two(row["sets"].get(name, {}), first, second, sign) for name in names]
-                over = row["over_sets"]
-                table.add_row(
-                    row[kind], *cells, _two(over, first, second, sign), interval_words(over.get("interval"))
-                )  # fmt: skip
+                columns = [*(row["sets"].get(name, {}) for name in names), row["over_sets"]]
+                cells = [_two(column, first, second, sign) for column in columns]
+                ends = [interval_words(row["over_sets"].get(key)) for key in ("interval_on_these", "interval")]
+                table.add_row(row[kind], *cells, *ends)
             found.append(table)
     return found
 

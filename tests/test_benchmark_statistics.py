@@ -89,7 +89,27 @@ def test_intervals_over_sets_cover_whether_sets_differ_or_not():
         assert 0.92 <= np.mean((found[:, 0] <= 0.02) & (found[:, 1] >= 0.02)) <= 0.98
 
 
+def test_intervals_on_these_sets_cover_although_some_sets_spread_more():
+    rng = np.random.default_rng(0)
+    spreads, covered = np.array([0.005, 0.01, 0.04]), 0
+    for _ in range(1000):
+        draws = rng.normal([0.05, 0.0, -0.02], spreads, (10, 3)).T  # the sets differ, and stay the same three
+        low, high = statistics.interval_on_sets(draws)
+        covered += low <= 0.01 <= high
+    assert 0.93 <= covered / 1000 <= 0.97
+
+
+def test_the_interval_on_one_set_is_that_of_student():
+    from scipy import stats
+
+    values = np.array([0.01, 0.05, 0.02, 0.04])
+    low, high = statistics.interval_on_sets([values])
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 3, values.mean(), stats.sem(values)))
+
+
 def test_one_split_or_one_set_has_no_interval():
+    assert statistics.interval_on_sets([np.array([0.1, 0.2]), np.array([0.1])]) is None
+    assert statistics.interval_on_sets([np.array([0.1, 0.1]), np.array([0.2, 0.2])]) is None
     assert statistics.bootstrap_interval(np.array([0.1])) is None
     assert statistics.interval_over_sets([0.1, 0.1]) is None
     assert statistics.signed_rank([0.1, 0.2]) is None
@@ -117,7 +137,10 @@ def test_the_summary_says_who_helped_and_who_hurt(summary):
     assert [over["good"][word] for word in ("helped", "hurt", "undecided")] == [3, 0, 0]
     assert [over["bad"][word] for word in ("helped", "hurt", "undecided")] == [0, 3, 0]
     assert over["none"]["undecided"] == 3
-    assert over["good"]["measures"]["accuracy"]["difference"] == pytest.approx(0.04, abs=0.01)
+    gain = over["good"]["measures"]["accuracy"]
+    assert gain["difference"] == pytest.approx(0.04, abs=0.01)
+    for low, high in (gain["interval_on_these"], gain["interval"]):
+        assert 0 < low < gain["difference"] < high
     assert over["good"]["probability"]["better"] > 0.9
     assert over["bad"]["probability"]["worse"] > 0.9
     cell = summary["sets"]["trec"]["10"]["frozen"]["good"]
@@ -346,4 +369,5 @@ def test_tables_show_losses_beside_gains_and_gaps_as_gaps(records, tmp_path):
     assert rows["bad"][2].startswith("−")
     assert rows["bad"][2].endswith("▼")
     assert "(2 sets)" in rows["bad"][4]
-    assert rows["bad"][5] == "0 / 2 / 0"
+    assert rows["bad"][5].startswith("[−")  # on these two sets; two say nothing of others
+    assert rows["bad"][6:8] == ["–", "0 / 2 / 0"]

@@ -47,7 +47,9 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
             _decide(cells)
             for name, cell in cells.items():
                 sets.setdefault(name, {}).setdefault(shots, {}).setdefault(protocol, {})[method] = cell
-            over.setdefault(shots, {}).setdefault(protocol, {})[method] = _over_sets(cells)
+            over.setdefault(shots, {}).setdefault(protocol, {})[method] = _over_sets(
+                {(name, shots, protocol, method): cell for name, cell in cells.items()}, tables
+            )
     return {
         "baseline": BASELINE, "rope": statistics.ROPE, "level": statistics.LEVEL, "alpha": statistics.ALPHA,
         "runs": len(records), "sets": sets, "over_sets": over,
@@ -61,17 +63,31 @@ def _cell(place: Place, tables: Mapping[str, Mapping[Place, Scores]]) -> dict[st
         if place not in table:
             continue
         found: dict[str, Any] = {"mean": _round(math.fsum(table[place].values()) / len(table[place]))}
-        differences = paired(table[place], table.get((*place[:-1], BASELINE), {}))
-        if place[-1] != BASELINE and len(differences):
-            # splits of all rows differ in their seeds alone: they say nothing about other draws of rows
-            drawn = place[1] != "full"
-            found |= {"difference": _round(differences.mean()), "interval": _rounded(differences) if drawn else None}
+        differences = _differences(place, table)
+        if len(differences):
+            drawn = _drawn(place)
+            found |= {
+                "difference": _round(differences.mean()),
+                "interval": _ends(statistics.bootstrap_interval(differences)) if drawn else None,
+            }  # fmt: skip
             if measure == "accuracy":
                 cell["paired_splits"] = len(differences)
                 if drawn:
                     cell["p"] = statistics.wilcoxon_p(differences)
         cell["measures"][measure] = found
     return cell
+
+
+def _differences(place: Place, table: Mapping[Place, Scores]) -> np.ndarray:
+    """Of a method to the baseline, [splits that both have]; the baseline has none."""
+    if place[-1] == BASELINE:
+        return np.array([])
+    return paired(table.get(place, {}), table.get((*place[:-1], BASELINE), {}))
+
+
+def _drawn(place: Place) -> bool:
+    """Whether splits are draws of rows: those of all rows differ in their seeds alone, and say nothing of draws."""
+    return place[1] != "full"
 
 
 def _decide(cells: Mapping[str, dict[str, Any]]) -> None:
@@ -82,19 +98,22 @@ def _decide(cells: Mapping[str, dict[str, Any]]) -> None:
         cells[name] |= {"p_holm": p_value, "outcome": statistics.outcome(difference, p_value)}
 
 
-def _over_sets(cells: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _over_sets(cells: Mapping[Place, dict[str, Any]], tables: Mapping[str, Mapping[Place, Scores]]) -> dict[str, Any]:
     """One method over its sets, each counting the same."""
     found: dict[str, Any] = {"sets": len(cells), "measures": {}}
-    for measure in (*MEASURES, RARE):
-        inside = [cell["measures"][measure] for cell in cells.values() if measure in cell["measures"]]
-        if not inside:
+    for measure, table in tables.items():
+        means = [cell["measures"][measure]["mean"] for cell in cells.values() if measure in cell["measures"]]
+        if not means:
             continue
-        found["measures"][measure] = {"mean": _round(np.mean([each["mean"] for each in inside]))}
-        gains = [each["difference"] for each in inside if "difference" in each]
+        found["measures"][measure] = {"mean": _round(np.mean(means))}
+        differences = [one for place in cells if len(one := _differences(place, table))]
+        gains = [float(one.mean()) for one in differences]
         if gains:
-            interval = statistics.interval_over_sets(gains)
+            drawn = all(map(_drawn, cells))
             found["measures"][measure] |= {
-                "difference": _round(np.mean(gains)), "interval": interval and [_round(end) for end in interval]
+                "difference": _round(math.fsum(gains) / len(gains)),
+                "interval_on_these": _ends(statistics.interval_on_sets(differences)) if drawn else None,
+                "interval": _ends(statistics.interval_over_sets(gains)),
             }  # fmt: skip
         if gains and measure == "accuracy":
             outcomes = [cell["outcome"] for cell in cells.values() if "outcome" in cell]
@@ -103,8 +122,7 @@ def _over_sets(cells: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _rounded(differences: np.ndarray) -> list[float] | None:
-    interval = statistics.bootstrap_interval(differences)
+def _ends(interval: tuple[float, float] | None) -> list[float] | None:
     return interval and [_round(end) for end in interval]
 
 

@@ -13,7 +13,8 @@ MARKS = {"helped": " ▲", "hurt": " ▼", "undecided": ""}
 NAMES = {"accuracy": "accuracy", "macro_f1": "macro-F1", RARE: "recall of rare classes", "ece": "ECE", "nll": "NLL"}
 KEY = f"""Gains are points of accuracy over `{BASELINE}`: the same rows, not augmented, for as many optimiser steps.
 ▲ helped, ▼ hurt: exact Wilcoxon signed-rank test over splits, Holm over sets, p < {ALPHA:g}; unmarked: undecided.
-Intervals are {LEVEL * 100:g} %. P: probabilities that on a set like these it is worse, within ±{{rope:g}}, better.
+Intervals of the mean gain ({LEVEL * 100:g} %): on these sets, were other rows drawn from them; on sets like these.
+P: probabilities that on a set like these it is worse, within ±{{rope:g}}, better.
 Means are over what a method was run on; where methods were not run on the same splits, only gains compare."""
 
 Cells = Mapping[str, Mapping[str, Any]]
@@ -78,8 +79,8 @@ def _group_order(group: tuple[str, str]) -> tuple[Any, ...]:
 
 def _gains(sets: Mapping[str, Cells], over: Cells, methods: Sequence[str]) -> str:
     splits = {name: max(cell["splits"] for cell in cells.values()) for name, cells in sets.items()}
-    header = ["method", *(f"{name} (n = {splits[name]})" for name in sets)]
-    rows = [[*header, "mean gain", "helped / hurt / undecided", "P worse / equal / better"]]
+    header = ["method", *(f"{name} (n = {splits[name]})" for name in sets), "mean gain", "on these sets"]
+    rows = [[*header, "on sets like these", "helped / hurt / undecided", "P worse / equal / better"]]
     for method in methods:
         cells = [_gain(sets[name].get(method), splits[name], baseline=method == BASELINE) for name in sets]
         rows.append([method, *cells, *_verdict(over[method], len(sets), baseline=method == BASELINE)])
@@ -107,13 +108,14 @@ def _fewer(count: int, splits: int) -> str:
 def _verdict(cell: Mapping[str, Any], sets: int, *, baseline: bool) -> list[str]:
     accuracy = cell["measures"]["accuracy"]
     if baseline or "difference" not in accuracy:
-        return [f"accuracy {accuracy['mean'] * 100:.1f}" if baseline else "–", "–", "–"]
-    gain = f"**{points(accuracy['difference'])}**" + _interval(accuracy)
+        return [f"accuracy {accuracy['mean'] * 100:.1f}" if baseline else "–", "–", "–", "–", "–"]
+    gain = f"**{points(accuracy['difference'])}**"
     if cell["compared_sets"] < sets:
         gain += f" ({cell['compared_sets']} sets)"
     chances = cell["probability"]
     return [
-        gain, f"{cell['helped']} / {cell['hurt']} / {cell['undecided']}",
+        gain, _interval(accuracy["interval_on_these"]), _interval(accuracy["interval"]),
+        f"{cell['helped']} / {cell['hurt']} / {cell['undecided']}",
         " / ".join(f"{share:.2f}" for share in chances.values()) if chances else "–",
     ]  # fmt: skip
 
@@ -140,8 +142,8 @@ def _measure(found: Mapping[str, Any] | None, *, percent: bool) -> str:
     return f"{mean} ({difference})"
 
 
-def _interval(found: Mapping[str, Any]) -> str:
-    return f" [{', '.join(map(points, found['interval']))}]" if found["interval"] else ""
+def _interval(ends: Sequence[float] | None) -> str:
+    return f"[{', '.join(map(points, ends))}]" if ends else "–"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
