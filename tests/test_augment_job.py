@@ -29,7 +29,7 @@ from inversedmixup.report.results import read_run
 from inversedmixup.row_file import RowFile
 from inversedmixup.runs import Lock, RunFolder
 from inversedmixup.schema import Example, Row
-from inversedmixup.stages.augment import AugmentConfig, Tally
+from inversedmixup.stages.augment import AugmentConfig, Tally, check_rows
 from inversedmixup.stages.downstream import original_weights
 from server import serving, text_of
 from tiny import LABELS, SENTENCES
@@ -374,6 +374,12 @@ def test_what_can_be_refused_is_refused_before_the_run_is_recorded(train_file, t
     with pytest.raises(InputError, match="lam"):
         run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(lam="beta"))
     assert run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config()).summary["kept"]
+
+
+def test_two_rows_of_one_id_are_shown():
+    rows = [Example("7", "the cat sat", "a"), Example("8", "a dog ran", "b"), Example("7", "one bird", "b")]
+    with pytest.raises(InputError, match=r"holds '7' twice \(rows 'the cat sat' and 'one bird'\)"):
+        check_rows(rows, AugmentConfig(labels="soft"))
 
 
 def test_a_changed_pair_is_a_changed_run(train_file, tmp_path, config, tiny_pair):

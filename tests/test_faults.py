@@ -48,6 +48,7 @@ def test_a_record_of_other_settings_or_with_a_flipped_bit_counts_as_not_done(tmp
             "the files of the pair or its models, --unlabelled or --descriptions have changed",
         ),
         ({"files_sha256": {}, "pair": "p"}, "pair: None there, 'p' now"),
+        ({"pair": "p", "tries": 3.0}, "it was made by another command or another version"),
     ],
 )
 def test_what_has_changed_since_a_run_began_is_said_in_words(tmp_path, changes, words):

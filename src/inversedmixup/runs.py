@@ -161,6 +161,8 @@ def _settings_in(path: Path) -> dict[str, Any] | None:
 
 def _difference(before: dict[str, Any], now: dict[str, Any], *, but: Collection[str] = ()) -> str:
     """The first setting that differs, in words; empty: none does."""
+    if {*before, *but} ^ {*now, *but}:  # what only one has says nothing to a person
+        return "it was made by another command or another version"
     changed = (name for name in {*before, *now} if name not in but and before.get(name) != now.get(name))
     name = min(changed, key=lambda name: (name in IN_WORDS, name), default="")  # digests say less than the others
     return IN_WORDS.get(name) or (name and f"{name}: {before.get(name)!r} there, {now.get(name)!r} now")

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -48,6 +48,7 @@ from inversedmixup.terminal import progress
 logger = logging.getLogger(__name__)
 
 SHARD_ROWS = 32
+SHOWN = 40  # characters of a text in a refusal
 ENCODED = 16  # parents at a time: of a shard's few, more at once would only mean more padding
 PILOT_SHARDS = 2  # rows on which a judge is compared with the interpolated labels before its own are used
 
@@ -245,7 +246,10 @@ def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSample
     if judge:
         check_judges(judge, config)
     if (twice := repeated_id(examples)) is not None:
-        raise InputError(f"the id column holds {twice!r} twice; make the ids unique or drop the column")
+        one, other = islice((row.text[:SHOWN] for row in examples if row.id == twice), 2)
+        raise InputError(
+            f"the id column holds {twice!r} twice (rows {one!r} and {other!r}); make the ids unique or drop the column"
+        )
     return PairSampler(class_numbers(examples, class_names(examples)), config.pairs, parse_lambda(config.lam))
 
 
