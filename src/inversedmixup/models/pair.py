@@ -290,9 +290,7 @@ class Pair:
         where, config = _open(folder)
         _check_files(where, config, task_model=True)
         own = config.encoder == OWN
-        task_model = TaskModel.from_pretrained(
-            str(where / OWN) if own else encoder or config.encoder, device=device
-        )
+        task_model = TaskModel.from_pretrained(str(where / OWN) if own else encoder or config.encoder, device=device)
         if config.encoder_lora_rank and not own:
             load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
             task_model.transformer.requires_grad_()  # peft froze it, and stage 2 would train the head alone
