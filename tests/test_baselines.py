@@ -313,6 +313,17 @@ def test_hidden_mixing_leaves_no_hook_behind(model, targets):
 
 
 @pytest.mark.parametrize("name", MIXERS)
+def test_a_truncated_encoder_is_mixed_at_the_length_that_it_says(encoders, targets, name, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    SentenceTransformer(encoders[KINDS[0]], truncate_dim=8).save(str(tmp_path), create_model_card=False)
+    model = TaskModel.from_pretrained(str(tmp_path))
+    model.set_classes(["a", "b", "c"])
+    embeddings, _ = MIXERS[name]()(model, TEXTS, None, targets, np.random.default_rng(3))
+    assert embeddings.shape[1] == model.dim == 8
+
+
+@pytest.mark.parametrize("name", MIXERS)
 def test_both_protocols_see_the_same_mixes_at_the_same_weights(model, targets, name):
     learning, wanted = MIXERS[name]()(model, TEXTS, None, targets, np.random.default_rng(3))
     frozen, same = MIXERS[name]()(model, TEXTS, model.encode(TEXTS), targets, np.random.default_rng(3))

@@ -304,6 +304,8 @@ def test_a_url_that_cannot_be_had_is_one_clear_line_without_its_password(tmp_pat
         assert "s3cret" not in shown
         assert "Traceback" not in shown
     assert remote.shown("https://me:s3cret@host/a/t.csv?X-Signature=b/c#d") == "https://host/a/t.csv"
+    assert remote.shown("https://me:s3c@ret@host/t.csv") == "https://host/t.csv"
+    assert remote.shown("file:///mail@home/t.csv") == "file:///mail@home/t.csv"
     assert remote.shown("filecache::https://me:s3cret@host/t.csv") == "filecache::https://host/t.csv"
     assert remote.local_name("s3://bucket/a/b.csv") == "b.csv"
     assert remote.sibling("s3://bucket/a/b.csv", "c.csv") == "s3://bucket/a/c.csv"

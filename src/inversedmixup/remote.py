@@ -125,7 +125,7 @@ def _clear_errors(url: str) -> contextlib.AbstractContextManager[None]:
 
 def shown(url: str) -> str:
     """A URL without what may be a secret: user, password, query (signatures); of chained ones likewise."""
-    return re.sub(r"//[^/@]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
+    return re.sub(r"(?<!/)//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
 
 
 def _split(url: str) -> SplitResult:

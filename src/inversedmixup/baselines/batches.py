@@ -70,5 +70,4 @@ def word_embeddings(model: TaskModel, ids: Tensor, method: str) -> Tensor:
 def read_embeddings(model: TaskModel, features: dict[str, Any], words: Tensor) -> Tensor:
     """Sentence embeddings [b, d] of input embeddings [b, t, e] in place of the features' token numbers."""
     rest = {key: value for key, value in features.items() if key != "input_ids"}
-    embeddings: Tensor = model.encoder({**rest, "inputs_embeds": words})["sentence_embedding"]
-    return embeddings
+    return model.embedded({**rest, "inputs_embeds": words})

@@ -48,7 +48,7 @@ class SpanMixer:
             saliency, originals = self._once(model, texts, targets), known
         ids, share = splice(features["input_ids"], own_tokens(model, features), saliency, partner)
         with torch.set_grad_enabled(known is None):
-            mixed = model.encoder({**features, "input_ids": ids})["sentence_embedding"]
+            mixed = model.embedded({**features, "input_ids": ids})
         return torch.cat([originals, mixed]), torch.cat([targets, mix_rows(targets, partner, 1 - share)])
 
     def _once(self, model: TaskModel, texts: Sequence[str], targets: Tensor) -> list[np.ndarray]:

@@ -66,7 +66,7 @@ def mix_hidden(
     for module in after:
         features = module(features)
     embeddings: Tensor = features["sentence_embedding"]
-    return embeddings
+    return embeddings[..., : model.dim]  # truncated, if the encoder was saved so
 
 
 @contextlib.contextmanager

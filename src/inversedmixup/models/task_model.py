@@ -178,7 +178,11 @@ class TaskModel(nn.Module):
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Embeddings [n, d] with gradients, as one padded batch."""
-        embeddings: Tensor = self.encoder(self.features(texts))["sentence_embedding"]
+        return self.embedded(self.features(texts))
+
+    def embedded(self, features: dict[str, Any]) -> Tensor:
+        """Embeddings [b, d] of what :meth:`features` gives, or of the same with something else to read."""
+        embeddings: Tensor = self.encoder(features)["sentence_embedding"]
         return embeddings[..., : self.dim]  # truncated (Matryoshka), if the encoder was saved so
 
     @torch.no_grad()
