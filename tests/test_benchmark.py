@@ -408,6 +408,30 @@ def test_processes_are_timed_with_the_threads_that_each_will_have(train_file, tm
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("encoder", ["head", "full"])
+def test_what_a_method_reads_by_itself_is_in_the_estimate(train_file, tmp_path, config, monkeypatch, encoder):
+    own = {"methods": "eda,aeda,tmix,ssmix,word-mixup,oversample", "train_encoder": encoder, "downstream_steps": 10}
+    bench = Bench(str(train_file), None, str(tmp_path / "toy"), config(**own))
+    by_name = {method.name: method for method in bench.methods}
+    speeds = estimate.measured_speeds(bench)
+    assert set(speeds.mixed) == {"tmix", "ssmix", "word-mixup"}
+    mixed = {"tmix": 1e3, "ssmix": 1e4, "word-mixup": 1e5}
+    monkeypatch.setattr(estimate, "measured_speeds", lambda _: estimate.Speeds(1e-6, 1.0, 0.0, 0.0, mixed))
+
+    def added_by(name):
+        both, one = (estimated_seconds(bench, [[by_name[name]] * times]) for times in (2, 1))
+        return round(both - one)
+
+    measured_on = 0 if encoder == "head" else round(len(bench.rows) / 5)
+    assert {name: added_by(name) for name in mixed} == {name: 10 * each + measured_on for name, each in mixed.items()}
+    assert added_by("oversample") == measured_on
+    split, _ = bench.split(0)
+    for name in ("eda", "aeda"):  # encoded once where the encoder does not learn; else read in training steps alone
+        rows = len(by_name[name].added(split).texts)
+        assert rows > bench.config.n
+        assert added_by(name) == (rows if encoder == "head" else measured_on)
+
+
 def test_another_data_seed_draws_other_folds():
     first, second = ([draw_rows(ROWS, [], parse_draw("cv"), at, seed=seed)[1] for at in range(10)] for seed in (0, 1))
     assert not any(held in second for held in first)

@@ -175,6 +175,8 @@ class Method:
         short: trained for as many epochs as with augmentation, not for as many steps.
         writes: whether the LLM writes its rows: it takes minutes, not seconds.
         tunes: how many copies of the LLM its judges tune, which takes minutes; ``None``: as the settings' labels ask.
+        texts: about how many texts it adds that no other method has, of so many training rows; ``None``: ``n`` of the
+            settings if it writes, else none.
         check: refuses settings that it cannot serve, before anything runs.
         facts: what a run's record says of the means that are there; a run with others is done again.
     """
@@ -187,6 +189,7 @@ class Method:
     short: bool = False
     writes: bool = False
     tunes: int | None = 0
+    texts: Callable[[int, BenchmarkConfig], int] | None = None
     check: Callable[[BenchmarkConfig], None] | None = None
     facts: Callable[[], Mapping[str, Any]] | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from inversedmixup.baselines import Added, Method, Split
-from inversedmixup.baselines.edits import edited
+from inversedmixup.baselines.edits import copies, edited
 
 MARKS = (".", ";", "?", ":", "!", ",")  # section 3 of the paper, as is the third
 LARGEST_SHARE = 1 / 3  # of marks to words
@@ -31,4 +31,4 @@ def punctuate(words: list[str], rng: np.random.Generator) -> list[str]:
     return changed
 
 
-METHODS = (Method("aeda", "punctuation inserted at random (Karimi et al. 2021)", added=added),)
+METHODS = (Method("aeda", "punctuation inserted at random (Karimi et al. 2021)", added=added, texts=copies),)

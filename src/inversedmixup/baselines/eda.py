@@ -14,7 +14,7 @@ from functools import cache, partial
 import numpy as np
 
 from inversedmixup.baselines import Added, Method, Split
-from inversedmixup.baselines.edits import edited, recommended
+from inversedmixup.baselines.edits import copies, edited, recommended
 
 logger = logging.getLogger(__name__)
 
@@ -125,5 +125,8 @@ def _one_of(items: Sequence[str], rng: np.random.Generator) -> str:
 
 
 METHODS = (
-    Method("eda", "synonyms, insertions, swaps and deletions of words (Wei & Zou 2019)", added=added, facts=lexicon),
-)
+    Method(
+        "eda", "synonyms, insertions, swaps and deletions of words (Wei & Zou 2019)",
+        added=added, texts=copies, facts=lexicon,
+    ),
+)  # fmt: skip

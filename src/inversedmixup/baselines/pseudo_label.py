@@ -46,6 +46,6 @@ def of_texts(split: Split, texts: Iterable[str]) -> Added:
 METHODS = (
     Method(
         "pseudo-label", "real texts of --unlabelled, labelled as inversed-pooled is; nothing is written",
-        added=of_file, tunes=1, check=check,
+        added=of_file, tunes=1, texts=lambda _, config: config.n, check=check,
     ),
 )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,16 +16,18 @@ from inversedmixup.folds import ENOUGH_ROWS, FOLDS
 from inversedmixup.judges import TUNED, Case
 from inversedmixup.judges.tuned import BATCH, TunedJudge, tuning_steps
 from inversedmixup.mixing import row_stream
+from inversedmixup.models.task_model import FitSettings, Mixer
 from inversedmixup.stages.downstream import one_hot
 from inversedmixup.stages.warmup import fit_settings
 from inversedmixup.stages.writer import write_texts
 
 if TYPE_CHECKING:
-    from inversedmixup.baselines import Method
+    from inversedmixup.baselines import Method, Split
     from inversedmixup.benchmark import BenchmarkConfig
     from inversedmixup.benchmark.cells import Bench
 
-PROBES = 8  # texts written, and rows read
+PROBES = 8  # texts written
+READ_PROBES = 64  # texts read: a batch of them
 PROBE_STEPS = 2
 TRIED = 1.3  # pairs tried for one row that is kept, about
 
@@ -38,12 +41,14 @@ class Speeds:
         read: for a text that is read.
         written: for a row that the LLM writes.
         tuned: for a training step of judge ``tuned``.
+        mixed: for a training step with the mixer of a method, by the method's name.
     """
 
     step: float
     read: float
     written: float
     tuned: float
+    mixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def estimated_seconds(bench: Bench, missing: Sequence[Sequence[Method]]) -> float:
@@ -71,13 +76,26 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
     tuning = tunes(methods, config)
     warms = writers > 0 or tuning > 0
     measured = len(bench.test) or len(bench.rows) / 5
-    fits = (config.downstream_steps if learning else 1) * speeds.step + measured * speeds.read * learning
+    steps = config.downstream_steps
+    fits = sum(
+        steps * speeds.mixed[method.name] if method.mixer else (steps if learning else 1) * speeds.step
+        for method in methods
+    )
     # a fine-tuned task model is fitted again without each fold that its temperature is measured on
     folds = min(FOLDS, -(-ENOUGH_ROWS * FOLDS // bench.train_rows))
     warming = ((config.task_steps * (1 + folds) + 3 * config.refine_steps) if learning else 1) * speeds.step * warms
-    each = len(methods) * (fits + config.n * speeds.read) + warming
-    texts = writers * config.n * TRIED * speeds.written + (0 if learning else len(bench.test) * speeds.read)
-    return each + texts + tuning * tuning_steps(bench.train_rows, config) * speeds.tuned
+    # where the encoder learns, each method reads the rows that are measured on; else all share what was read
+    read = len(methods) * measured if learning else len(bench.test) + sum(_new_texts(bench, m) for m in methods)
+    written = writers * config.n * TRIED * speeds.written
+    tuned = tuning * tuning_steps(bench.train_rows, config) * speeds.tuned
+    return fits + warming + read * speeds.read + written + tuned
+
+
+def _new_texts(bench: Bench, method: Method) -> int:
+    """Texts of a split that only this method has, about."""
+    if method.texts is not None:
+        return method.texts(bench.train_rows, bench.config)
+    return bench.config.n if method.writes else 0
 
 
 def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> int:
@@ -87,27 +105,42 @@ def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> int:
 
 def measured_speeds(bench: Bench) -> Speeds:
     """A few steps of each kind, timed; models are loaded, and the first call of each is not counted."""
-    rows = bench.rows[:PROBES]
+    rows = bench.rows[: FitSettings.batch_size]
     classes = sorted({row.label for row in bench.rows})
     texts, targets = [row.text for row in rows], torch.from_numpy(one_hot(rows, classes)).float()
+    learning = bench.config.train_encoder == "full"
     model = bench.fresh()
     model.set_classes(classes)
+    known = None if learning else model.encode(texts)
 
-    def step() -> None:
-        model.fit(texts, targets, torch.ones(len(rows)), fit_settings(bench.config, PROBE_STEPS))
+    def step(mixer: Mixer | None = None) -> None:
+        settings = fit_settings(bench.config, PROBE_STEPS)
+        model.fit(texts, targets, torch.ones(len(rows)), settings, known=known, mixer=mixer)
 
-    reading = _timed(lambda: model.encode(texts)) / len(rows)
-    stepping = _timed(step) / (PROBE_STEPS if bench.config.train_encoder == "full" else 1)
+    some = [row.text for row in bench.rows[:: max(1, len(bench.rows) // READ_PROBES)][:READ_PROBES]]
+    reading = _timed(lambda: model.encode(some)) / len(some)
+    stepping = _timed(step) / (PROBE_STEPS if learning else 1)
+    mixing = {
+        method.name: _timed(partial(step, method.mixer(_mixing_split(bench)))) / PROBE_STEPS
+        for method in bench.methods
+        if method.mixer
+    }
     writing = 0.0
     if any(method.writes for method in bench.methods):
         pair = bench.config.load_pair()
-        mixed = pair.task_model.encode((texts * PROBES)[:PROBES])
+        points = pair.task_model.encode((texts * PROBES)[:PROBES])
         streams = [row_stream(0, row) for row in range(PROBES)]
-        writing = _timed(lambda: write_texts(pair, mixed, streams, bench.config)) / PROBES
+        writing = _timed(lambda: write_texts(pair, points, streams, bench.config)) / PROBES
     tuning = 0.0
     if tunes(bench.methods, bench.config):
         tuning = _tuning_step(bench, classes)
-    return Speeds(stepping, reading, writing, tuning)
+    return Speeds(stepping, reading, writing, tuning, mixing)
+
+
+def _mixing_split(bench: Bench) -> Split:
+    """A split on which a method mixes from its first step."""
+    split, _ = bench.split(0)
+    return dataclasses.replace(split, config=dataclasses.replace(split.config, downstream_steps=0))
 
 
 def _tuning_step(bench: Bench, classes: Sequence[str]) -> float:
