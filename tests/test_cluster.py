@@ -283,6 +283,34 @@ def test_what_lies_at_a_url_is_not_replaced(train_file, tmp_path, config, monkey
     assert "precious" not in (tmp_path / "mine.rejected.jsonl").read_text()
 
 
+@pytest.mark.parametrize("ending", ["?2.jsonl", "#2.jsonl"])
+def test_a_url_that_differs_only_after_a_mark_is_another_one(train_file, tmp_path, config, monkeypatch, ending):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    ours, other = f"file://{tmp_path}/mine.jsonl", tmp_path / f"mine.jsonl{ending}"
+    run_augment_job(str(train_file), ours, config())
+    other.write_text("precious")
+    with pytest.raises(InputError, match="is there already"):
+        run_augment_job(str(train_file), f"{ours}{ending}", config())
+    assert other.read_text() == "precious"
+    run_augment_job(str(train_file), ours, config())
+
+
+def test_what_is_wrong_in_a_file_at_a_url_is_said_of_the_url(train_file, tmp_path, config, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(train_file.read_text() + '{"text": "no label"}\n')
+    for text in ('{"text": 7, "label": "a"}\n', "{\n"):
+        bad.write_text(text)
+        with pytest.raises(InputError) as refused:
+            run_augment_job(bad.as_uri(), "o.jsonl", config())
+        assert str(refused.value).startswith(f"{bad.as_uri()}: ")
+    bad.write_text(train_file.read_text() + '{"text": "", "label": "x"}\n')
+    run_augment_job(bad.as_uri(), "o.jsonl", config())
+    assert f"{bad.as_uri()}: 1 row(s) left out" in caplog.text
+    assert "inversedmixup-" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

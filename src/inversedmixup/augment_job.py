@@ -95,7 +95,7 @@ class _AugmentJob(Job[Row]):
         config.check_corrects(config.correct)
         if config.include_original and any(re.fullmatch(r"aug-\d+", example.id) for example in self.examples):
             raise InputError(
-                f"{names.inputs[0]}: its rows have ids of augmented rows (aug-…), and --include-original would give "
+                f"{names.given[0]}: its rows have ids of augmented rows (aug-…), and --include-original would give "
                 f"them twice; rename the column id, or leave the option away"
             )
         if config.unlabelled is not None:

@@ -117,8 +117,16 @@ def read_examples(path: str | Path, *, text_column: str = "text", label_column: 
     return list(iter_examples(path, text_column=text_column, label_column=label_column))
 
 
-def iter_examples(path: str | Path, *, text_column: str = "text", label_column: str = "label") -> Iterator[Example]:
+def iter_examples(
+    path: str | Path, *, text_column: str = "text", label_column: str = "label", origin: str | None = None
+) -> Iterator[Example]:
     """Labelled rows of a file, one by one. Empty, overlong or unlabelled rows are left out, counted and logged.
+
+    Args:
+        path: the file.
+        text_column: column of the text.
+        label_column: column of the label.
+        origin: what the file is called where it is told of; default: its path.
 
     Raises:
         InputError: for a file, column or row that cannot be read, or if nothing is left.
@@ -130,10 +138,12 @@ def iter_examples(path: str | Path, *, text_column: str = "text", label_column: 
             label = _column(record, label_column, path, number, "--label-column")
             yield number, record.get("id"), text, label
 
-    return checked_examples(rows(), str(path))
+    return checked_examples(rows(), origin or str(path))
 
 
-def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[Example]:
+def iter_unlabelled(
+    path: str | Path, *, text_column: str = "text", origin: str | None = None
+) -> Iterator[Example]:
     """Rows of a file that are to be labelled, one by one, with empty labels; see :func:`iter_examples`.
 
     A line of a .txt file has its number, counted from 0, as its id.
@@ -145,7 +155,7 @@ def iter_unlabelled(path: str | Path, *, text_column: str = "text") -> Iterator[
             text = _column(record, column, path, number, "--text-column")
             yield number, number - 1 if lines else record.get("id"), text, None
 
-    return checked_examples(rows(), str(path), labelled=False)
+    return checked_examples(rows(), origin or str(path), labelled=False)
 
 
 def checked_examples(

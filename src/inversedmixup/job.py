@@ -136,12 +136,12 @@ class Job(Generic[New]):
         self.made = self.folder / "made.json"
         check_unchanged(self.made, names.output, names.rejected, overwrite=config.overwrite)
         # rows stay on disk: in a file of nobody's until it is known that the run folder is this run's
-        train = names.inputs[0]
-        self.examples = self._labelled(train)
+        train = names.given[0]
+        self.examples = self._labelled(names.inputs[0], train)
         if config.shots is not None:
             self.examples = self.on_disk(iter_shots(self.examples, config.shots, seed=config.data_seed))
         self.classes = check_classes(self.examples, train)
-        self.test = self._labelled(config.test) if config.test else self.on_disk(())
+        self.test = self._labelled(config.test, config.test) if config.test else self.on_disk(())
         check_known_labels(self.test, self.classes, config.test or "")
         warn_of_seen(self.test, self.examples, config.test or "")
         most, *_, least = class_counts(self.examples).values()
@@ -159,9 +159,9 @@ class Job(Generic[New]):
         """Rows in a file without a name."""
         return ExampleFile.write(self.names.output.parent, examples)
 
-    def _labelled(self, path: str) -> ExampleFile:
-        config = self.config
-        return self.on_disk(iter_examples(path, text_column=config.text_column, label_column=config.label_column))
+    def _labelled(self, path: str, origin: str) -> ExampleFile:
+        columns = {"text_column": self.config.text_column, "label_column": self.config.label_column}
+        return self.on_disk(iter_examples(path, **columns, origin=origin))
 
     def begin(self, *, unread: Sequence[Example] = (), texts: Sequence[Example] | None = None) -> None:
         """Take the run up, or begin it; for its arguments see :mod:`inversedmixup.identity`."""

@@ -56,7 +56,8 @@ class _LabelJob(Job[LabelledText]):
         super().__init__(names, config)
         policy = check_policy(config.labels, config)
         config.check_descriptions(self.classes, policy.judges)
-        self.texts = self.on_disk(iter_unlabelled(names.inputs[1], text_column=config.text_column))
+        texts = iter_unlabelled(names.inputs[1], text_column=config.text_column, origin=names.given[1])
+        self.texts = self.on_disk(texts)
         self.begin(texts=self.texts)
 
     def run(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import IO, Any
 from urllib.parse import SplitResult, urlsplit
 
 from inversedmixup.errors import InputError, local_path, one_line
-from inversedmixup.sealed import write_json
+from inversedmixup.sealed import digest, write_json
 
 
 def is_url(name: str) -> bool:
@@ -37,7 +37,7 @@ def check_local(command: str, *names: str | Path | None) -> None:
 
 @contextlib.contextmanager
 def fetched(name: str) -> Iterator[str]:
-    """A local path of a file: itself, or for a URL a copy that lasts as long as the block."""
+    """A local path of a file: itself, or for a URL a copy that lasts as long as the block, and is not spoken of."""
     if not is_url(name):
         yield name
         return
@@ -45,7 +45,10 @@ def fetched(name: str) -> Iterator[str]:
         path = Path(folder) / (local_name(name) or "file")
         with _opened(name, "rb") as source, path.open("wb") as target:
             shutil.copyfileobj(source, target)
-        yield str(path)
+        try:
+            yield str(path)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), shown(name))) from error
 
 
 def local_name(name: str) -> str:
@@ -74,7 +77,7 @@ def check_target(url: str, *, inputs: Sequence[str], record: Path, overwrite: bo
         there = system.exists(path)
     if _place(url) in map(_place, inputs):
         raise InputError(f"output {shown(url)}: would replace an input; choose another name")
-    if there and not overwrite and shown(url) not in _put_before(record):
+    if there and not overwrite and _mark(url) not in _put_before(record):
         raise InputError(
             f"output {shown(url)}: is there already, and no {record} shows that it was made here; choose another name, "
             f"move it away, or add --overwrite"
@@ -91,16 +94,21 @@ def _place(name: str) -> tuple[str, str]:
     return type(system).__name__, path
 
 
-def _put_before(record: Path) -> list[str]:
+def _put_before(record: Path) -> dict[str, str]:
     try:
-        return list(json.loads(record.read_text(encoding="utf-8")))
+        return dict(json.loads(record.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return []
+        return {}
+
+
+def _mark(url: str) -> str:
+    """What tells a URL from every other one, and tells nobody what is secret in it."""
+    return digest(_without_user(url))
 
 
 def put(path: Path, url: str, record: Path) -> None:
     """Copy a finished file to a URL; that it is ours is recorded first, as a copy that is cut off is ours, too."""
-    write_json(record, sorted({*_put_before(record), shown(url)}))
+    write_json(record, {**_put_before(record), _mark(url): shown(url)})
     with path.open("rb") as source, _opened(url, "wb") as target:
         shutil.copyfileobj(source, target)
 
@@ -125,7 +133,11 @@ def _clear_errors(url: str) -> contextlib.AbstractContextManager[None]:
 
 def shown(url: str) -> str:
     """A URL without what may be a secret: user, password, query (signatures); of chained ones likewise."""
-    return re.sub(r"(?<!/)//[^/]*@", "//", re.split(r"[?#]", url, maxsplit=1)[0])
+    return _without_user(re.split(r"[?#]", url, maxsplit=1)[0])
+
+
+def _without_user(url: str) -> str:
+    return re.sub(r"(?<!/)//[^/]*@", "//", url)
 
 
 def _split(url: str) -> SplitResult:
