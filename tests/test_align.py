@@ -19,7 +19,7 @@ from inversedmixup.stages.align import AlignConfig, run_align
 from inversedmixup.stages.lessons import Inverting, evaluate_pair
 from inversedmixup.stages.stream import ahead, chunks
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model
-from tiny import SENTENCES
+from tiny import SENTENCES, make_encoder
 
 
 @pytest.fixture
@@ -283,6 +283,15 @@ def test_a_corpus_too_small_to_train_on_is_refused(tmp_path, config):
         run_align([tmp_path / "c.txt"], tmp_path / "run", config(minutes=1.0))
 
 
+@pytest.mark.parametrize("load", [Pair.load, Pair.load_task_model])
+def test_an_encoder_of_another_size_or_with_other_layers_is_one_clear_line(corpus_file, tmp_path, config, load):
+    run_align([corpus_file], tmp_path / "run", config(sentences=16, encoder_lora=2))
+    with pytest.raises(InputError, match="encoder of size 16 does not fit the adaptor in .*, which needs 24"):
+        load(tmp_path / "run", encoder=make_encoder(tmp_path / "wide", dim=16))
+    with pytest.raises(InputError, match="LoRA weights do not fit the model at hand, DistilBertModel"):
+        load(tmp_path / "run", encoder=make_encoder(tmp_path / "layers", "distilbert"))
+
+
 def test_a_pair_survives_saving_and_refuses_another_encoder(corpus_file, tmp_path, config, tiny_encoder):
     run_align([corpus_file], tmp_path / "run", config(sentences=48, encoder_lora=2, lora=2))
     pair = Pair.load(tmp_path / "run")
@@ -296,6 +305,8 @@ def test_a_pair_survives_saving_and_refuses_another_encoder(corpus_file, tmp_pat
     moved.encoder.save(str(other), create_model_card=False)
     with pytest.raises(InputError, match=r"other.*is not the one this adaptor was trained on"):
         Pair.load(tmp_path / "run", encoder=str(other))
+    with pytest.raises(InputError, match=r"other.*is not the one this adaptor was trained on"):
+        Pair.load_task_model(tmp_path / "run", encoder=str(other))
     pair.save(tmp_path / "again", encoder=True)
     again = Pair.load(tmp_path / "again")
     assert torch.allclose(again.task_model.encode(SENTENCES[:4]), wanted, atol=1e-6)

@@ -35,7 +35,7 @@ from inversedmixup.schema import Example
 from inversedmixup.stages.downstream import scores
 from server import serving
 from test_augment_job import QUICK
-from tiny import LABELS, SENTENCES
+from tiny import LABELS, SENTENCES, make_encoder
 
 ROWS = [Example(str(at), f"text {at}", "abc"[at % 3]) for at in range(60)]
 TEST = [Example(f"t{at}", f"test {at}", "abc"[at % 3]) for at in range(9)]
@@ -143,6 +143,13 @@ def test_every_run_is_a_file_and_is_not_done_again(train_file, tmp_path, config,
     assert [record for record in more if record["split"] < 2 and record["method"] != "oversample"] == first
     with pytest.raises(InputError, match="other settings"):
         run(*arguments, config(draw="3"))
+
+
+def test_a_refused_encoder_leaves_the_folder_free(train_file, tmp_path, config):
+    arguments = str(train_file), None, str(tmp_path / "toy")
+    with pytest.raises(InputError, match="encoder of size 16 does not fit"):
+        run_benchmark(*arguments, config(encoder=make_encoder(tmp_path, dim=16)))
+    run_benchmark(*arguments, config(splits=1, methods="none"))
 
 
 def test_several_processes_find_what_one_finds(train_file, tmp_path, config):

@@ -53,9 +53,19 @@ def test_a_record_of_other_settings_or_with_a_flipped_bit_counts_as_not_done(tmp
 )
 def test_what_has_changed_since_a_run_began_is_said_in_words(tmp_path, changes, words):
     settings = {"inputs_sha256": "a", "files_sha256": {"f": "b"}, "pair": None}
-    RunFolder(tmp_path, settings)
+    RunFolder(tmp_path, settings).write("a", 1)
     with pytest.raises(InputError, match=re.escape(f"holds a run with other settings ({words})")):
         RunFolder(tmp_path, settings | changes)
+
+
+def test_a_run_that_finished_nothing_does_not_stand_in_the_way(tmp_path):
+    run = RunFolder(tmp_path, {"n": 1})
+    run.write("provenance", {"command": "c"})
+    del run
+    assert RunFolder(tmp_path, {"n": 2}).read("provenance") is None
+    RunFolder(tmp_path, {"n": 2}).part("shards").write("000000", [])
+    with pytest.raises(InputError, match="other settings"):
+        RunFolder(tmp_path, {"n": 1})
 
 
 def test_a_folder_is_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):

@@ -37,8 +37,8 @@ def save_tokenizer(folder: Path, special: dict[str, str]) -> int:
     return len(vocabulary)
 
 
-def make_encoder(folder: Path, kind: str = "bert") -> str:
-    """A two-layer sentence encoder with 24-dimensional embeddings, of a model type of transformers; its folder."""
+def make_encoder(folder: Path, kind: str = "bert", dim: int = 24) -> str:
+    """A two-layer sentence encoder with embeddings [dim], of a model type of transformers; its folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
     from transformers import AutoConfig, AutoModel
@@ -49,11 +49,11 @@ def make_encoder(folder: Path, kind: str = "bert") -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         config = AutoConfig.for_model(
-            kind, vocab_size=size, hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            kind, vocab_size=size, hidden_size=dim, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
             max_position_embeddings=64, pad_token_id=0,
         )  # fmt: skip
         AutoModel.from_config(config).save_pretrained(inside)
-    model = SentenceTransformer(modules=[Transformer(str(inside)), Pooling(24), Normalize()], device="cpu")
+    model = SentenceTransformer(modules=[Transformer(str(inside)), Pooling(dim), Normalize()], device="cpu")
     model.save(str(folder / "encoder"), create_model_card=False)
     return str(folder / "encoder")
 

@@ -39,6 +39,7 @@ IN_WORDS = {
 RUN_SUFFIX = ".run"
 SUMMARY = "summary.json"  # what came of it; of another choice something else does
 LOCK = ".lock"
+BEFORE_WORK = (LOCK, "config.json", "provenance.json")  # what a folder holds before anything is finished
 SHARDS_HELD = 32  # of rows that are read again
 
 
@@ -80,13 +81,13 @@ class RunFolder:
 
     Args:
         folder: where; made if absent.
-        settings: everything that decides what is made. A folder with other settings is refused.
+        settings: everything that decides what is made. A folder with work of other settings is refused.
         choice: everything that decides what is taken of it. With another choice the finished work is taken up again;
             only records of :attr:`chosen` are made anew.
         overwrite: throw a run with other settings away instead of refusing it.
 
     Raises:
-        InputError: if the folder holds a run with other settings, or another process is working in it.
+        InputError: if the folder holds work of other settings, or another process is working in it.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class RunFolder:
         before = _settings_in(path) if path.exists() else None
         changed = None if before is None else _difference(before, settings, but=choice)
         rechosen = "" if changed or before is None else _difference(before, {**settings, **choice})
-        if changed and not overwrite:
+        if changed and not overwrite and self._holds_work():
             raise InputError(
                 f"{folder} holds a run with other settings ({changed}); choose another output, or add --overwrite "
                 f"to replace it"
@@ -122,6 +123,10 @@ class RunFolder:
         if before is None or changed or rechosen:
             (folder / SUMMARY).unlink(missing_ok=True)
             write_json(path, {**settings, **choice, "sha256": self._chosen})
+
+    def _holds_work(self) -> bool:
+        """Whether anything was finished; a run that was refused for one of its settings leaves only what it was."""
+        return any(path.name not in BEFORE_WORK for path in self.folder.iterdir())
 
     @property
     def chosen(self) -> RunFolder:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inversedmixup.errors import InputError
+from inversedmixup.errors import InputError, first_line
 from inversedmixup.models.sources import without_commit
 
 
@@ -81,10 +81,20 @@ def copy_lora(lora: Any, folder: Path) -> None:  # noqa: ANN401
 
 
 def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
-    """Put the LoRA weights that :func:`save_lora` wrote on ``model``, in place and frozen; returns the peft model."""
+    """Put the LoRA weights that :func:`save_lora` wrote on ``model``, in place and frozen; returns the peft model.
+
+    Raises:
+        InputError: if they are not there, or are those of a model with other layers.
+    """
     from peft import PeftModel
 
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{folder}: no LoRA weights there; the pair is incomplete, copy it again")
-    with _without_peft_warnings():
-        return PeftModel.from_pretrained(model, str(folder)).eval()
+    try:
+        with _without_peft_warnings():
+            return PeftModel.from_pretrained(model, str(folder)).eval()
+    except (RuntimeError, ValueError) as error:  # layers of another size; none of these names
+        raise InputError(
+            f"{folder}: its LoRA weights do not fit the model at hand, {type(model).__name__} "
+            f"({first_line(error)}); use the model that they were trained with"
+        ) from error

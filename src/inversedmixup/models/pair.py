@@ -203,7 +203,7 @@ class Pair:
         pair = cls(task_model, adaptor, model, config)
         if encoder_lora:
             pair.encoder_lora = add_lora(task_model.transformer, encoder_lora, seed=seed)
-        config.fingerprint = pair._fingerprint().tolist()
+        config.fingerprint = _fingerprint(task_model).tolist()
         return pair
 
     def start_from(self, folder: str | Path | None) -> None:
@@ -257,11 +257,7 @@ class Pair:
             dtype=precision,
             prompt=config.prompt,
         )
-        for part, found, expected in (
-            ("encoder", task_model.dim, config.adaptor.embedding_dim), ("LLM", model.dim, config.adaptor.llm_dim),
-        ):  # fmt: skip
-            if found != expected:
-                raise InputError(f"{part} of size {found} does not fit the adaptor in {where}, which needs {expected}")
+        _check_size("LLM", model.dim, config.adaptor.llm_dim, where)
         if config.lora_rank:
             model.load_lora(where / "lora")
         adaptor = Adaptor(config.adaptor)
@@ -275,7 +271,6 @@ class Pair:
             load_weights(pair.corrector, where / "corrector.safetensors")
             if config.corrector.lora_rank:
                 model.load_correction(where / "correction_lora")
-        pair.check_fingerprint()
         if engine == "vllm":
             from inversedmixup.models.vllm import VllmDecoder
 
@@ -286,11 +281,16 @@ class Pair:
     def load_task_model(
         folder: str | Path | None = None, *, encoder: str | None = None, device: str = "cpu"
     ) -> TaskModel:
-        """The task model of a pair alone, with its head if the pair has been through stage 2."""
+        """The task model of a pair alone, with its head if the pair has been through stage 2.
+
+        Raises:
+            InputError: if a file is missing or damaged, or the encoder is not the one the adaptor was trained on.
+        """
         where, config = _open(folder)
         _check_files(where, config, task_model=True)
         own = config.encoder == OWN
         task_model = TaskModel.from_pretrained(str(where / OWN) if own else encoder or config.encoder, device=device)
+        _check_size("encoder", task_model.dim, config.adaptor.embedding_dim, where)
         if config.encoder_lora_rank and not own:
             load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
             task_model.transformer.requires_grad_()  # peft froze it, and stage 2 would train the head alone
@@ -298,6 +298,7 @@ class Pair:
             task_model.set_classes(config.classes)
             assert task_model.head is not None
             load_weights(task_model.head, where / "head.safetensors")
+        _check_fingerprint(task_model, config)
         return task_model
 
     def save(self, folder: Path, *, encoder: bool) -> None:
@@ -333,7 +334,7 @@ class Pair:
         if self.task_model.head is not None:
             save_weights(self.task_model.head, folder / "head.safetensors")
         record = dataclasses.replace(
-            self.config, classes=self.task_model.classes, fingerprint=self._fingerprint().tolist(),
+            self.config, classes=self.task_model.classes, fingerprint=_fingerprint(self.task_model).tolist(),
             encoder=OWN if encoder else self.config.encoder,
             words=None if self.word_head is None else self.word_head.config,
         )  # fmt: skip
@@ -440,31 +441,6 @@ class Pair:
         self.config = dataclasses.replace(self.config, **shapes)  # type: ignore[arg-type]
         found = read_config(folder) if (folder / "pair.json").exists() else self.config
         write_config(folder, dataclasses.replace(found, **shapes, training=self.config.training))  # type: ignore[arg-type]
-
-    def _fingerprint(self) -> Tensor:
-        return self.task_model.encode(FINGERPRINT_TEXTS)
-
-    def check_fingerprint(self) -> None:
-        """Refuse an encoder whose embeddings are not those that the adaptor was trained on (trap 1 of the design).
-
-        Raises:
-            InputError: naming the encoder that was found and the one expected.
-        """
-        found, expected = self._fingerprint(), torch.tensor(self.config.fingerprint)
-        cosine = torch.nn.functional.cosine_similarity(found, expected, dim=-1).min().item()
-        lengths = found.norm(dim=-1) / expected.norm(dim=-1)
-        if cosine >= FINGERPRINT_COSINE and (lengths - 1).abs().max() > FINGERPRINT_LENGTH:
-            raise InputError(
-                f"encoder {self.task_model.name!r} gives embeddings {lengths.mean():.2f} times as long as "
-                f"{self.config.encoder!r}, which this adaptor was trained on; use that one, modules.json included"
-            )
-        if cosine < FINGERPRINT_COSINE:
-            raise InputError(
-                f"encoder {self.task_model.name!r} is not the one this adaptor was trained on "
-                f"({self.config.encoder!r}): "
-                f"its embeddings of fixed sentences agree to cosine {cosine:.3f} only; "
-                f"use that encoder, or run `inversedmixup align` for yours"
-            )
 
     # ---- inversion -------------------------------------------------------------------------------------------
 
@@ -615,6 +591,37 @@ def _check_files(folder: Path, config: PairConfig, *, task_model: bool) -> None:
             raise InputError(f"{path}: no such file; the pair is incomplete, copy it again")
         if file_sha256(path) != expected:
             raise InputError(f"{path}: damaged (its sha256 is not the one in pair.json); copy the pair again")
+
+
+def _check_size(part: str, found: int, expected: int, where: Path) -> None:
+    if found != expected:
+        raise InputError(f"{part} of size {found} does not fit the adaptor in {where}, which needs {expected}")
+
+
+def _fingerprint(task_model: TaskModel) -> Tensor:
+    return task_model.encode(FINGERPRINT_TEXTS)
+
+
+def _check_fingerprint(task_model: TaskModel, config: PairConfig) -> None:
+    """Refuse an encoder whose embeddings are not those that the adaptor was trained on (trap 1 of the design).
+
+    Raises:
+        InputError: naming the encoder that was found and the one expected.
+    """
+    found, expected = _fingerprint(task_model), torch.tensor(config.fingerprint)
+    cosine = torch.nn.functional.cosine_similarity(found, expected, dim=-1).min().item()
+    lengths = found.norm(dim=-1) / expected.norm(dim=-1)
+    if cosine >= FINGERPRINT_COSINE and (lengths - 1).abs().max() > FINGERPRINT_LENGTH:
+        raise InputError(
+            f"encoder {task_model.name!r} gives embeddings {lengths.mean():.2f} times as long as {config.encoder!r}, "
+            f"which this adaptor was trained on; use that one, modules.json included"
+        )
+    if cosine < FINGERPRINT_COSINE:
+        raise InputError(
+            f"encoder {task_model.name!r} is not the one this adaptor was trained on ({config.encoder!r}): its "
+            f"embeddings of fixed sentences agree to cosine {cosine:.3f} only; use that encoder, or run "
+            f"`inversedmixup align` for yours"
+        )
 
 
 def save_weights(module: torch.nn.Module, path: Path, *, half: bool = False) -> None:
