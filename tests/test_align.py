@@ -286,7 +286,7 @@ def test_a_corpus_too_small_to_train_on_is_refused(tmp_path, config):
 @pytest.mark.parametrize("load", [Pair.load, Pair.load_task_model])
 def test_an_encoder_of_another_size_or_with_other_layers_is_one_clear_line(corpus_file, tmp_path, config, load):
     run_align([corpus_file], tmp_path / "run", config(sentences=16, encoder_lora=2))
-    with pytest.raises(InputError, match="encoder of size 16 does not fit the adaptor in .*, which needs 24"):
+    with pytest.raises(InputError, match=r"encoder of size 16 does not fit the adaptor in .*, which needs 24"):
         load(tmp_path / "run", encoder=make_encoder(tmp_path / "wide", dim=16))
     with pytest.raises(InputError, match="LoRA weights do not fit the model at hand, DistilBertModel"):
         load(tmp_path / "run", encoder=make_encoder(tmp_path / "layers", "distilbert"))

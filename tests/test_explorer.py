@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
 from inversedmixup.explore.curation import (
@@ -26,6 +27,8 @@ from inversedmixup.judges.panel import adjusted
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.row_file import iter_rows
 from inversedmixup.schema import Example
+from inversedmixup.stages.augment import AugmentConfig
+from test_augment_job import QUICK
 from test_cli import refused
 from test_run_report import HOSTILE, make_row
 from tiny import LABELS, SENTENCES
@@ -160,6 +163,23 @@ def test_the_export_holds_the_curated_rows(tmp_path, suffix):
     assert export(rows, decisions, path, CLASSES) == len(rows) - 1
     relabelled = dataclasses.replace(rows[1], label="b", label_probs={"a": 0.0, "b": 1.0})
     assert list(iter_rows(path)) == [relabelled, *rows[2:]]
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_what_is_exported_of_a_run_without_decisions_is_its_output(train_file, tiny_pair_folder, tmp_path, repeated):
+    output, path = tmp_path / "out.jsonl", tmp_path / "curated.jsonl"
+    own = AugmentJobConfig(**QUICK, pair=tiny_pair_folder, include_original=repeated)
+    run_augment_job(str(train_file), str(output), own)
+    explorer = open_explorer(str(output), PairOptions(tiny_pair_folder), text_column="text", label_column="label")
+    assert len(explorer.originals) == (len(SENTENCES) if repeated else 0)
+    export(explorer.rows, {}, path, explorer.classes, originals=explorer.originals)
+    assert list(iter_rows(path)) == list(iter_rows(output))
+
+
+def test_candidates_between_rows_of_a_file_are_judged_as_augment_would_by_default(train_file, tiny_pair_folder):
+    models = PairOptions(tiny_pair_folder)
+    explorer = open_explorer(str(train_file), models, text_column="text", label_column="label")
+    assert explorer.gate.accepted == AugmentConfig().accepted == "any"
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):

@@ -73,6 +73,10 @@ def test_a_vowel_sign_makes_another_word(one, other):
 def test_the_same_words_are_known_again_however_they_are_spelt():
     assert normalised("Café  fermé!") == normalised("cafe\u0301 ferme\u0301") == "café fermé"
     assert normalised("❤️ I'm OK") == normalised("I m ok")
+    assert normalised("zu\u00adrück \u200eof\u2060fice") == normalised("zurück office") == "zurück office"
+    assert normalised("می\u200cخواهم") == "میخواهم"
+    assert normalised("ไทย\u200bดี") == normalised("ไทย ดี")
+    assert normalised("é\u200bé") == "é é"
     assert normalised("日本abc日本") == normalised("日本 abc 日 本") == "日 本 abc 日 本"
     assert normalised("ไม่ดีok") == "ไ ม่ ดี ok"
 

@@ -141,9 +141,7 @@ def iter_examples(
     return checked_examples(rows(), origin or str(path))
 
 
-def iter_unlabelled(
-    path: str | Path, *, text_column: str = "text", origin: str | None = None
-) -> Iterator[Example]:
+def iter_unlabelled(path: str | Path, *, text_column: str = "text", origin: str | None = None) -> Iterator[Example]:
     """Rows of a file that are to be labelled, one by one, with empty labels; see :func:`iter_examples`.
 
     A line of a .txt file has its number, counted from 0, as its id.

@@ -11,6 +11,8 @@ import numpy as np
 # written without spaces: Thai, Lao, Tibetan, Burmese, Khmer, kana, Han; each letter counts as a word
 UNSPACED = re.compile("([\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 
+ZERO_WIDTH_SPACE = "\u200b"
+
 
 def normalised(text: str) -> str:
     """The words of a text, lower-cased, without punctuation: two texts with the same words are duplicates."""
@@ -19,10 +21,17 @@ def normalised(text: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """The same for any script; vowel signs and accents belong to their letters, which regular expressions leave out."""
+    """The same for any script; vowel signs and accents belong to their letters, which regular expressions leave out.
+
+    What is not to be seen (soft hyphens, joiners, marks of direction: category Cf) is left out; a zero-width space does
+    part words, as in Thai and Khmer.
+    """
     letters, inside, apart = list[str](), False, False
     for letter in text:
-        kind = unicodedata.category(letter)[0]
+        category = unicodedata.category(letter)
+        if category == "Cf" and letter != ZERO_WIDTH_SPACE:
+            continue
+        kind = category[0]
         if inside and kind == "M":
             letters.append(letter)
             continue

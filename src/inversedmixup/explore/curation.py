@@ -86,15 +86,18 @@ def select(
             yield row
 
 
-def export(rows: Sequence[Row], decisions: Decisions, path: str | Path, classes: Sequence[str]) -> int:
-    """Write the rows that are kept after all decisions, by the file's suffix; returns how many.
+def export(
+    rows: Sequence[Row], decisions: Decisions, path: str | Path, classes: Sequence[str], *,
+    originals: Sequence[Row] = (),
+) -> int:  # fmt: skip
+    """Write the rows that are kept after all decisions, after ``originals``, by the file's suffix; returns how many.
 
     Raises:
         InputError: for a suffix that is not .jsonl, .csv or .parquet.
     """
     written = 0
     with RowFile(check_output(path), classes) as file:
-        for original in rows:
+        for original in (*originals, *rows):
             row = curated(original, decisions, classes)
             if row.kept:
                 file.write(dataclasses.asdict(row))

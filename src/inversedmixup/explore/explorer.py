@@ -30,6 +30,7 @@ from inversedmixup.options import build
 from inversedmixup.report.evidence import Evidence, gather
 from inversedmixup.report.results import is_run, read_run
 from inversedmixup.schema import SOURCES, Example, Row
+from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.warmup import WarmupConfig, fit_task_model
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 
@@ -91,15 +92,17 @@ class Explorer:
         examples: labelled rows, for the map, the parents and the gate.
         gate: thresholds.
         rows: augmented rows of a run, kept and rejected.
+        originals: what stands above them in the run's output; it is exported with them.
         fluencies: mean token log-likelihoods of training texts; computed when first needed if not given.
         word_weight: how much the pair's word head counts beside the LLM.
     """
 
     def __init__(
         self, pair: Pair, examples: Sequence[Example], *, gate: GateConfig | None = None, rows: Sequence[Row] = (),
-        fluencies: Sequence[float] | None = None, word_weight: float = WORD_WEIGHT,
+        originals: Sequence[Row] = (), fluencies: Sequence[float] | None = None, word_weight: float = WORD_WEIGHT,
     ) -> None:  # fmt: skip
-        self.pair, self.examples, self.gate, self.rows = pair, list(examples), gate or GateConfig(), list(rows)
+        self.pair, self.examples, self.gate = pair, list(examples), gate or GateConfig()
+        self.rows, self.originals = list(rows), list(originals)
         self.evidence: Evidence = gather(self.examples, self.rows)
         self.embeddings = pair.task_model.encode([example.text for example in self.examples])
         if pair.task_model.head is None:
@@ -274,14 +277,16 @@ def open_explorer(target: str, models: PairOptions, *, text_column: str, label_c
         pair = models.load_pair(run.folder / "model")
         weight = run.settings.get("word_weight", 0.0)  # as the rows of the run were written
         return Explorer(
-            pair, run.examples, gate=gate, rows=list(run.rows()), fluencies=run.fluencies, word_weight=weight
-        )
+            pair, run.examples, gate=gate, rows=list(run.rows()), originals=list(run.originals()),
+            fluencies=run.fluencies, word_weight=weight,
+        )  # fmt: skip
     examples = read_examples(target, text_column=text_column, label_column=label_column)
     check_classes(examples, target)
     weight, pair = 0.0 if models.engine == "vllm" else WORD_WEIGHT, models.load_pair()
     if pair.task_model.classes:  # it has been fitted
         check_known_labels(examples, pair.task_model.classes, target)
-    return Explorer(pair, examples, word_weight=weight)
+    gate = GateConfig(accept_labels=AugmentConfig().accepted)  # as `augment` would judge them
+    return Explorer(pair, examples, gate=gate, word_weight=weight)
 
 
 def _checked(name: str, text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,18 @@ class RunResults:
         return list(_read(path)["value"]) if path.is_file() else None
 
     def rows(self) -> Iterator[Row]:
-        """Kept rows, then rejected ones; repeated originals (their own parents) are left out."""
+        """Kept rows, then rejected ones, without repeated originals."""
         for path in (self.output, self.rejected):
-            yield from (row for row in iter_rows(path) if row.parents != [row.id, row.id])
+            yield from (row for row in iter_rows(path) if not _is_original(row))
+
+    def originals(self) -> Iterator[Row]:
+        """Repeated originals: the head of the output, of a run with ``include_original``."""
+        return takewhile(_is_original, iter_rows(self.output))
+
+
+def _is_original(row: Row) -> bool:
+    """Whether it is its own parents."""
+    return row.parents == [row.id, row.id]
 
 
 def is_run(path: str | Path) -> bool:
