@@ -49,11 +49,10 @@ def compare(
         }
         for name, own in differences.items()
     }  # fmt: skip
-    means = [own.mean() for own in differences.values()]
     return {
-        "sets": sets, "splits": sum(map(len, differences.values())), "difference": float(np.mean(means)),
-        "interval_on_these": statistics.interval_on_sets(list(differences.values())),
-        "interval": statistics.interval_over_sets(means),
+        "sets": sets, "splits": sum(map(len, differences.values())),
+        "difference": float(np.mean([own.mean() for own in differences.values()])),
+        **statistics.intervals(list(differences.values())),
     }  # fmt: skip
 
 

@@ -194,11 +194,9 @@ def _by_set(values: Sequence[tuple[str, dict[str, Any]]], measures: Iterable[str
             if measure == "gain":
                 sets[name]["interval"] = statistics.bootstrap_interval(own)
         known = [own for own in numbers.values() if len(own)]
-        means = [float(own.mean()) for own in known]
-        over[measure] = float(np.mean(means)) if means else None
+        over[measure] = float(np.mean([own.mean() for own in known])) if known else None
         if measure == "gain":
-            over["interval_on_these"] = statistics.interval_on_sets(known)
-            over["interval"] = statistics.interval_over_sets(means)
+            over |= statistics.intervals(known)
     return {"sets": sets, "over_sets": over}
 
 

@@ -127,6 +127,19 @@ def interval_over_sets(gains: Sequence[float]) -> tuple[float, float] | None:
     return float(np.mean(gains)) - reach, float(np.mean(gains)) + reach
 
 
+def intervals(differences: Sequence[np.ndarray]) -> dict[str, tuple[float, float] | None]:
+    """Both intervals of the mean gain over sets, as summaries call them.
+
+    Args:
+        differences: the paired differences of each set, [splits].
+
+    Returns:
+        ``interval_on_these``: :func:`interval_on_sets`, and ``interval``: :func:`interval_over_sets`.
+    """
+    means = [float(each.mean()) for each in differences]
+    return {"interval_on_these": interval_on_sets(differences), "interval": interval_over_sets(means)}
+
+
 def signed_rank(gains: Sequence[float], rope: float = ROPE) -> dict[str, float] | None:
     """Probabilities that a method is worse, equal within the rope, or better on a set like these.
 

@@ -109,12 +109,13 @@ def _over_sets(cells: Mapping[Place, dict[str, Any]], tables: Mapping[str, Mappi
         differences = [one for place in cells if len(one := _differences(place, table))]
         gains = [float(one.mean()) for one in differences]
         if gains:
-            drawn = all(map(_drawn, cells))
+            both = statistics.intervals(differences)
+            if not all(map(_drawn, cells)):
+                both["interval_on_these"] = None
             found["measures"][measure] |= {
                 "difference": _round(math.fsum(gains) / len(gains)),
-                "interval_on_these": _ends(statistics.interval_on_sets(differences)) if drawn else None,
-                "interval": _ends(statistics.interval_over_sets(gains)),
-            }  # fmt: skip
+                **{name: _ends(interval) for name, interval in both.items()},
+            }
         if gains and measure == "accuracy":
             outcomes = [cell["outcome"] for cell in cells.values() if "outcome" in cell]
             found |= {word: outcomes.count(word) for word in ("helped", "hurt", "undecided")}
