@@ -214,7 +214,6 @@ def test_a_fit_makes_and_measures_a_judge_once(mixer, examples, monkeypatch):
     pickle.loads(pickle.dumps(mixer))
     mixer.augment(4, **{**options, "judge_steps": 3})
     assert len(made) == 2 * copies
-    assert len(mixer._panels) == 1
 
 
 def test_to_fit_a_fitted_pair_is_worth_a_warning(mixer, examples, tmp_path, caplog):

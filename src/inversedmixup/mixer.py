@@ -68,7 +68,7 @@ class InversedMixup:
         self.dtype, self.engine, self.seed, self.options = dtype, engine, seed, options
         self._pair: Pair | None = None
         self._examples: list[Example] = []
-        self._panels: dict[str, Panel] = {}
+        self._last_panel: tuple[str, Panel] | None = None  # the judges last asked, and the settings that they are of
 
     @classmethod
     def from_pretrained(cls, pair: str | Path | None = None, **arguments: Any) -> InversedMixup:
@@ -102,7 +102,7 @@ class InversedMixup:
             if name not in self.get_params():
                 raise InputError(f"InversedMixup has no parameter {name!r}")
             setattr(self, name, value)
-        self._pair, self._examples, self._panels = None, [], {}
+        self._pair, self._examples, self._last_panel = None, [], None
         return self
 
     # ---- the stages ------------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ class InversedMixup:
         config = build(WarmupConfig, {"seed": self.seed}, options)
         if self._examples:  # a second fit starts from the pair as it was, not from the first fit
             self._pair = None
-        self._examples, self._panels = [], {}
+        self._examples, self._last_panel = [], None
         warn_if_fitted(self.pair, self.encoder)
         cross_validated = CrossValidation(self._fresh, examples, classes, config)
         try:
@@ -186,14 +186,15 @@ class InversedMixup:
         own = {name: value for name, value in deciding(config, WORK).items() if name in of_judges}
         told = config.described(self.classes_)
         key = digest([policy.judge, policy.kind == "pool", config.seed, {**own, "descriptions": told}])
-        if key not in self._panels:  # those of other settings go: each may hold a copy of the LLM
+        if self._last_panel is None or self._last_panel[0] != key:
+            self._last_panel = None  # those of other settings go first: each may hold a copy of the LLM
             case = Case(self.models_, self._examples, self.classes_, config, config.seed, self._cross_validated)
-            self._panels = {key: make_panel(policy.judge, case, pooled=policy.kind == "pool")}
-        return self._panels[key]
+            self._last_panel = key, make_panel(policy.judge, case, pooled=policy.kind == "pool")
+        return self._last_panel[1]
 
     def __getstate__(self) -> dict[str, Any]:
         """Judges are made anew where it is unpickled."""
-        return {**self.__dict__, "_panels": {}}
+        return {**self.__dict__, "_last_panel": None}
 
     def label(self, texts: Any, **options: Any) -> Dataset:  # noqa: ANN401
         """Labels for sentences that nobody has labelled, by the judges that label new ones (pseudo-labels, Lee 2013).
