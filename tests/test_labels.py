@@ -114,6 +114,23 @@ def test_a_judge_that_is_worse_than_the_interpolated_label_is_refused_unless_for
     assert "on about 71% of the new texts" in caplog.text
 
 
+@pytest.mark.parametrize(("task", "together", "told"), [(0.82, 0.45, True), (1.0, 0.94, False), (0.4, 0.45, False)])
+def test_a_judge_whom_the_others_make_worse_is_told_of(caplog, task, together, told):
+    scores = {"task": task, "tuned": 0.2, "agreement": 1.0, "pool": together}
+    judges = {name: {"coverage": 0.2 if name == "agreement" else 1.0, "accuracy": acc} for name, acc in scores.items()}
+    found = {**record(together, None), "name": "task+tuned", "verdict": "pool", "judges": judges}
+    assert trust.describe(found) == (
+        f"judge task+tuned is right on {together:.0%} of 48 rows of yours (alone: task on {task:.0%}, tuned on 20%)"
+    )
+    trust.warn_of_better_alone(found)
+    assert ("judge task alone is right on 82 %" in caplog.text) == told
+    single = {**record(0.5, None), "judges": {"llm": judges["task"]}}
+    assert trust.describe(single) == "judge llm is right on 50% of 48 rows of yours"
+    trust.warn_of_better_alone(single)
+    trust.warn_of_better_alone({**record(None, None), "n": 0})
+    assert ("alone is right" in caplog.text) == told
+
+
 def test_a_judge_that_could_not_be_measured_is_not_trusted():
     unmeasured = {**record(None, None), "n": 0, "coverage": None}
     with pytest.raises(InputError, match=r"no row of yours was left to measure it on, so nobody knows"):

@@ -13,6 +13,8 @@ from inversedmixup.judges import Judge
 from inversedmixup.labels import likeliest
 from inversedmixup.schema import SOURCES
 
+TOGETHER = ("agreement", "pool")  # what several judges say
+
 
 class Panel:
     """The judges that a label policy asks. Where the majority counts, both of two must agree, or two of three.
@@ -46,7 +48,7 @@ class Panel:
     @property
     def answers(self) -> list[str]:
         """The names of what :meth:`hear` returns."""
-        return [judge.name for judge in self.judges] + (["agreement", "pool"] if len(self.judges) > 1 else [])
+        return [judge.name for judge in self.judges] + (list(TOGETHER) if len(self.judges) > 1 else [])
 
     def prepare(self) -> None:
         """See :class:`~inversedmixup.judges.Judge`."""

@@ -178,6 +178,7 @@ def _tried_judge(
         return None, {}
     record = recorded(run, "judge", lambda: judge_record(panel, writer.examples, writer.classes, seed=config.seed))
     logger.info("%s", trust.describe(record))
+    trust.warn_of_better_alone(record)
     pilot = {number: _shard(writer, number, run) for number in range(shards)}
     record = trust.compare(record, [row for rows in pilot.values() for row in rows], len(writer.classes))
     trust.check(record, config.labels, len(writer.classes), force=config.force_judge)

@@ -115,6 +115,7 @@ def run_pseudo_label(
     panel = panel or make_panel(str(policy.judge), case, pooled=policy.kind == "pool")
     record = recorded(run, "judge", lambda: judge_record(panel, examples, classes, seed=config.seed))
     logger.info("%s; %d texts to label", trust.describe(record), len(texts))
+    trust.warn_of_better_alone(record)
     trust.check_alone(record, config.labels, class_counts(examples), force=config.force_judge)
     labelled, seen, reasons, found = Seen(), Seen(), Counter[str](), Counter[str]()
     for rows in (examples, known):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inversedmixup.errors import InputError
+from inversedmixup.judges.panel import TOGETHER
 from inversedmixup.labels import interpolated_accuracy, parse_labels
 from inversedmixup.schema import Row
 
@@ -20,7 +21,37 @@ def describe(record: dict[str, Any]) -> str:
     if record["accuracy"] is None:
         return f"judge {record['name']} abstained on all {record['n']} rows of yours that it was asked about"
     silent = f", silent on {1 - record['coverage']:.0%}" if record["coverage"] < 1 else ""
-    return f"judge {record['name']} is right on {record['accuracy']:.0%} of {record['n']} rows of yours{silent}"
+    alone = ", ".join(f"{name} on {share:.0%}" for name, share in _alone(record).items())
+    return (
+        f"judge {record['name']} is right on {record['accuracy']:.0%} of {record['n']} rows of yours{silent}"
+        f"{alone and f' (alone: {alone})'}"
+    )
+
+
+def _alone(record: dict[str, Any]) -> dict[str, float]:
+    """How often each of several judges is right who says something about every row."""
+    said = {name: score for name, score in record.get("judges", {}).items() if name not in TOGETHER}
+    if len(said) < 2:
+        return {}
+    return {name: score["accuracy"] for name, score in said.items() if score["coverage"] == 1}
+
+
+def warn_of_better_alone(record: dict[str, Any]) -> None:
+    """Tell of a judge whom the others make worse: right more often alone, by more than two standard errors."""
+    together, rows = record["accuracy"], record["n"]
+    better = max(_alone(record).items(), key=lambda one: one[1], default=None)
+    if together is None or better is None:
+        return
+    name, alone = better
+    # of the Wilson kind, one more row right and one more wrong: all right is no certainty
+    shares = [(share * rows + 1) / (rows + 2) for share in (alone, together)]
+    error = (sum(share * (1 - share) for share in shares) / rows) ** 0.5
+    if alone - together > 2 * error:
+        logger.warning(
+            "judge %s alone is right on %.0f %% of these rows, together with the others on %.0f %%: --labels pool:%s "
+            "labels better%s", name, 100 * alone, 100 * together, name,
+            "; it teaches a task model nothing that it does not know, though" if name == "task" else "",
+        )  # fmt: skip
 
 
 def compare(record: dict[str, Any], pilot: Sequence[Row], classes: int) -> dict[str, Any]:
