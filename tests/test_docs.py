@@ -108,7 +108,7 @@ def test_links_lead_to_headings_that_are_there(page):
         assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page.name}: {where}#{anchor}"
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_two_intervals_beside_each_other_are_no_link(page):
     """``[−1, +1] [0, +2]`` is a link to something called "0, +2" to Markdown, which ends the build of the site."""
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

@@ -74,8 +74,7 @@ def copy_lora(lora: Any, folder: Path) -> None:  # noqa: ANN401
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder}: no LoRA weights there; the pair is incomplete, copy it again")
+    _check_there(folder)
     stored = load_file(folder / "adapter_model.safetensors")
     set_peft_model_state_dict(lora, {name: weight.float() for name, weight in stored.items()})
 
@@ -88,8 +87,7 @@ def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
     """
     from peft import PeftModel
 
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise InputError(f"{folder}: no LoRA weights there; the pair is incomplete, copy it again")
+    _check_there(folder)
     try:
         with _without_peft_warnings():
             return PeftModel.from_pretrained(model, str(folder)).eval()
@@ -98,3 +96,8 @@ def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
             f"{folder}: its LoRA weights do not fit the model at hand, {type(model).__name__} "
             f"({first_line(error)}); use the model that they were trained with"
         ) from error
+
+
+def _check_there(folder: Path) -> None:
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(f"{folder}: no LoRA weights there; the pair is incomplete, copy it again")
