@@ -98,7 +98,7 @@ def cell(kind: str, corpus: Path, data: Path, folder: Path, plan: Plan) -> dict[
     for seed in range(plan.seeds):
         examples = take_shots(train, 10, seed=seed)
         soft, written = write_texts(pair, examples, plan.n, seed)
-        gains.append(gained_accuracy(pair, examples, test, written.reread, soft))
+        gains.append(gained_accuracy(pair.task_model, examples, test, written.reread, soft))
     training = pair.config.training
     return {
         "kind": kind, "parameters": sum(weight.numel() for weight in pair.llm.model.parameters()),

@@ -20,6 +20,7 @@ from inversedmixup.identity import files_digest
 from inversedmixup.labelled import sample_rows
 from inversedmixup.mixing import PairSampler, parse_lambda, row_stream, soft_label
 from inversedmixup.models.pair import Pair
+from inversedmixup.models.task_model import TaskModel
 from inversedmixup.runs import RunFolder
 from inversedmixup.schema import Example
 from inversedmixup.stages.warmup import WarmedConfig
@@ -50,14 +51,14 @@ def write_texts(pair: Pair, examples: Sequence[Example], n: int, seed: int) -> t
 # ---- a linear head on the frozen encoder ---------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)  # with its pair: a study may load one after the other
-def _encoded(pair: Pair, texts: tuple[str, ...]) -> Tensor:
-    return pair.task_model.encode(texts)
+@lru_cache(maxsize=1)  # with its encoder: a study may load one after the other
+def _encoded(encoder: TaskModel, texts: tuple[str, ...]) -> Tensor:
+    return encoder.encode(texts)
 
 
-def encode(pair: Pair, rows: Sequence[Example]) -> Tensor:
+def encode(encoder: TaskModel, rows: Sequence[Example]) -> Tensor:
     """Embeddings [n, d]; those asked for last are kept."""
-    return _encoded(pair, tuple(row.text for row in rows))
+    return _encoded(encoder, tuple(row.text for row in rows))
 
 
 def sample(rows: Sequence[Example], count: int = REFERENCE_ROWS) -> list[Example]:
@@ -86,20 +87,20 @@ def head_accuracy(
 
 
 def gained_accuracy(
-    pair: Pair, examples: Sequence[Example], test: Sequence[Example], texts: Tensor, targets: np.ndarray
+    encoder: TaskModel, examples: Sequence[Example], test: Sequence[Example], texts: Tensor, targets: np.ndarray
 ) -> float:
-    """Test accuracy that texts add to a linear head on the frozen encoder.
+    """Test accuracy that texts add to a linear head on a frozen encoder.
 
     Args:
-        pair: whose encoder it is.
+        encoder: the same one for whatever is compared: on one that has learnt from these rows there is less to gain.
         examples: the labelled rows.
         test: rows to measure on.
-        texts: embeddings [n, d] of the texts.
+        texts: its embeddings [n, d] of the texts.
         targets: their class probabilities [n, classes, in alphabetical order].
     """
     classes = sorted({example.label for example in examples})
-    embeddings = pair.task_model.encode([example.text for example in examples])
-    points, answers = encode(pair, test), np.array([row.label for row in test])
+    embeddings = encoder.encode([example.text for example in examples])
+    points, answers = encode(encoder, test), np.array([row.label for row in test])
     labels = one_hot(examples, classes)
     base = head_accuracy(embeddings, labels, np.ones(len(examples)), classes, points, answers)
     accuracy = head_accuracy(

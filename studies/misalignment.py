@@ -2,7 +2,7 @@
 
 The adaptor is degraded on purpose, the same texts are asked for, and what comes of them is set against how well it
 reconstructs: the share of texts that a reference finds contradicted (manifold intrusion), their cycle similarity, and
-the accuracy that they add to a linear head on the frozen encoder, under interpolated labels and under the reference's.
+the accuracy that they add to a linear head on the encoder as it ships, under interpolated labels and the reference's.
 Ways to degrade it: noise on the embedding that it sees, a rotation of the space that it was trained in, an encoder that
 stage 2 moved without the adaptor following (and with it), and earlier pairs (``--earlier``).
 """
@@ -129,7 +129,8 @@ def cell(data: Path, n: int, name: str, shots: int, seed: int, condition: str) -
     pair = prepared(condition, examples, classes, seed)
     soft, written = write_texts(pair, examples, n, seed)
     encoder, labeller = reference(data / name / "train.jsonl")
-    true = labeller.label(encoder.encode(written.texts))
+    points = encoder.encode(written.texts)  # not by the pair's own encoder, which stage 2 may have moved
+    true = labeller.label(points)
     right = (true[:, None] == np.array(classes)).astype(float)
     scores = evaluate_pair(pair, [row.text for row in test[:PROBE]], 40, word_weight=0.0)  # as the texts are written
     intruded = [is_intruded(c, dict(zip(classes, row, strict=True))) for c, row in zip(true, soft, strict=True)]
@@ -138,7 +139,7 @@ def cell(data: Path, n: int, name: str, shots: int, seed: int, condition: str) -
         "token_f1": scores["token_f1"], "cosine": scores["cosine"],
         "cycle_similarity": float(np.mean(written.cycle_similarity)), "intrusion": float(np.mean(intruded)),
         "reference_accuracy": labeller.accuracy,
-        **{key: gained_accuracy(pair, examples, test, written.reread, targets)
+        **{key: gained_accuracy(encoder, examples, test, points, targets)
            for key, targets in (("gain", soft), ("gain_reference", right))},
     }  # fmt: skip
 

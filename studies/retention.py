@@ -64,7 +64,7 @@ def cell(
     examples = take_shots(train, shots, seed=seed)
     classes = sorted({example.label for example in examples})
     known = sample(train)
-    reference = ReferenceLabeller(encode(plain, known), [row.label for row in known])
+    reference = ReferenceLabeller(encode(plain.task_model, known), [row.label for row in known])
     held = [test[at] for at in np.random.default_rng([seed, 1]).permutation(len(test))[:n]]
     record: dict[str, Any] = {
         "set": name, "shots": shots, "seed": seed, "n": n, "candidates": candidates, "stages": {},
@@ -80,7 +80,7 @@ def cell(
         few = sample(known, OWN_ROWS)
         own = ReferenceLabeller(pair.task_model.encode([row.text for row in few]), [row.label for row in few])
         labellers = Labellers(plain, reference, own)
-        kept = reference.label(encode(plain, held))
+        kept = reference.label(encode(plain.task_model, held))
         found = record["stages"][stage] = {
             "own_reference_accuracy": own.accuracy,
             "reconstruction": _by_choice(pair, embeddings, labellers, kept, seed, candidates, texts),

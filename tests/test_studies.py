@@ -104,12 +104,12 @@ def test_a_finished_cell_is_not_made_again(tmp_path):
         common.study_run(tmp_path, {"n": 2}, [None])
 
 
-def test_a_study_of_many_pairs_holds_one(shipped):
-    rows, pair = [Example("0", "a text", "a")], Pair.load()
-    assert common.encode(pair, rows) is common.encode(pair, rows)
-    held = weakref.ref(pair)
-    del pair
-    common.encode(shipped, rows)
+def test_a_study_of_many_encoders_holds_one(shipped):
+    rows, encoder = [Example("0", "a text", "a")], Pair.load().task_model
+    assert common.encode(encoder, rows) is common.encode(encoder, rows)
+    held = weakref.ref(encoder)
+    del encoder
+    common.encode(shipped.task_model, rows)
     gc.collect()
     assert held() is None
 
@@ -134,6 +134,15 @@ def test_every_condition_is_measured(data, shipped, tiny_pair_folder, condition,
     rows = misalignment.summarise([record])
     misalignment.plot(rows, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_every_condition_gains_on_the_encoder_as_it_ships(data, shipped, monkeypatch):
+    """After stage 2 the pair's own encoder knows the labelled rows by heart, and no text adds as much to it."""
+    measured = []
+    monkeypatch.setattr(misalignment, "gained_accuracy", lambda encoder, *_: measured.append(encoder) or 0.0)
+    for condition in ("as shipped", "stage 2 not refined"):
+        misalignment.cell(data, 4, "toy", 4, 0, condition)
+    assert {id(encoder) for encoder in measured} == {id(misalignment.reference(data / "toy" / "train.jsonl")[0])}
 
 
 @pytest.fixture(params=[False, True], ids=["llm alone", "word head"])
