@@ -21,6 +21,8 @@ from inversedmixup.stages.augment import AugmentConfig, RowWriter, gated, known_
 from inversedmixup.stages.downstream import original_weights, row_targets
 from inversedmixup.stages.writer import Written
 
+ENDS = "grid:1,0"  # no mixing: each text is written at one parent or the other
+
 
 def augmented(split: Split) -> Added:
     """What ``augment`` makes of these rows under the same settings; its judge is not measured before it is used."""
@@ -88,7 +90,11 @@ METHODS = (
     Method("inversed", "what `augment` does with the same settings", added=augmented, writes=True, tunes=None),
     Method(
         "inversed-reconstruction", "λ of 0 and 1 only: originals, written again from their embeddings",
-        added=variant("same-class", "soft", "grid:1,0"), writes=True,
+        added=variant("same-class", "soft", ENDS), writes=True,
+    ),
+    Method(
+        "inversed-reconstruction-pooled", "the same, labelled by what task model and tuned LLM say together",
+        added=variant("same-class", POOL, ENDS), writes=True, tunes=1,
     ),
     Method(
         "inversed-same-class", "mixes within a class, kept where the task model agrees",
