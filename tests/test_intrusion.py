@@ -11,7 +11,7 @@ from inversedmixup.cli import main
 from inversedmixup.errors import InputError
 from inversedmixup.figures import draw_intrusion
 from inversedmixup.intrusion import LAMS, IntrusionConfig, Mixes, run_intrusion
-from inversedmixup.rates import Observer, seen
+from inversedmixup.rates import Observer, Parents, effective_size, seen
 
 SMALL = {
     "mixes": 12, "texts": 2, "candidates": 2, "max_tokens": 8, "task_steps": 2, "follow_steps": 1, "refine_steps": 1,
@@ -21,6 +21,11 @@ SMALL = {
 
 def config(pair, **changes):
     return IntrusionConfig(pair=pair, **{**SMALL, **changes})
+
+
+def apart(n):
+    """The parents of n mixes that share no row."""
+    return Parents(np.arange(2 * n).reshape(n, 2), np.tile([0, 1], (n, 1)))
 
 
 # ---- shares ------------------------------------------------------------------------------------------------------
@@ -35,7 +40,7 @@ def test_the_share_behind_an_observers_errors_is_found(share, accuracy, classes,
     expected = share * (1 - slip * inside) + (1 - share) * slip * (classes - inside)
     n = 100_000
     hits = np.arange(n) < round(expected * n)
-    found = seen(hits, np.full(n, inside), classes, Observer("x", accuracy, n))
+    found = seen(hits, np.full(n, inside), classes, Observer("x", accuracy, n), apart(n))
     assert found["corrected"] == pytest.approx(share, abs=0.002)
     assert found["corrected_low"] - 0.01 <= share <= found["corrected_high"] + 0.01
     assert found["low"] <= found["rate"] <= found["high"]
@@ -43,16 +48,42 @@ def test_the_share_behind_an_observers_errors_is_found(share, accuracy, classes,
 
 @pytest.mark.parametrize("hit", [False, True])
 def test_the_interval_of_a_corrected_share_holds_the_share(hit):
-    found = seen(np.full(32, hit), np.ones(32), 2, Observer("perfect", 1.0, 5000))
+    found = seen(np.full(32, hit), np.ones(32), 2, Observer("perfect", 1.0, 5000), apart(32))
     assert found["corrected_low"] <= found["corrected"] <= found["corrected_high"]
     assert found["corrected"] == hit
 
 
 def test_an_observer_at_chance_gives_no_corrected_share():
     hits = np.array([True, False])
-    assert seen(hits, np.ones(2), 4, Observer("x", 0.25, 9))["corrected"] is None
-    assert seen(hits, np.ones(2), 4, Observer("x", None, 0))["corrected"] is None
-    assert seen(hits[:0], np.ones(0), 4, Observer("x", 0.9, 9))["rate"] is None
+    assert seen(hits, np.ones(2), 4, Observer("x", 0.25, 9), apart(2))["corrected"] is None
+    assert seen(hits, np.ones(2), 4, Observer("x", None, 0), apart(2))["corrected"] is None
+    assert seen(hits[:0], np.ones(0), 4, Observer("x", 0.9, 9), apart(0))["rate"] is None
+
+
+def test_intervals_hold_what_other_rows_would_have_given():
+    """2,000 mixes of twenty rows: how easily a row's mixes are contradicted is its own."""
+    rng, covered, classes = np.random.default_rng(0), 0, np.repeat([0, 1], 10)
+    for _ in range(200):
+        ease = rng.normal(size=20)
+        rows = np.stack([rng.permutation(20)[:2] for _ in range(2000)])
+        rows = rows[classes[rows[:, 0]] != classes[rows[:, 1]]]
+        hits = ease[rows].sum(1) + rng.normal(size=len(rows)) > 0  # half of them, over all draws
+        found = seen(hits, np.ones(len(rows)), 2, Observer("x", None, 0), Parents(rows, classes[rows]))
+        covered += found["low"] <= 0.5 <= found["high"]
+    assert 180 <= covered <= 199  # of independent mixes they would be a fifth as wide, and hold it in some 60
+
+
+def test_mixes_of_rows_of_their_own_count_as_many_as_they_are():
+    hits = np.arange(400) < 120
+    assert effective_size(hits, apart(400)) == pytest.approx(400, rel=0.02)
+    again = Parents(*(np.repeat(part, 5, axis=0) for part in (apart(80).rows, apart(80).classes)))
+    assert effective_size(np.repeat(hits[:400:5], 5), again) == pytest.approx(80, rel=0.05)
+
+
+@pytest.mark.parametrize("hit", [False, True])
+def test_where_all_mixes_are_alike_they_count_as_many_as_their_rows(hit):
+    rows = np.array([[0, 1], [0, 2], [1, 2]] * 50)
+    assert effective_size(np.full(150, hit), Parents(rows, np.zeros_like(rows))) == 3
 
 
 # ---- definitions -------------------------------------------------------------------------------------------------
@@ -67,8 +98,10 @@ def test_an_observer_at_chance_gives_no_corrected_share():
     ],
 )
 def test_contradicted_and_foreign(lam, kind, hits, inside):
-    parents = np.array([[0, 1], [0, 1], [0, 1], [2, 2]])
-    mixes = Mixes("text", "any", "linear", lam, parents, {"x": np.array([0, 1, 2, 2])})
+    classes = np.array([[0, 1], [0, 1], [0, 1], [2, 2]])
+    mixes = Mixes(
+        "text", "any", "linear", lam, Parents(np.arange(8).reshape(4, 2), classes), {"x": np.array([0, 1, 2, 2])}
+    )
     found, allowed = mixes.outside("x", kind)
     assert found.tolist() == hits
     assert allowed.tolist() == inside

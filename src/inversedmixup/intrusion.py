@@ -35,7 +35,7 @@ from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
-from inversedmixup.rates import Observer, seen
+from inversedmixup.rates import Observer, Parents, seen
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
@@ -86,7 +86,7 @@ class Mixes:
         pairs: the pair policy.
         interpolation: how they were mixed.
         lam: λ, the weight of the first parent, at least ½.
-        parents: class numbers of the parents, [n, 2].
+        parents: the rows that they lie between.
         said: class numbers [n] by observer; −1 where it abstained.
     """
 
@@ -94,15 +94,16 @@ class Mixes:
     pairs: str
     interpolation: str
     lam: float
-    parents: np.ndarray
+    parents: Parents
     said: Mapping[str, np.ndarray]
 
     def outside(self, observer: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Whether each mix is ``contradicted`` or ``foreign`` to an observer, [n], and how many classes were not."""
         both = kind == "foreign" or self.lam == 0.5
-        inside = self.parents if both else self.parents[:, :1]
+        classes = self.parents.classes
+        inside = classes if both else classes[:, :1]
         hits = (self.said[observer][:, None] != inside).all(axis=1)
-        different = self.parents[:, 0] != self.parents[:, 1]
+        different = classes[:, 0] != classes[:, 1]
         return hits, np.where(different & both, 2, 1)
 
 
@@ -240,11 +241,11 @@ class _Study:
     def embeddings(self, samplers: Mapping[str, PairSampler]) -> Iterator[Mixes]:
         """Mixed embeddings, with what the task model sees in them beside the others."""
         for policy, how, lam, draws in self._cells(samplers, self.config.mixes):
-            first, second = self._parents(draws)
+            first, second = self._points(draws)
             mixed = interpolate(first, second, torch.full((len(draws),), lam), how)
             said = self._look(mixed, draws)
             said["task"] = self.pair.task_model.predict_proba(mixed).argmax(axis=1)
-            yield Mixes("embedding", policy, how, lam, self._classes_of(draws), said)
+            yield Mixes("embedding", policy, how, lam, self._parents_of(draws), said)
 
     def texts(self, samplers: Mapping[str, PairSampler]) -> Iterator[Mixes]:
         """Decoded texts, re-read."""
@@ -255,14 +256,14 @@ class _Study:
                 reread = self.pair.task_model.encode(texts)
                 heard = {name: _named(probs) for name, probs in self.panel.hear(texts, reread).items()}
                 said = {**self._look(reread, draws), **heard}
-                yield Mixes("text", policy, how, lam, self._classes_of(draws), said)
+                yield Mixes("text", policy, how, lam, self._parents_of(draws), said)
                 advance(1)
 
     def _written(self, policy: str, how: str, lam: float, draws: Sequence[Draw]) -> list[str]:
         name = f"texts/{policy}-{how}-{lam}"
         texts = self.run.read(name)
         if texts is None:
-            first, second = self._parents(draws)
+            first, second = self._points(draws)
             # the same stream for every interpolation of a pair: they differ by the point, not by luck
             streams = [row_stream(self.config.seed, draw.row) for draw in draws]
             config = dataclasses.replace(self.config, interpolation=how)
@@ -270,12 +271,12 @@ class _Study:
             self.run.write(name, texts)
         return list(texts)
 
-    def _parents(self, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+    def _points(self, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
         return self.rows[[draw.first for draw in draws]], self.rows[[draw.second for draw in draws]]
 
-    def _classes_of(self, draws: Sequence[Draw]) -> np.ndarray:
-        classes: np.ndarray = self.row_classes[np.array([[draw.first, draw.second] for draw in draws])]
-        return classes
+    def _parents_of(self, draws: Sequence[Draw]) -> Parents:
+        rows = np.array([[draw.first, draw.second] for draw in draws])
+        return Parents(rows, self.row_classes[rows])
 
     # ---- the report ------------------------------------------------------------------------------------------------
 
@@ -297,12 +298,16 @@ class _Study:
         for name in mixes[0].said:
             answered = [mix.said[name] >= 0 for mix in mixes]
             record = {**about, "observer": name}
+            keep = np.concatenate(answered)
+            parents = Parents(
+                *(np.concatenate([getattr(mix.parents, part) for mix in mixes])[keep] for part in ("rows", "classes"))
+            )
             for kind in KINDS:
                 hits, inside = zip(*(mix.outside(name, kind) for mix in mixes), strict=True)
-                keep = np.concatenate(answered)
                 record[kind] = seen(
-                    np.concatenate(hits)[keep], np.concatenate(inside)[keep], len(self.classes), observers[name]
-                )
+                    np.concatenate(hits)[keep], np.concatenate(inside)[keep], len(self.classes), observers[name],
+                    parents,
+                )  # fmt: skip
             yield record
 
     def _class_pairs(self, mixes: Sequence[Mixes]) -> Iterator[tuple[dict[str, Any], list[Mixes]]]:
@@ -315,7 +320,7 @@ class _Study:
             ]  # fmt: skip
             if not chosen:
                 continue
-            there = {tuple(sorted(pair)) for mix in chosen for pair in mix.parents.tolist()}
+            there = {tuple(sorted(pair)) for mix in chosen for pair in mix.parents.classes.tolist()}
             for first, second in sorted(there):
                 names = [self.classes[first], self.classes[second]]
                 yield {"space": space, "classes": names}, [_between(mix, first, second) for mix in chosen]
@@ -334,10 +339,9 @@ def _cells(mixes: Sequence[Mixes]) -> Iterator[tuple[dict[str, Any], list[Mixes]
 
 def _between(mix: Mixes, first: int, second: int) -> Mixes:
     """The mixes between two classes, in either order."""
-    rows = (np.sort(mix.parents, axis=1) == (first, second)).all(axis=1)
-    return dataclasses.replace(
-        mix, parents=mix.parents[rows], said={name: said[rows] for name, said in mix.said.items()}
-    )
+    rows = (np.sort(mix.parents.classes, axis=1) == (first, second)).all(axis=1)
+    parents = Parents(mix.parents.rows[rows], mix.parents.classes[rows])
+    return dataclasses.replace(mix, parents=parents, said={name: said[rows] for name, said in mix.said.items()})
 
 
 def _named(probs: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Shares measured by somebody who errs: the share seen, its interval, and the share behind the errors."""
+"""Shares measured by somebody who errs, on mixes that share rows: what is seen, and what is behind the errors."""
 
 from __future__ import annotations
 
@@ -25,26 +25,41 @@ class Observer:
     n: int
 
 
-def seen(hits: np.ndarray, allowed: np.ndarray, classes: int, observer: Observer) -> dict[str, float | int | None]:
+@dataclasses.dataclass(frozen=True)
+class Parents:
+    """The rows that n mixes lie between.
+
+    Attributes:
+        rows: their numbers, [n, 2].
+        classes: their class numbers, [n, 2].
+    """
+
+    rows: np.ndarray
+    classes: np.ndarray
+
+
+def seen(
+    hits: np.ndarray, allowed: np.ndarray, classes: int, observer: Observer, parents: Parents
+) -> dict[str, float | int | None]:
     """How often an observer names a class outside of what is allowed, and how often that is so.
 
-    The interval of the share seen is Wilson's (1927). The observer's own errors, taken to fall evenly on the other
-    classes, raise alarms that are false and miss some that are true; ``corrected`` is the share without them (Rogan &
-    Gladen, 1978), and its interval takes both samples into account: 95 % of draws from the Jeffreys posteriors of the
-    share seen and of the accuracy.
+    Intervals say what would come out, had other rows of the same classes been mixed: of few rows thousands of mixes
+    can be made, and say little more than the rows do (:func:`effective_size`). That of the share seen is Wilson's
+    (1927). The observer's own errors, taken to fall evenly on the other classes, raise alarms that are false and miss
+    some that are true; ``corrected`` is the share without them (Rogan & Gladen, 1978), and its interval takes both
+    samples into account: 95 % of draws from the Jeffreys posteriors of the share seen and of the accuracy.
 
     Args:
         hits: whether it named a class outside, [n].
         allowed: how many classes lay inside, [n].
         classes: how many there are.
         observer: who looked.
+        parents: the rows that were mixed.
 
     Returns:
         ``n``, ``rate``, ``low``, ``high``, ``corrected``, ``corrected_low``, ``corrected_high``; the last three are
         ``None`` where the observer's accuracy is unknown or no better than chance.
     """
-    from scipy.stats import binomtest
-
     n, count = len(hits), int(hits.sum())
     found: dict[str, float | int | None] = dict.fromkeys(
         ("rate", "low", "high", "corrected", "corrected_low", "corrected_high")
@@ -52,16 +67,15 @@ def seen(hits: np.ndarray, allowed: np.ndarray, classes: int, observer: Observer
     found["n"] = n
     if not n:
         return found
-    interval = binomtest(count, n).proportion_ci(LEVEL, method="wilson")
-    found |= {"rate": _round(count / n), "low": _round(interval.low), "high": _round(interval.high)}
+    rate, size = count / n, effective_size(hits, parents)
+    low, high = _wilson(rate, size)
+    found |= {"rate": _round(rate), "low": _round(low), "high": _round(high)}
     if observer.accuracy is None or observer.accuracy * classes <= 1:
         return found
     inside = float(allowed.mean())
-    found["corrected"] = _round(
-        float(_without_errors(np.array(count / n), np.array(observer.accuracy), inside, classes))
-    )
+    found["corrected"] = _round(float(_without_errors(np.array(rate), np.array(observer.accuracy), inside, classes)))
     rng = np.random.default_rng([count, n])
-    share = rng.beta(count + 0.5, n - count + 0.5, DRAWS)
+    share = rng.beta(rate * size + 0.5, (1 - rate) * size + 0.5, DRAWS)
     right = observer.accuracy * observer.n
     accuracy = rng.beta(right + 0.5, observer.n - right + 0.5, DRAWS)
     drawn = _without_errors(share, accuracy, inside, classes)
@@ -69,6 +83,48 @@ def seen(hits: np.ndarray, allowed: np.ndarray, classes: int, observer: Observer
     # where nothing was seen, or nothing else, equal tails would leave out what was seen (Brown, Cai & DasGupta 2001)
     low, high = (0.0 if not count else low), (1.0 if count == n else high)
     return {**found, "corrected_low": _round(low), "corrected_high": _round(high)}
+
+
+def effective_size(hits: np.ndarray, parents: Parents) -> float:
+    """How many mixes of rows of their own would tell the share of hits [n] as well as these n, which share rows.
+
+    The variance of a share is that of pairs of which any two may have a row in common (Fafchamps & Gubert 2007, "The
+    formation of risk sharing networks", equation 2.6), with each class's rows as a stratum; the size is that at which
+    independent ones have the same, for a t quantile of as many degrees of freedom as rows less classes (Korn &
+    Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts"). Where all are
+    hits, or none is, nothing tells how alike those of a row are: as many as there are rows.
+    """
+    from scipy import stats
+
+    n, share = len(hits), float(hits.mean())
+    rows, at = np.unique(parents.rows, return_inverse=True)
+    at = at.reshape(-1, 2)
+    if share in (0, 1):
+        return float(min(n, len(rows)))
+    residual = hits - share
+    sums = np.bincount(at[:, 0], residual, len(rows)) + np.bincount(at[:, 1], residual, len(rows))
+    stratum = np.empty(len(rows), dtype=np.int64)
+    stratum[at] = parents.classes
+    between = 0.0
+    for name in np.unique(stratum):
+        own = sums[stratum == name]
+        between += len(own) * float(own.var(ddof=1)) if len(own) > 1 else float(own[0]) ** 2
+    _, pair = np.unique(np.sort(at, axis=1), axis=0, return_inverse=True)
+    within = np.bincount(pair.reshape(-1), residual)  # both of its rows have counted it
+    variance = max(share * (1 - share) / n, (between - float(within @ within)) / n**2)
+    freedom = max(1, len(rows) - len(np.unique(stratum)))
+    wider = stats.t.ppf((1 + LEVEL) / 2, freedom) / stats.norm.ppf((1 + LEVEL) / 2)
+    return float(share * (1 - share) / variance / wider**2)
+
+
+def _wilson(share: float, size: float) -> tuple[float, float]:
+    """Wilson's interval of a share of so many."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    middle = (share + z**2 / (2 * size)) / (1 + z**2 / size)
+    reach = z / (1 + z**2 / size) * (share * (1 - share) / size + z**2 / (4 * size**2)) ** 0.5
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def _without_errors(share: np.ndarray, accuracy: np.ndarray, inside: float, classes: int) -> np.ndarray:
