@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from inversedmixup.benchmark.statistics import bootstrap_interval
+from inversedmixup.benchmark.statistics import interval_on_splits
 from inversedmixup.control import lam_control
 from inversedmixup.data import iter_texts, read_examples
 from inversedmixup.errors import InputError, write_whole
@@ -116,7 +116,7 @@ def table(records: Sequence[dict[str, Any]]) -> Table:
         shown.add_row(
             record["kind"], f"{record['parameters'] / 1e6:.1f} M", f"{record['sentences']:,}", f"{found['loss']:.2f}",
             f"{found['token_f1']:.3f}", f"{found['bleu']:.1f}", f"{found['exact']:.3f}", f"{found['cosine']:.3f}",
-            f"{record['control']['spearman']:.2f}", f"{gains.mean():+.3f}", interval_words(bootstrap_interval(gains)),
+            f"{record['control']['spearman']:.2f}", f"{gains.mean():+.3f}", interval_words(interval_on_splits(gains)),
         )  # fmt: skip
     return shown
 

@@ -45,7 +45,7 @@ def compare(
     sets = {
         name: {
             "splits": len(own), "difference": float(own.mean()),
-            "interval": statistics.bootstrap_interval(own), "p_holm": adjusted[name],
+            "interval": statistics.interval_on_splits(own), "p_holm": adjusted[name],
         }
         for name, own in differences.items()
     }  # fmt: skip

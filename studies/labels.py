@@ -192,7 +192,7 @@ def _by_set(values: Sequence[tuple[str, dict[str, Any]]], measures: Iterable[str
         for name, own in numbers.items():
             sets[name][measure] = float(own.mean()) if len(own) else None
             if measure == "gain":
-                sets[name]["interval"] = statistics.bootstrap_interval(own)
+                sets[name]["interval"] = statistics.interval_on_splits(own)
         known = [own for own in numbers.values() if len(own)]
         over[measure] = float(np.mean([own.mean() for own in known])) if known else None
         if measure == "gain":

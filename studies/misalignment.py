@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.benchmark.statistics import bootstrap_interval
+from inversedmixup.benchmark.statistics import interval_on_splits
 from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, write_whole
 from inversedmixup.labelled import take_shots
@@ -154,7 +154,7 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             values = np.array([record[key] for record in cells])
             row[key] = float(values.mean())
             if key.startswith("gain"):
-                row[f"{key}_interval"] = bootstrap_interval(values)
+                row[f"{key}_interval"] = interval_on_splits(values)
         rows.append(row)
     return rows
 

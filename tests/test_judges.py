@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from inversedmixup.judges import (
 from inversedmixup.judges import prompt as prompts
 from inversedmixup.judges.incontext import InContextJudge
 from inversedmixup.judges.llm import LLMJudge
-from inversedmixup.judges.panel import adjusted, majority, pool
+from inversedmixup.judges.panel import Panel, adjusted, majority, pool
 from inversedmixup.judges.probe import ProbeJudge
 from inversedmixup.judges.prompt import CONTENT_FREE, Prompt, branches
 from inversedmixup.judges.task import TaskJudge
@@ -595,6 +596,26 @@ def test_judges_are_evened_on_new_texts_and_not_on_rows_as_they_come(tiny_pair, 
     assert np.allclose(heard["pool"], pool([heard["probe"], heard["llm"]]))
     rows = panel.unseen[:2].tolist()
     assert np.array_equal(panel.held_out(rows)["probe"], plain.held_out(rows)["probe"])
+
+
+@given(st.integers(1, 4), st.integers(2, 5), st.integers(0, 10**6))
+def test_a_measured_pool_expects_the_classes_as_often_as_they_are_there_once(n, classes, seed):
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.ones(classes) * 5) + 0.05
+    shares /= shares.sum()
+    first, second = (rng.dirichlet(np.ones(classes) * 5, size=n) + 0.02 for _ in range(2))
+
+    def posterior(likelihoods):
+        return likelihoods * shares / (likelihoods * shares).sum(1, keepdims=True)
+
+    said = posterior(first), posterior(second)
+    judges = [
+        SimpleNamespace(name="a", expects=shares, held_out=lambda _: said[0]),
+        SimpleNamespace(name="b", expects=shares, held_out=lambda _: said[1]),
+    ]
+    heard = Panel(judges, shares, pooled=True).held_out(range(n))
+    assert np.allclose(heard["pool"], posterior(first * second))
+    assert np.allclose(heard["a"], said[0])
 
 
 @pytest.mark.parametrize("name", ["tuned", "incontext", "probe"])

@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -112,6 +113,21 @@ def test_a_judge_that_is_worse_than_the_interpolated_label_is_refused_unless_for
         trust.check(bad, "hard:llm", 6, force=True)
         trust.check(bad, "drop:llm", 6, force=False)  # its labels are not used
     assert "on about 71% of the new texts" in caplog.text
+
+
+@pytest.mark.parametrize(("right", "classes"), [(0.6, 2), (0.75, 2), (0.6, 6), (0.8, 6)])
+def test_a_judge_as_good_as_the_interpolated_label_is_refused_one_time_in_six(right, classes):
+    rng, refused = np.random.default_rng(0), 0
+    agreeing = right * right + (1 - right) ** 2 / (classes - 1)
+    for _ in range(2000):
+        accuracy, agreement = rng.binomial(48, right) / 48, rng.binomial(64, agreeing) / 64
+        share = interpolated_accuracy(agreement, accuracy, classes)
+        found = {**record(accuracy, share), "agreement": agreement}
+        try:
+            trust.check(found, "hard:llm", classes, force=False)
+        except InputError:
+            refused += share is not None  # not those who were seen at chance
+    assert 0.1 < refused / 2000 < 0.2
 
 
 @pytest.mark.parametrize(("task", "together", "told"), [(0.82, 0.45, True), (1.0, 0.94, False), (0.4, 0.45, False)])

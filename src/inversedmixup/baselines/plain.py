@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from inversedmixup.baselines import BASELINE, Added, Method, Split
+from inversedmixup.models.task_model import TaskModel
 from inversedmixup.schema import Example
 from inversedmixup.stages.downstream import one_hot, original_weights
 
@@ -47,9 +50,23 @@ def described(split: Split) -> Added:
     return Added([row.text for row in rows], one_hot(rows, split.classes), weight=1.0)
 
 
+def unmixed(
+    model: TaskModel, texts: Sequence[str], known: Tensor | None, targets: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """A :class:`~inversedmixup.models.task_model.Mixer` that leaves batches as they are.
+
+    What the methods that mix inside the batches are to be compared with where only the head learns: theirs takes steps,
+    and the baseline's is solved.
+    """
+    return (model(texts) if known is None else known), targets
+
+
 METHODS = (
     Method("none", "the originals alone, for as many epochs as with augmentation", short=True),
     Method(BASELINE, "the originals alone, for as many steps as with augmentation"),
+    Method(
+        "stepped", "the same, batch by batch even where only the head learns, as mixers are", mixer=lambda _: unmixed
+    ),
     Method("duplicate", "copies of the originals in place of augmented rows", added=duplicated),
     Method("class-weights", "the originals, rarer classes weighted up", added=class_weighted),
     Method("oversample", "rarer classes repeated up to the largest (random oversampling)", added=oversampled),

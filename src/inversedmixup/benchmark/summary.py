@@ -68,7 +68,7 @@ def _cell(place: Place, tables: Mapping[str, Mapping[Place, Scores]]) -> dict[st
             drawn = _drawn(place)
             found |= {
                 "difference": _round(differences.mean()),
-                "interval": _ends(statistics.bootstrap_interval(differences)) if drawn else None,
+                "interval": _ends(statistics.interval_on_splits(differences)) if drawn else None,
             }  # fmt: skip
             if measure == "accuracy":
                 cell["paired_splits"] = len(differences)

@@ -70,7 +70,14 @@ class Panel:
     def _together(self, answers: Sequence[np.ndarray], wanted: np.ndarray | None) -> dict[str, np.ndarray]:
         each = [adjusted(said, judge.expects, wanted) for judge, said in zip(self.judges, answers, strict=True)]
         said = {judge.name: own for judge, own in zip(self.judges, each, strict=True)}
-        return {**said, "agreement": majority(each), "pool": pool(each)} if len(each) > 1 else dict(said)
+        if len(each) == 1:
+            return said
+        # a product of what they expect would count the classes' shares once for each of them
+        evened = [adjusted(said, judge.expects) for judge, said in zip(self.judges, answers, strict=True)]
+        together = pool(evened)
+        if wanted is not None:
+            together = adjusted(together, np.full(len(wanted), 1 / len(wanted)), wanted)
+        return {**said, "agreement": majority(each), "pool": together}
 
 
 def adjusted(probs: np.ndarray, expected: np.ndarray | None, wanted: np.ndarray | None = None) -> np.ndarray:

@@ -87,8 +87,8 @@ def check(record: dict[str, Any], labels: str, classes: int, *, force: bool) -> 
     """
     if not parse_labels(labels).trusts_judge:
         return
-    share = record["interpolated_accuracy"]
-    if share is not None and share - record["accuracy"] <= _error(record, classes):
+    share, accuracy = record["interpolated_accuracy"], record["accuracy"]
+    if share is not None and (share <= accuracy or share - accuracy <= _error(record, classes)):
         return
     if record["accuracy"] is None or record["agreement"] is None:
         rival = "so nobody knows whether it is to be trusted"
@@ -137,10 +137,13 @@ def _refuse(message: str, force: bool) -> None:
 
 
 def _error(record: dict[str, Any], classes: int) -> float:
-    """Standard error of the difference between the two accuracies of a record."""
-    accuracy, agreement = record["accuracy"], record["agreement"]
-    answered = max(1.0, record["n"] * record["coverage"])
-    slope = accuracy - (1 - accuracy) / (classes - 1)
-    of_judge = accuracy * (1 - accuracy) / answered
+    """Standard error of the difference between the two accuracies of a record, were they the same in truth.
+
+    The rival's is seen through the judge (the delta method): were he right more often than measured, it would be found
+    as much lower, so that his error counts twice.
+    """
+    both = (record["accuracy"] + record["interpolated_accuracy"]) / 2
+    agreement, slope = record["agreement"], both - (1 - both) / (classes - 1)
+    of_judge = 4 * both * (1 - both) / max(1.0, record["n"] * record["coverage"])
     of_rival = agreement * (1 - agreement) / max(1, record["judged"]) / slope**2
     return float((of_judge + of_rival) ** 0.5)
