@@ -405,7 +405,7 @@ def test_processes_are_timed_with_the_threads_that_each_will_have(train_file, tm
 
     def measured(_):
         seen.append(torch.get_num_threads())
-        return estimate.Speeds(1.0, 0.0, 0.0, 0.0)
+        return estimate.Speeds(1.0, 0.0, 0.0, 0.0, 0.0)
 
     monkeypatch.setattr(estimate, "measured_speeds", measured)
     monkeypatch.setattr(estimate.os, "cpu_count", lambda: 6)
@@ -423,7 +423,7 @@ def test_what_a_method_reads_by_itself_is_in_the_estimate(train_file, tmp_path, 
     speeds = estimate.measured_speeds(bench)
     assert set(speeds.mixed) == {"tmix", "ssmix", "word-mixup"}
     mixed = {"tmix": 1e3, "ssmix": 1e4, "word-mixup": 1e5}
-    monkeypatch.setattr(estimate, "measured_speeds", lambda _: estimate.Speeds(1e-6, 1.0, 0.0, 0.0, mixed))
+    monkeypatch.setattr(estimate, "measured_speeds", lambda _: estimate.Speeds(1e-6, 1.0, 0.0, 0.0, 0.0, mixed))
 
     def added_by(name):
         both, one = (estimated_seconds(bench, [[by_name[name]] * times]) for times in (2, 1))
@@ -437,6 +437,18 @@ def test_what_a_method_reads_by_itself_is_in_the_estimate(train_file, tmp_path, 
         rows = len(by_name[name].added(split).texts)
         assert rows > bench.config.n
         assert added_by(name) == (rows if encoder == "head" else measured_on)
+
+
+def test_what_a_tuned_judge_reads_is_in_the_estimate(train_file, tmp_path, config, monkeypatch):
+    methods = "inversed-soft,inversed-cross-pooled,inversed-cross-incontext,tuned-llm"
+    bench = Bench(str(train_file), None, str(tmp_path / "toy"), config(methods=methods, n=10, train_encoder="head"))
+    assert estimate.measured_speeds(bench).heard > 0
+    monkeypatch.setattr(estimate, "measured_speeds", lambda _: estimate.Speeds(0.0, 0.0, 0.0, 0.0, 1.0))
+    read = {method.name: estimated_seconds(bench, [[method]]) for method in bench.methods}
+    assert read == pytest.approx(
+        {BASELINE: 0, "inversed-soft": 0, "inversed-cross-pooled": 13, "inversed-cross-incontext": 26,
+         "tuned-llm": len(bench.rows) / 5}
+    )  # fmt: skip
 
 
 def test_another_data_seed_draws_other_folds():

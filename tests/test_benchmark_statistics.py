@@ -49,6 +49,19 @@ def summary(records):
 # --- the numbers
 
 
+def test_tables_say_how_many_rows_a_method_added(tmp_path):
+    runs = [record(split=split, method=name) for split in range(2) for name in ("equal-steps", "eda")]
+    runs += [record(split=split, method="good", added=added) for split, added in enumerate((100, 1900))]
+    del runs[1]["added"]  # an early run did not say
+    del runs[3]["added"]
+    write_report(runs, tmp_path)
+    lines = (tmp_path / "tables.md").read_text(encoding="utf-8").splitlines()
+    table = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    at = next(at for at, cells in enumerate(table) if cells[0] == "mean over sets")
+    last = {cells[0]: cells[-1] for cells in table[at:]}
+    assert last == {"mean over sets": "rows added", "equal-steps": "0", "eda": "–", "good": "1,000"}
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=8))
 def test_the_wilcoxon_test_is_exact_with_ties_and_zeros(rows):

@@ -41,6 +41,7 @@ class Speeds:
         read: for a text that is read.
         written: for a row that the LLM writes.
         tuned: for a training step of judge ``tuned``.
+        heard: for a text that judge ``tuned`` reads.
         mixed: for a training step with the mixer of a method, by the method's name.
     """
 
@@ -48,6 +49,7 @@ class Speeds:
     read: float
     written: float
     tuned: float
+    heard: float
     mixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -88,7 +90,8 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
     read = len(methods) * measured if learning else len(bench.test) + sum(_new_texts(bench, m) for m in methods)
     written = writers * config.n * TRIED * speeds.written
     tuned = tuning * tuning_steps(bench.train_rows, config) * speeds.tuned
-    return fits + warming + read * speeds.read + written + tuned
+    heard = sum(_heard_texts(bench, method, measured) for method in methods) * speeds.heard
+    return fits + warming + read * speeds.read + written + tuned + heard
 
 
 def _new_texts(bench: Bench, method: Method) -> int:
@@ -96,6 +99,12 @@ def _new_texts(bench: Bench, method: Method) -> int:
     if method.texts is not None:
         return method.texts(bench.train_rows, bench.config)
     return bench.config.n if method.writes else 0
+
+
+def _heard_texts(bench: Bench, method: Method, measured: float) -> float:
+    """Texts of a split that tuned judges read for this method, about, once for each of them."""
+    asked = sum(name in TUNED for name in method.asked(bench.config.labels))
+    return asked * (measured if method.classify else _new_texts(bench, method) * (TRIED if method.writes else 1))
 
 
 def tunes(methods: Sequence[Method], config: BenchmarkConfig) -> int:
@@ -131,10 +140,10 @@ def measured_speeds(bench: Bench) -> Speeds:
         points = pair.task_model.encode((texts * PROBES)[:PROBES])
         streams = [row_stream(0, row) for row in range(PROBES)]
         writing = _timed(lambda: write_texts(pair, points, streams, bench.config)) / PROBES
-    tuning = 0.0
+    tuning = hearing = 0.0
     if tunes(bench.methods, bench.config):
-        tuning = _tuning_step(bench, classes)
-    return Speeds(stepping, reading, writing, tuning, mixing)
+        tuning, hearing = _tuning(bench, classes)
+    return Speeds(stepping, reading, writing, tuning, hearing, mixing)
 
 
 def _mixing_split(bench: Bench) -> Split:
@@ -143,18 +152,23 @@ def _mixing_split(bench: Bench) -> Split:
     return dataclasses.replace(split, config=dataclasses.replace(split.config, downstream_steps=0))
 
 
-def _tuning_step(bench: Bench, classes: Sequence[str]) -> float:
-    """Seconds of one step of judge ``tuned``; what its making costs besides is taken off."""
+def _tuning(bench: Bench, classes: Sequence[str]) -> tuple[float, float]:
+    """Seconds of one step of judge ``tuned``, what its making costs besides taken off, and of a text that it reads."""
     rows, pair = bench.rows[:BATCH], bench.config.load_pair()
 
+    def made(steps: int) -> TunedJudge:
+        judge = TunedJudge(Case(pair, rows, classes, dataclasses.replace(bench.config, judge_steps=steps), seed=0))
+        judge.prepare()
+        return judge
+
     def seconds(steps: int) -> float:
-        config = dataclasses.replace(bench.config, judge_steps=steps)
         started = time.monotonic()
-        TunedJudge(Case(pair, rows, classes, config, seed=0)).prepare()
+        made(steps)
         return time.monotonic() - started
 
-    seconds(1)  # the first call of each kind is not counted
-    return max(0.0, seconds(1 + PROBE_STEPS) - seconds(1)) / PROBE_STEPS
+    judge, texts = made(1), [row.text for row in rows]  # the first call of each kind is not counted
+    step = max(0.0, seconds(1 + PROBE_STEPS) - seconds(1)) / PROBE_STEPS
+    return step, _timed(lambda: judge.probabilities(texts, torch.empty(len(texts), 0))) / len(texts)
 
 
 def _timed(work: Callable[[], object]) -> float:

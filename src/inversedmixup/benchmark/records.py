@@ -18,6 +18,7 @@ from inversedmixup.errors import InputError
 BASELINE = "equal-steps"
 MEASURES = ("accuracy", "macro_f1", "ece", "nll")  # the first decides; of the last two less is better
 RARE = "rare_recall"  # mean recall of the rarer half of the classes, in records of long tails
+ADDED = "added"  # rows that the method added to a split's own
 PLACE = ("set", "shots", "protocol", "method")
 
 Record = Mapping[str, Any]
@@ -43,9 +44,9 @@ def check_records(records: Iterable[Record]) -> None:
             raise InputError(f"a run record has no {missing[0]!r}; it has {', '.join(sorted(record)) or 'nothing'}")
         run = run_of(record)
         where = f"run record {' / '.join(map(str, run))}"
-        for measure in (*MEASURES, RARE):
+        for measure in (*MEASURES, RARE, ADDED):
             value = record.get(measure)
-            if (value is not None or measure != RARE) and not _is_number(value):
+            if (value is not None or measure in MEASURES) and not _is_number(value):
                 raise InputError(f"{where}: {measure} is {value!r}, not a number; delete the file and run it again")
         if run in seen:
             raise InputError(f"{where} is there twice; keep one of the two files")

@@ -11,6 +11,7 @@ import numpy as np
 
 from inversedmixup.benchmark import statistics
 from inversedmixup.benchmark.records import (
+    ADDED,
     BASELINE,
     MEASURES,
     RARE,
@@ -36,10 +37,13 @@ def summarise(records: Iterable[Record]) -> dict[str, Any]:
     records = list(records)
     check_records(records)
     tables = {measure: by_place(records, measure) for measure in (*MEASURES, RARE)}
+    added = by_place(records, ADDED)
     groups: dict[Group, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))  # → method → set
     for place in sorted(tables["accuracy"]):
         name, shots, protocol, method = place
-        groups[shots, protocol][method][name] = _cell(place, tables)
+        groups[shots, protocol][method][name] = cell = _cell(place, tables)
+        if place in added:
+            cell[ADDED] = round(float(np.mean(list(added[place].values()))), 1)
     sets: dict[str, Any] = {}
     over: dict[str, Any] = {}
     for (shots, protocol), methods in groups.items():
@@ -101,6 +105,8 @@ def _decide(cells: Mapping[str, dict[str, Any]]) -> None:
 def _over_sets(cells: Mapping[Place, dict[str, Any]], tables: Mapping[str, Mapping[Place, Scores]]) -> dict[str, Any]:
     """One method over its sets, each counting the same."""
     found: dict[str, Any] = {"sets": len(cells), "measures": {}}
+    if counts := [cell[ADDED] for cell in cells.values() if ADDED in cell]:
+        found[ADDED] = round(float(np.mean(counts)), 1)
     for measure, table in tables.items():
         means = [cell["measures"][measure]["mean"] for cell in cells.values() if measure in cell["measures"]]
         if not means:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inversedmixup.benchmark.records import BASELINE, MEASURES, RARE
+from inversedmixup.benchmark.records import ADDED, BASELINE, MEASURES, RARE
 from inversedmixup.benchmark.statistics import ALPHA, LEVEL
 
 PROTOCOLS = {"frozen": "frozen encoder", "fine-tuned": "fine-tuned"}
@@ -121,14 +121,14 @@ def _verdict(cell: Mapping[str, Any], sets: int, *, baseline: bool) -> list[str]
 
 
 def _measures(over: Cells, methods: Sequence[str]) -> str:
-    """Means over the sets that a method has, and differences over those that the baseline has too."""
+    """Means over the sets that a method has, and differences over those that the baseline has too; rows added."""
     measures = [name for name in (*MEASURES, RARE) if any(name in over[method]["measures"] for method in methods)]
-    rows = [
-        ["mean over sets", *(f"{NAMES[name]}{' (less is better)' * (name in {'ece', 'nll'})}" for name in measures)]
-    ]
+    titles = [f"{NAMES[name]}{' (less is better)' * (name in {'ece', 'nll'})}" for name in measures]
+    rows = [["mean over sets", *titles, "rows added"]]
     for method in methods:
-        found = over[method]["measures"]
-        rows.append([method, *(_measure(found.get(name), percent=name != "nll") for name in measures)])
+        found, added = over[method]["measures"], over[method].get(ADDED)
+        cells = [_measure(found.get(name), percent=name != "nll") for name in measures]
+        rows.append([method, *cells, "–" if added is None else f"{added:,.0f}"])
     return _table(rows)
 
 
