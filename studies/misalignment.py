@@ -160,7 +160,10 @@ def summarise(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Intrusion, cycle similarity and gain against the cosine of reconstructions."""
+    """Intrusion, cycle similarity and gain against the token F1 of reconstructions.
+
+    Their cosine would compare spaces: an encoder that stage 2 moved, or that of an earlier pair, has another.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 3.6), layout="constrained")
@@ -173,8 +176,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for axes, (key, title) in zip(figure.subplots(1, 4), panels, strict=True):
         for marker, kind in zip("o^sDv", KINDS, strict=True):
             chosen = [row for row in rows if row["condition"].split()[0] == kind]
-            axes.plot([r["cosine"] for r in chosen], [r[key] for r in chosen], marker, label=KINDS[kind])
-        axes.set(xlabel="cosine of reconstructions", title=title)
+            axes.plot([r["token_f1"] for r in chosen], [r[key] for r in chosen], marker, label=KINDS[kind])
+        axes.set(xlabel="token F1 of reconstructions", title=title)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=120)
