@@ -15,9 +15,9 @@ from inversedmixup.errors import InputError
 from inversedmixup.models import decoding, nll
 from inversedmixup.models.decoding import growing_cache
 from inversedmixup.models.llm import SoftTokenLLM, choose_dtype
-from inversedmixup.models.sampling import GREEDY, Sampling
+from inversedmixup.models.sampling import GREEDY, Sampling, pick
 from inversedmixup.models.vllm import VllmDecoder
-from plain import check_decoding, check_likelihood, soft_tokens
+from plain import SAMPLED, check_decoding, check_likelihood, soft_tokens
 from tiny import SENTENCES, save_tokenizer
 
 
@@ -183,6 +183,49 @@ def test_scaled_logits_decode_as_generate_does(granite):
     check_decoding(granite)
 
 
+# convolutions, a delta rule or a state space beside attention: in layers of their own, in each layer
+HYBRIDS = {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
+    "falcon_h1": {
+        "head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_layers_with_a_state_of_their_own_let_rows_share_a_prefill_and_leave(kind, tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM, cache_utils
+
+    if not hasattr(cache_utils, "LinearAttentionLayer"):
+        pytest.skip("transformers keeps such states in caches of the families' own there")
+    size = save_tokenizer(tmp_path, {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<start>"})
+    config = AutoConfig.for_model(
+        kind, vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, eos_token_id=0, bos_token_id=2, pad_token_id=0,
+        initializer_range=0.3, **HYBRIDS[kind],
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    llm = SoftTokenLLM.from_pretrained(str(tmp_path))
+    soft, uniforms = soft_tokens(llm), np.random.default_rng(0).random((27, 10))
+    expected = []
+    for row, numbers in zip(soft.repeat_interleave(3, dim=0), uniforms, strict=True):
+        ids = []
+        while len(ids) < 10 and llm.eos not in ids:
+            embedded = llm.lm.get_input_embeddings()(torch.tensor([ids], dtype=torch.long))
+            logits = llm.lm(inputs_embeds=torch.cat([row[None], embedded], 1), use_cache=False).logits[:, -1]
+            ids += pick(logits, SAMPLED, numbers[len(ids) : len(ids) + 1]).tolist()
+        expected.append(llm.text(ids))
+    assert len({len(text.split()) for text in expected}) > 2  # some rows end before others
+    assert llm.decode(soft, SAMPLED, uniforms, candidates=3) == expected
+
+
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried"), MemoryError()])
 def test_less_memory_means_smaller_batches_and_the_same_texts(llm, monkeypatch, error):
     soft, real, sizes = soft_tokens(llm, rows=8), decoding._decode_batch, []
@@ -213,7 +256,7 @@ def test_the_cache_holds_what_transformers_own_holds(llm):
     with torch.no_grad():
         for cache in (ours, theirs):
             llm.lm(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
-            cache.batch_select_indices(rows)
+            cache.reorder_cache(rows)
             llm.lm(input_ids=torch.tensor([[5], [6], [7]]), past_key_values=cache, use_cache=True)
     assert ours.get_seq_length() == theirs.get_seq_length() == 6
     for a, b in zip(ours.layers, theirs.layers, strict=True):

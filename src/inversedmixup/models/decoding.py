@@ -131,7 +131,7 @@ class _Causal:
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order; a row may be kept several times."""
         rows = rows.to(self.logits.device)
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)  # not batch_select_indices: layers with a state of their own have none
         self.logits = self.logits[rows]
 
 
@@ -192,11 +192,11 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # (transformers is unty
     def _look(self) -> None:
         self.keys, self.values = (store[:, :, : self.filled] for store in self._store)
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows, in this order; a row may be kept several times."""
         for number, seen in enumerate((self.keys, self.values)):
-            kept = seen.new_empty(len(indices), seen.shape[1], self.room, seen.shape[3])
-            kept[:, :, : self.filled] = seen[indices]
+            kept = seen.new_empty(len(beam_idx), seen.shape[1], self.room, seen.shape[3])
+            kept[:, :, : self.filled] = seen[beam_idx]
             self._store[number] = kept
         self._look()
 
