@@ -18,7 +18,7 @@ from inversedmixup.models.llm import SoftTokenLLM, choose_dtype
 from inversedmixup.models.sampling import GREEDY, Sampling, pick
 from inversedmixup.models.vllm import VllmDecoder
 from plain import SAMPLED, check_decoding, check_likelihood, soft_tokens
-from tiny import SENTENCES, save_tokenizer
+from tiny import SENTENCES, make_llm_of, save_tokenizer
 
 
 @pytest.fixture
@@ -183,6 +183,10 @@ def test_scaled_logits_decode_as_generate_does(granite):
     check_decoding(granite)
 
 
+GATED = {
+    "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}  # fmt: skip
 # convolutions, a delta rule or a state space beside attention: in layers of their own, in each layer
 HYBRIDS = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
@@ -199,20 +203,11 @@ HYBRIDS = {
 
 @pytest.mark.parametrize("kind", HYBRIDS)
 def test_layers_with_a_state_of_their_own_let_rows_share_a_prefill_and_leave(kind, tmp_path):
-    from transformers import AutoConfig, AutoModelForCausalLM, cache_utils
+    from transformers import cache_utils
 
     if not hasattr(cache_utils, "LinearAttentionLayer"):
         pytest.skip("transformers keeps such states in caches of the families' own there")
-    size = save_tokenizer(tmp_path, {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<start>"})
-    config = AutoConfig.for_model(
-        kind, vocab_size=size, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, eos_token_id=0, bos_token_id=2, pad_token_id=0,
-        initializer_range=0.3, **HYBRIDS[kind],
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    llm = SoftTokenLLM.from_pretrained(str(tmp_path))
+    llm = SoftTokenLLM.from_pretrained(make_llm_of(kind, tmp_path, **GATED, **HYBRIDS[kind]))
     soft, uniforms = soft_tokens(llm), np.random.default_rng(0).random((27, 10))
     expected = []
     for row, numbers in zip(soft.repeat_interleave(3, dim=0), uniforms, strict=True):
@@ -224,6 +219,18 @@ def test_layers_with_a_state_of_their_own_let_rows_share_a_prefill_and_leave(kin
         expected.append(llm.text(ids))
     assert len({len(text.split()) for text in expected}) > 2  # some rows end before others
     assert llm.decode(soft, SAMPLED, uniforms, candidates=3) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("mamba", {"num_hidden_layers": 2, "state_size": 8}),
+        ("recurrent_gemma", {**GATED, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": 16}),
+    ],
+)
+def test_llms_that_cannot_go_on_from_what_they_have_read_are_refused(kind, more, tmp_path):
+    with pytest.raises(InputError, match=f"{kind} cannot go on .*choose"):
+        SoftTokenLLM.from_pretrained(make_llm_of(kind, tmp_path, **more))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried"), MemoryError()])

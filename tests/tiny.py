@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,6 +73,19 @@ def make_llm(folder: Path) -> str:
         )  # fmt: skip
         LlamaForCausalLM(config).save_pretrained(folder / "llm")
     return str(folder / "llm")
+
+
+def make_llm_of(kind: str, folder: Path, **more: Any) -> str:
+    """A small decoder-only LLM of a model type of transformers; its folder."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    size = save_tokenizer(folder, {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<start>"})
+    common = {"vocab_size": size, "hidden_size": 32, "eos_token_id": 0, "bos_token_id": 2, "pad_token_id": 0}
+    common["initializer_range"] = 0.3
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **common, **more)).save_pretrained(folder)
+    return str(folder)
 
 
 def make_pair(encoder: str, llm: str) -> Pair:

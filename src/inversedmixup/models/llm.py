@@ -1,13 +1,14 @@
 """M_ψ: the LLM. Loss on a text given its soft tokens, decoding from soft tokens, log-likelihood of a text.
 
-Everything goes through transformers' public API, so any decoder-only or encoder-decoder model that it loads will do,
-two encoders put together (BERT-to-BERT) included.
+Everything goes through transformers' public API, so any decoder-only or encoder-decoder model that it loads and that
+goes on from a cache of what it has read will do, two encoders put together (BERT-to-BERT) included.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,9 @@ class SoftTokenLLM:
         empty: the special tokens around a text that an encoder reads; none in a decoder-only LLM.
         prompt: text around the soft tokens, with ``{soft}`` where they go; ``{soft}`` alone is no prompt.
         ends: tokens that end a text.
+
+    Raises:
+        InputError: if the LLM cannot end a text, or cannot go on from what it has read.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, prompt: str = SOFT) -> None:  # noqa: ANN401
@@ -80,6 +84,11 @@ class SoftTokenLLM:
         self.encoder_decoder = bool(self.lm.config.is_encoder_decoder)
         self._compiled = False
         self._head: tuple[nn.Linear | None] | None = None
+        if not self._goes_on():
+            raise InputError(
+                f"LLM {name!r}: a {self.lm.config.model_type} cannot go on from what it has read, row by row, so that "
+                f"nothing can be written with it; choose an LLM with attention, such as a Llama, Qwen or LFM2"
+            )
         # families hand it a strided [:, -k:] view, for which torch copies the vocabulary matrix once a row
         self.lm.get_output_embeddings().register_forward_pre_hook(_laid_out)
         table = self.lm.get_input_embeddings().weight
@@ -297,6 +306,23 @@ class SoftTokenLLM:
         from transformers.cache_utils import DynamicLayer
 
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.lm.config).layers)
+
+    @torch.no_grad()
+    def _goes_on(self) -> bool:
+        """Whether a cache holds all that it has read, by row. Some families have none, or keep states elsewhere."""
+        from transformers import DynamicCache
+
+        if "past_key_values" not in inspect.signature(self.lm.forward).parameters:
+            return False
+        if self.encoder_decoder or self.keeps_all:
+            return True
+        ids, swapped = torch.arange(32, device=self.device).reshape(2, 16) % self.vocabulary, [1, 0]
+        whole = self.lm(input_ids=ids, use_cache=False).logits[swapped, -1].float()
+        cache = DynamicCache(config=self.lm.config)
+        self.lm(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+        cache.reorder_cache(torch.tensor(swapped, device=self.device))
+        step = self.lm(input_ids=ids[swapped, -1:], past_key_values=cache, use_cache=True).logits[:, -1].float()
+        return bool((step - whole).std() < 0.1 * whole.std())  # bfloat16 is off by 0.02
 
     def _open(self) -> Opening:
         """Keys and values of the text before the soft tokens; none where they change or cannot be kept apart."""
