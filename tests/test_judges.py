@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from inversedmixup.errors import InputError
 from inversedmixup.folds import folds_of
@@ -34,7 +33,7 @@ from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.models.llm import SoftTokenLLM
 from inversedmixup.models.lower_layers import LowerLayers
 from inversedmixup.schema import Example
-from tiny import LABELS, SENTENCES
+from tiny import LABELS, SENTENCES, make_llm_of
 
 CLASSES = sorted(set(LABELS))
 
@@ -662,27 +661,23 @@ def test_a_pool_is_a_distribution_and_does_not_depend_on_the_order(judges, n, cl
     assert np.allclose(pooled, pool(said[::-1]))
 
 
-@pytest.fixture(scope="module", params=["mistral", "gemma3_text"])
-def sliding_llm(request, tiny_llm, tmp_path_factory):
-    """A tiny LLM whose layers, or some of them, see few tokens back."""
-    folder = tmp_path_factory.mktemp("sliding")
-    AutoTokenizer.from_pretrained(tiny_llm).save_pretrained(folder)
-    own = AutoConfig.from_pretrained(tiny_llm)
-    more = {"layer_types": ["sliding_attention", "full_attention"]} if request.param == "gemma3_text" else {}
-    config = AutoConfig.for_model(
-        request.param, vocab_size=own.vocab_size, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=256, sliding_window=24,
-        eos_token_id=0, bos_token_id=2, pad_token_id=0, initializer_range=0.3, **more,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return SoftTokenLLM.from_pretrained(str(folder))
+GATED = {
+    "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "max_position_embeddings": 256, "sliding_window": 24,
+}  # fmt: skip
+SHORT_SIGHTED = {  # layers, or some of them, see few tokens back, or how far back a token is
+    "mistral": GATED,
+    "gemma3_text": GATED | {"layer_types": ["sliding_attention", "full_attention"]},
+    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 24},
+    "mpt": {"n_layers": 2, "n_heads": 4},
+}
 
 
-def test_a_sliding_window_sees_no_padding(sliding_llm):
+@pytest.mark.parametrize("kind", SHORT_SIGHTED)
+def test_neither_windows_nor_distances_count_padding(kind, tmp_path, monkeypatch):
+    llm = SoftTokenLLM.from_pretrained(make_llm_of(kind, tmp_path, **SHORT_SIGHTED[kind]))
     texts = ["my parcel", "where is my parcel and why is it not here with me " * 3]
-    prompt = Prompt(sliding_llm, ["parcel", "my parcel", "late"], shown=[("is it late", "late")] * 4, calibrated=False)
+    prompt = Prompt(llm, ["parcel", "my parcel", "late"], shown=[("is it late", "late")] * 4, calibrated=False)
     assert len(prompt.prefix) > 24
     alone = np.concatenate([prompt.probabilities([text]) for text in texts])
     assert np.allclose(prompt.probabilities(texts), alone, atol=1e-5)
@@ -690,7 +685,7 @@ def test_a_sliding_window_sees_no_padding(sliding_llm):
     for label in prompt.labels:  # token by token, as a plain model reads it
         ids = torch.tensor([[*prompt.prefix, *prompt.body(texts[0]), *label]])
         with torch.no_grad():
-            rows = sliding_llm.lm(input_ids=ids).logits[0].float()
+            rows = llm.lm(input_ids=ids).logits[0].float()
         total = 0.0
         for at, token in enumerate(label):
             rivals = list(prompt._branches.get(tuple(label[:at]), ()))
@@ -699,8 +694,10 @@ def test_a_sliding_window_sees_no_padding(sliding_llm):
                 total += choice[rivals.index(token)].item()
         said.append(total)
     assert np.allclose(np.exp(said) / np.exp(said).sum(), alone[0], atol=1e-5)
-    loss = prompt.loss(texts, [0, 2]).item()
-    assert loss == pytest.approx(-np.log([alone[0, 0], alone[1, 2]]).mean(), abs=1e-4)
+    for least in (1, 10**6):  # the beginning is learnt from once for all rows, and once a row
+        monkeypatch.setattr(reading, "SHARED", least)
+        loss = prompt.loss(texts, [0, 2]).item()
+        assert loss == pytest.approx(-np.log([alone[0, 0], alone[1, 2]]).mean(), abs=1e-4)
 
 
 def test_a_line_end_is_known_by_its_last_token(tiny_pair, monkeypatch):

@@ -57,19 +57,28 @@ class CausalReader:
         ids = torch.tensor([self.beginning], device=self.llm.device)
         return self.llm.lm(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
 
-    def _behind(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids [n, longest] of what comes after the beginning, the mask of both together, and the places of the ids."""
+    def _behind(self, rows: Sequence[Sequence[int]], cache: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+        """What comes after the beginning, whose cache becomes one of all rows.
+
+        Some families count padding between beginning and text (the windows of GPT-Neo, the distances of MPT), so it
+        stands before the beginning, and shorter rows read anew as much of the beginning's end.
+
+        Returns:
+            Ids [n, longest], the mask of the beginning and them, and the places of the ids.
+        """
         past = len(self.beginning)
-        # padding sits between prompt and text; the mask hides it and positions skip it
-        ids, real = _padded_before(rows, self.llm)
-        mask = torch.cat([real.new_ones(len(ids), past), real], dim=1)
-        return ids, mask, past + (real.cumsum(1) - 1).clamp_min(0)
+        ids, mask = _padded_before([(*self.beginning, *row) for row in rows], self.llm)
+        places = (mask.cumsum(1) - 1).clamp_min(0)
+        for layer in cache.layers:
+            layer.keys, layer.values = (
+                states[0][:, places[:, :past]].transpose(0, 1) for states in (layer.keys, layer.values)
+            )
+        return ids[:, past:], mask, places[:, past:]
 
     def read(self, bodies: Sequence[Sequence[int]]) -> After:
         """See :class:`Reader`."""
-        ids, mask, places = self._behind(bodies)
         cache = self._prefill()
-        cache.batch_repeat_interleave(len(ids))
+        ids, mask, places = self._behind(bodies, cache)
 
         def forward(ids: Tensor, mask: Tensor, places: Tensor, cache: Any) -> Tensor:  # noqa: ANN401
             logits: Tensor = self.llm.lm(
@@ -116,9 +125,9 @@ class CausalReader:
 
     def _shared(self, bodies: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Tensor:
         """The same; the beginning is read once for all rows, and gradients go back through it."""
-        ids, mask, places = self._behind([(*body, *said[:-1]) for body, said in zip(bodies, answers, strict=True)])
         cache = self._begun()
-        cache.batch_repeat_interleave(len(ids))
+        rows = [(*body, *said[:-1]) for body, said in zip(bodies, answers, strict=True)]
+        ids, mask, places = self._behind(rows, cache)
         logits: Tensor = self.llm.lm(
             input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, use_cache=True,
             logits_to_keep=max(map(len, answers)),
@@ -127,7 +136,7 @@ class CausalReader:
 
 
 class WholeReader(CausalReader):
-    """One with layers that see a sliding window. Padding behind the beginning would push it out: all is read anew."""
+    """One with layers that keep a sliding window, or states, and not the whole beginning: all is read anew."""
 
     _shared = CausalReader._whole
 
