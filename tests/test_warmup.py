@@ -303,6 +303,21 @@ def test_empty_texts_alone_are_encoded(tiny_encoder):
     assert TaskModel.from_pretrained(tiny_encoder).encode(["", "  "]).isfinite().all()
 
 
+def test_a_default_prompt_is_put_before_no_text_by_whoever_encodes(tiny_encoder, tmp_path, caplog):
+    from sentence_transformers import SentenceTransformer
+
+    prompted = SentenceTransformer(tiny_encoder, device="cpu", prompts={"query": "where is my parcel "})
+    prompted.default_prompt_name = "query"
+    prompted.save(str(tmp_path / "prompted"), create_model_card=False)
+    model = TaskModel.from_pretrained(str(tmp_path / "prompted"))
+    assert "'query' is put before no text" in caplog.text
+    plain = TaskModel.from_pretrained(tiny_encoder).encode(["refund now"])[0]
+    model.encoder.save(str(tmp_path / "again"), create_model_card=False)
+    for encoder in (model.encoder, SentenceTransformer(str(tmp_path / "again"), device="cpu")):
+        assert np.allclose(encoder.encode(["refund now"])[0], plain, atol=1e-6)
+    assert torch.allclose(model.encode(["refund now"])[0], plain)
+
+
 def test_an_encoder_of_the_right_direction_and_another_length_is_refused(tiny_pair_folder, tiny_encoder, tmp_path):
     from sentence_transformers import SentenceTransformer
 

@@ -147,6 +147,12 @@ class TaskModel(nn.Module):
             if getattr(encoder, "transformers_model", None) is None:
                 raise InputError(f"encoder {name!r}: has no transformer inside, and only such are trained here")
             encoder.max_seq_length = min(encoder.max_seq_length or max_tokens, max_tokens)
+        if encoder.default_prompt_name:  # adaptors learn from texts without one
+            logger.warning(
+                "encoder %s: its default prompt %r is put before no text, neither here nor by encoders saved from here",
+                name, encoder.default_prompt_name,
+            )  # fmt: skip
+            encoder.default_prompt_name = None
         return cls(encoder, source.name)
 
     @property
