@@ -16,7 +16,7 @@ from inversedmixup.judges import Case, JudgeConfig, judge_record, make_panel
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.labelled import class_names, class_shares
 from inversedmixup.models import task_model
-from inversedmixup.models.pair import Pair
+from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
@@ -336,3 +336,20 @@ def test_saving_a_pair_changes_nothing_of_it_and_a_saved_one_can_be_saved_again(
     Pair.load(tmp_path / "whole").save(tmp_path / "again", encoder=False)
     texts = ["the cat sat", "a dog ran"]
     assert torch.equal(Pair.load(tmp_path / "again").task_model.encode(texts), pair.task_model.encode(texts))
+
+
+@pytest.mark.parametrize("part", ["encoder", "llm"])
+def test_a_pair_with_models_of_its_own_takes_no_others(tiny_pair, tiny_encoder, tiny_llm, tmp_path, part):
+    tiny_pair.config.own_llm = True
+    tiny_pair.save(tmp_path, encoder=True)
+    options = PairOptions(str(tmp_path), **{part: {"encoder": tiny_encoder, "llm": tiny_llm}[part]})
+    for use in (options.load_pair, options.outside):
+        with pytest.raises(InputError, match=f"^{part} .* carries its own {part}; leave the option away"):
+            use()
+
+
+def test_a_fitted_pair_is_named_wherever_its_encoder_lies(tiny_pair, tiny_encoder, tmp_path, caplog):
+    tiny_pair.task_model.set_classes(["a", "b"])
+    tiny_pair.save(tmp_path, encoder=False)
+    PairOptions(str(tmp_path), encoder=tiny_encoder).warn_if_fitted()
+    assert f"pair {tmp_path} has been fitted to labelled rows" in caplog.text

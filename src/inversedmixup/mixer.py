@@ -125,7 +125,7 @@ class InversedMixup:
         if self._examples:  # a second fit starts from the pair as it was, not from the first fit
             self._pair = None
         self._examples, self._last_panel = [], None
-        warn_if_fitted(self.pair, self.encoder)
+        warn_if_fitted(self.pair)
         cross_validated = CrossValidation(self._fresh, examples, classes, config)
         try:
             self.warmup_ = run_warmup(self.models_, examples, classes, config, cross_validated)

@@ -102,6 +102,10 @@ class PairConfig:
     own_llm: bool = False
     format: int = FORMAT
 
+    def carries(self, part: str) -> bool:
+        """Whether ``encoder`` or ``llm`` is the pair's own and lies in its folder, under that name."""
+        return self.encoder == OWN if part == "encoder" else self.own_llm
+
 
 @dataclasses.dataclass(frozen=True)
 class PairOptions:
@@ -136,23 +140,21 @@ class PairOptions:
 
     def warn_if_fitted(self) -> None:
         """See :func:`warn_if_fitted`."""
-        warn_if_fitted(self.pair, self.encoder)
+        warn_if_fitted(self.pair)
 
     def outside(self) -> dict[str, str]:
         """Names of the encoder and the LLM, unless they lie in the pair or in a wheel, whose bytes are known."""
-        _, config = _open(self.pair)
+        where, config = _open(self.pair)
         names = {
-            "encoder": None if config.encoder == OWN else self.encoder or config.encoder,
-            "llm": None if config.own_llm else self.llm or config.llm,
+            part: _name_of(part, where, config, given) for part, given in (("encoder", self.encoder), ("llm", self.llm))
         }
-        return {part: name for part, name in names.items() if name and name not in WHEELS}
+        return {part: name for part, name in names.items() if not config.carries(part) and name not in WHEELS}
 
     def load_llm(self) -> SoftTokenLLM:
         """The LLM of the pair that these options name, as it came: without the LoRA weights of stage 1."""
         where, config = _open(self.pair)
-        name = str(where / "llm") if config.own_llm else self.llm or config.llm
         dtype = choose_dtype(self.dtype, self.device)
-        return SoftTokenLLM.from_pretrained(name, device=self.device, dtype=dtype)
+        return SoftTokenLLM.from_pretrained(_name_of("llm", where, config, self.llm), device=self.device, dtype=dtype)
 
     def load_task_model(self) -> TaskModel:
         """The task model of the pair that these options name, alone."""
@@ -242,21 +244,18 @@ class Pair:
         (:data:`ENGINES`).
 
         Raises:
-            InputError: if a file is missing or damaged, or the encoder is not the one the adaptor was trained on.
+            InputError: if a file is missing or damaged, the encoder is not the one the adaptor was trained on, or a
+                place is given for a model that the pair carries.
         """
         for name, value, known in (("dtype", dtype, DTYPES), ("engine", engine, ENGINES)):
             if value not in known:
                 raise InputError(f"{name}: {value!r} is not one of {', '.join(known)}")
         precision = choose_dtype(dtype, device)
         where, config = _open(folder)
+        llm = _name_of("llm", where, config, llm)
         _check_files(where, config, task_model=False)
         task_model = cls.load_task_model(folder, encoder=encoder, device=device)
-        model = SoftTokenLLM.from_pretrained(
-            str(where / "llm") if config.own_llm else llm or config.llm,
-            device=device,
-            dtype=precision,
-            prompt=config.prompt,
-        )
+        model = SoftTokenLLM.from_pretrained(llm, device=device, dtype=precision, prompt=config.prompt)
         _check_size("LLM", model.dim, config.adaptor.llm_dim, where)
         if config.lora_rank:
             model.load_lora(where / "lora")
@@ -284,14 +283,15 @@ class Pair:
         """The task model of a pair alone, with its head if the pair has been through stage 2.
 
         Raises:
-            InputError: if a file is missing or damaged, or the encoder is not the one the adaptor was trained on.
+            InputError: if a file is missing or damaged, the encoder is not the one the adaptor was trained on, or a
+                place is given for one that the pair carries.
         """
         where, config = _open(folder)
+        name = _name_of("encoder", where, config, encoder)
         _check_files(where, config, task_model=True)
-        own = config.encoder == OWN
-        task_model = TaskModel.from_pretrained(str(where / OWN) if own else encoder or config.encoder, device=device)
+        task_model = TaskModel.from_pretrained(name, device=device)
         _check_size("encoder", task_model.dim, config.adaptor.embedding_dim, where)
-        if config.encoder_lora_rank and not own:
+        if config.encoder_lora_rank and not config.carries("encoder"):
             load_lora(task_model.transformer, where / "encoder_lora").merge_and_unload()
             task_model.transformer.requires_grad_()  # peft froze it, and stage 2 would train the head alone
         if config.classes:
@@ -306,7 +306,7 @@ class Pair:
         folder.mkdir(parents=True, exist_ok=True)
         # a loaded pair has its encoder's LoRA merged: it is the encoder now; one of its own lies nowhere else
         merged = self.config.encoder_lora_rank > 0 and self.encoder_lora is None
-        encoder = encoder or merged or self.config.encoder == OWN
+        encoder = encoder or merged or self.config.carries("encoder")
         # fp16 halves what ships; a warmed-up adaptor stays fp32 so that a resumed run continues from the same bits
         save_weights(self.adaptor, folder / "adaptor.safetensors", half=not encoder)
         if self.word_head is not None:
@@ -506,9 +506,9 @@ def recorded_pair(pair: str | None) -> str | None:
     return f"{name}@{commit_of(name, revision)}"
 
 
-def warn_if_fitted(pair: str | Path | None, encoder: str | None = None) -> None:
-    """Say that a pair after stage 2 may have learnt what it is going to be measured on; its encoder counts."""
-    if encoder is None and _open(pair)[1].classes:
+def warn_if_fitted(pair: str | Path | None) -> None:
+    """Say that a pair after stage 2 may have learnt what it is going to be measured on."""
+    if _open(pair)[1].classes:
         logger.warning(
             "pair %s has been fitted to labelled rows: whatever is measured on those rows flatters, judges too; to "
             "measure, take the pair as it was before", pair,
@@ -537,6 +537,22 @@ def _snapshot(pair: str) -> Path:
 def _open(pair: str | Path | None) -> tuple[Path, PairConfig]:
     where = pair_folder(pair)
     return where, read_config(where)
+
+
+def _name_of(part: str, where: Path, config: PairConfig, given: str | None) -> str:
+    """Name or folder of a pair's ``encoder`` or ``llm``: its own, the one given, or the one recorded.
+
+    Raises:
+        InputError: if one is given and the pair has its own, the only one that the rest of it fits.
+    """
+    if not config.carries(part):
+        return given or getattr(config, part)
+    if given:
+        raise InputError(
+            f"{part} {given!r}: the pair in {where} carries its own {part}; leave the option away, or take the pair as "
+            f"it was before it had one"
+        )
+    return str(where / part)
 
 
 def write_config(folder: Path, config: PairConfig) -> None:
