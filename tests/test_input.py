@@ -20,11 +20,13 @@ from inversedmixup.cli import main
 from inversedmixup.data import iter_sourced, iter_texts, iter_unlabelled, read_examples
 from inversedmixup.errors import InputError
 from inversedmixup.files import iter_records
+from inversedmixup.label_job import LabelJobConfig
 from inversedmixup.labelled import check_classes
 from inversedmixup.mixer import InversedMixup, as_examples
 from inversedmixup.options import build
 from inversedmixup.row_file import RowFile
 from inversedmixup.schema import Row
+from inversedmixup.stages.align import AlignConfig
 from test_augment_job import QUICK, a_row
 
 SEEDS = list(fuzz.seeds())
@@ -267,6 +269,30 @@ def test_numbers_of_numpy_are_options():
     assert (made.n, made.temperature) == (3, 0.5)
     with pytest.raises(InputError, match="n: expected int"):
         build(AugmentJobConfig, {"n": np.array([1, 2])})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "said"),
+    [
+        (AugmentJobConfig, "train_encoder", "Full", "is not one of full, head"),
+        (AugmentJobConfig, "accept_labels", "agreed", "is not one of auto, agree, parents, any"),
+        (AugmentJobConfig, "n", "8", "expected int"), (LabelJobConfig, "dtype", "fp32", "is not one of"),
+        (LabelJobConfig, "min_confidence", "high", "expected float"), (AlignConfig, "lora", True, "expected int"),
+        (AlignConfig, "compile", "alway", "is not one of"), (AlignConfig, "teach", "word", "is not one of"),
+    ],
+)  # fmt: skip
+def test_options_are_checked_however_they_are_made(kind, name, value, said):
+    with pytest.raises(InputError, match=f"^{name}: .*{said}") as built:
+        build(kind, {name: value})
+    with pytest.raises(InputError) as direct:
+        kind(**{name: value})
+    assert str(direct.value) == str(built.value)
+
+
+def test_a_number_is_of_its_kind_however_it_is_given():
+    made = AugmentJobConfig(lam=0.5, tolerance=1, n=np.int64(3))
+    assert (made.lam, made.tolerance, made.n) == ("0.5", 1.0, 3)
+    assert [type(value) for value in (made.lam, made.tolerance, made.n)] == [str, float, int]
 
 
 def test_small_misuse_in_python_is_one_line(tiny_pair_folder, tmp_path):

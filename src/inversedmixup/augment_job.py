@@ -29,7 +29,7 @@ from inversedmixup.same_text import words_of
 from inversedmixup.schema import SOURCES, Example, Row
 from inversedmixup.sealed import write_json
 from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, check_rows, run_augment
-from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig, warmed_up
+from inversedmixup.stages.warmup import WarmedConfig, warmed_up
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,8 +45,7 @@ class AugmentJobConfig(AugmentConfig, JobOptions, WarmedConfig, ClusterConfig):
     include_original: bool = option(False, "repeat the original rows at the head of the output", decides=NOTHING)
 
     def __post_init__(self) -> None:
-        for part in (JobOptions, WarmupConfig, AugmentConfig, ClusterConfig):
-            part.__post_init__(self)
+        super().__post_init__()
         if self.engine not in ENGINES and address_of(self.engine) is None:
             raise InputError(f"engine: {self.engine!r} is not one of {', '.join(ENGINES)}, ray, ray:ADDRESS")
 

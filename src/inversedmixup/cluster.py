@@ -30,7 +30,7 @@ from inversedmixup.labelled import Labelled, as_line, class_names, class_numbers
 from inversedmixup.labels import parse_labels
 from inversedmixup.mixing import PairSampler
 from inversedmixup.models.pair import PAIR_FILES, Pair
-from inversedmixup.options import NOTHING, at_least, option
+from inversedmixup.options import NOTHING, Options, at_least, option
 from inversedmixup.schema import Example, Row
 from inversedmixup.stages.augment import AugmentConfig, RowWriter
 
@@ -47,7 +47,7 @@ FAILURES_IN_A_ROW = 3  # deaths without a shard in between, after which the faul
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterConfig:
+class ClusterConfig(Options):
     """How the work is spread; it changes speed, never the rows."""
 
     GROUP: ClassVar[str] = "cluster"
@@ -61,6 +61,7 @@ class ClusterConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "workers")
         at_least(self, 0, "worker_cpus", "worker_gpus")
         if not (self.worker_cpus or self.worker_gpus):

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from inversedmixup.options import CHOICE, option
+from inversedmixup.options import CHOICE, Options, option
 from inversedmixup.reconstruction import token_f1
 from inversedmixup.same_text import Seen, normalised
 from inversedmixup.schema import Row
@@ -31,7 +31,7 @@ REASONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class GateConfig:
+class GateConfig(Options):
     """Settings of the gate."""
 
     GROUP: ClassVar[str] = "gate"

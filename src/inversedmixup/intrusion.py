@@ -42,7 +42,7 @@ from inversedmixup.runs import RunFolder
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
 from inversedmixup.sealed import write_json
-from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, WarmupConfig, warmed_up
+from inversedmixup.stages.warmup import CrossValidation, WarmedConfig, warmed_up
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
 from inversedmixup.terminal import progress
 
@@ -71,8 +71,7 @@ class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
     overwrite: bool = option(False, "replace a study with other settings in the folder", decides=NOTHING)
 
     def __post_init__(self) -> None:
-        for part in (WarmupConfig, DecodeConfig, JudgeConfig):
-            part.__post_init__(self)
+        super().__post_init__()
         at_least(self, 1, "mixes")
         at_least(self, 0, "texts", "data_seed")
 

@@ -57,8 +57,7 @@ class JobOptions(PairOptions, TaskModelConfig, DownstreamConfig):
     overwrite: bool = option(False, "replace a finished or interrupted run with other settings", decides=NOTHING)
 
     def __post_init__(self) -> None:
-        for part in (TaskModelConfig, DownstreamConfig):
-            part.__post_init__(self)
+        super().__post_init__()
         at_least(self, 0, "data_seed")
 
 

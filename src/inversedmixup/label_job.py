@@ -29,8 +29,7 @@ class LabelJobConfig(PseudoLabelConfig, JobOptions):
     engine: str = "transformers"  # no option: nothing is written
 
     def __post_init__(self) -> None:
-        for part in (JobOptions, PseudoLabelConfig):
-            part.__post_init__(self)
+        super().__post_init__()
 
 
 def run_label_job(train: str, unlabelled: str, output: str, config: LabelJobConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from inversedmixup.errors import InputError
-from inversedmixup.options import at_least, option
+from inversedmixup.options import Options, at_least, option
 
 POLICIES = {
     "soft": "the interpolated label λ y_i + (1−λ) y_j",
@@ -24,7 +24,7 @@ LABELS_HELP = f"soft, or hard, pool, mitigated or drop and a judge: {JUDGES_HELP
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelConfig:
+class LabelConfig(Options):
     """Settings of the label policy."""
 
     GROUP: ClassVar[str] = "labels"
@@ -36,6 +36,7 @@ class LabelConfig:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 0, "label_temperature")
 
 

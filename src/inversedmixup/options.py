@@ -23,7 +23,7 @@ import numpy as np
 
 from inversedmixup.errors import InputError, local_path
 
-T = TypeVar("T")
+T = TypeVar("T", bound="Options")
 
 # What an option decides. WORK: what is made, so that a run with another value is another run. CHOICE: what is taken of
 # it, or measured with it, so that finished work serves another value too. NOTHING: speed, memory, where things lie.
@@ -33,6 +33,27 @@ WORK, CHOICE, NOTHING = "work", "choice", "nothing"
 def option(default: Any, help: str, *, choices: Sequence[str] | None = None, decides: str = WORK) -> Any:  # noqa: ANN401 (any field type)
     """A dataclass field with a help text, what it decides and, if given, the only values it accepts."""
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "decides": decides})
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Base of every class of options: whoever makes one, from a file, flags or Python, its values are checked.
+
+    A ``__post_init__`` of a subclass calls that of its bases first, and may rely on types and choices.
+
+    Raises:
+        InputError: for a value of the wrong type or outside the choices, naming the option.
+    """
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            kind = hints[field.name]
+            value = _coerce(field.name, getattr(self, field.name), _base_type(kind), isinstance(kind, types.UnionType))
+            choices = field.metadata.get("choices")
+            if choices and value is not None and value not in choices:
+                raise InputError(f"{field.name}: {value!r} is not one of {', '.join(choices)}")
+            object.__setattr__(self, field.name, value)  # as a frozen dataclass does it itself
 
 
 def deciding(config: Any, what: str) -> dict[str, Any]:  # noqa: ANN401 (any config)
@@ -145,7 +166,7 @@ def _coerce(name: str, value: Any, kind: Any, optional: bool) -> Any:  # noqa: A
             value = float(value)
     if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
-    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+    if kind is str and isinstance(value, int | float | Path) and not isinstance(value, bool):
         return str(value)  # `lam: 0.5` in YAML is the policy "0.5"
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise InputError(f"{name}: expected {kind.__name__}, found {_clipped(value)}")
@@ -190,19 +211,11 @@ def check_known(config: type, names: Iterable[str], where: str = "") -> None:
 
 
 def build(config: type[T], *sources: dict[str, Any]) -> T:
-    """A validated ``config`` instance; later sources win.
+    """A ``config`` of these values; later sources win.
 
     Raises:
         InputError: for an unknown name, a value of the wrong type or outside the choices.
     """
     merged = {key: value for source in sources for key, value in source.items()}
-    hints = typing.get_type_hints(config)
-    fields = {field.name: field for field in dataclasses.fields(config)}  # type: ignore[arg-type]
     check_known(config, merged)
-    for name, value in merged.items():
-        annotation = hints[name]
-        merged[name] = _coerce(name, value, _base_type(annotation), isinstance(annotation, types.UnionType))
-        choices = fields[name].metadata.get("choices")
-        if choices and merged[name] is not None and merged[name] not in choices:
-            raise InputError(f"{name}: {value!r} is not one of {', '.join(choices)}")
     return config(**merged)

@@ -29,7 +29,7 @@ from inversedmixup.remote import check_local
 from inversedmixup.report.results import BENCHMARK_FILE
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.downstream import DownstreamConfig
-from inversedmixup.stages.warmup import WarmedConfig, WarmupConfig, fit_settings
+from inversedmixup.stages.warmup import WarmedConfig, fit_settings
 from inversedmixup.terminal import progress
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,7 @@ class BenchmarkConfig(AugmentConfig, DownstreamConfig, WarmedConfig):
     overwrite: bool = option(False, "replace a benchmark with other settings in the folder", decides=NOTHING)
 
     def __post_init__(self) -> None:
-        for part in (WarmupConfig, AugmentConfig, DownstreamConfig):
-            part.__post_init__(self)
+        super().__post_init__()
         at_least(self, 1, "splits", "processes", "test_rows")
         at_least(self, 0, "data_seed")
         chosen(self.methods)

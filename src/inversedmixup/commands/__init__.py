@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
+from inversedmixup.options import Options, build, check_known, read_settings
 from inversedmixup.options import add_arguments as add_options
-from inversedmixup.options import build, check_known, read_settings
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Options)
 
 
 def add_config(parser: argparse.ArgumentParser, config: type) -> None:

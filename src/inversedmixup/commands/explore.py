@@ -31,6 +31,7 @@ class ExploreConfig(PairOptions):
     browser: bool = option(True, "open the page in a browser")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "port")
 
 

@@ -23,7 +23,7 @@ from inversedmixup.folds import measured_rows
 from inversedmixup.labelled import class_numbers, class_shares
 from inversedmixup.labels import JUDGES
 from inversedmixup.models.pair import Pair
-from inversedmixup.options import NOTHING, at_least, option, read_yaml
+from inversedmixup.options import NOTHING, Options, at_least, option, read_yaml
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
 
@@ -69,7 +69,7 @@ class Judge(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class JudgeConfig:
+class JudgeConfig(Options):
     """Settings of the judges."""
 
     GROUP: ClassVar[str] = "judges"
@@ -93,6 +93,7 @@ class JudgeConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "judge_shots", "judge_steps", "api_concurrency")
         at_least(self, 2, "shortlist")
         at_least(self, 0, "api_price")

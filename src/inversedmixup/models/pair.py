@@ -34,7 +34,7 @@ from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
 from inversedmixup.models.sources import WHEELS, commit_of, file_sha256, without_commit
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.models.word_head import WordHead, WordHeadConfig
-from inversedmixup.options import NOTHING, option
+from inversedmixup.options import NOTHING, Options, option
 from inversedmixup.sealed import digest, write_json
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class PairConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairOptions:
+class PairOptions(Options):
     """Which pair a command uses, and on what."""
 
     GROUP: ClassVar[str] = "models"

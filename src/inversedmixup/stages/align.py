@@ -35,7 +35,7 @@ from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors, local_path, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT, precision_of
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256, recorded_name
-from inversedmixup.options import at_least, option, read_yaml
+from inversedmixup.options import Options, at_least, option, read_yaml
 from inversedmixup.runs import Lock
 from inversedmixup.sealed import digest, read_tensors, write_json, write_tensors
 from inversedmixup.stages.lessons import DEFAULT_PAIR, LESSONS, SHAPE_OPTIONS, Lesson, started_from
@@ -57,7 +57,7 @@ COMPILE_EARNS = 50_000  # sentences from which compiling the layers (a minute, o
 
 
 @dataclasses.dataclass(frozen=True)
-class AlignConfig:
+class AlignConfig(Options):
     """Settings of stage 1."""
 
     encoder: str = option(
@@ -103,6 +103,7 @@ class AlignConfig:
     seed: int = option(0, "seed of everything random")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(
             self, 1, "validation_rows", "soft_tokens", "hidden", "batch_size", "micro_batch", "max_tokens", "chunk",
             "validate_every",

@@ -73,8 +73,7 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
     correct: int | None = option(0, "correction steps on the best candidate; they keep nearer to the mix, too")
 
     def __post_init__(self) -> None:
-        for part in (DecodeConfig, LabelConfig, JudgeConfig):
-            part.__post_init__(self)
+        super().__post_init__()
         at_least(self, 1, "n", "tries")
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from inversedmixup.labelled import Lazy, Texts, class_numbers
 from inversedmixup.models.task_model import FitSettings, TaskModel
-from inversedmixup.options import CHOICE, at_least, option
+from inversedmixup.options import CHOICE, Options, at_least, option
 from inversedmixup.schema import Example, LabelledText, Row
 from inversedmixup.terminal import progress
 
@@ -21,7 +21,7 @@ ECE_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks"
 
 
 @dataclasses.dataclass(frozen=True)
-class DownstreamConfig:
+class DownstreamConfig(Options):
     """Settings of the downstream task models."""
 
     GROUP: ClassVar[str] = "task models that are compared"
@@ -37,6 +37,7 @@ class DownstreamConfig:
     augmented_weight: float = option(0.5, "weight of an augmented row in the downstream loss", decides=CHOICE)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 0, "augmented_weight", "downstream_steps")
 
 

@@ -58,8 +58,7 @@ class PseudoLabelConfig(LabelConfig, JudgeConfig):
     seed: int = option(0, "seed of everything random but the choice of examples")
 
     def __post_init__(self) -> None:
-        for part in (LabelConfig, JudgeConfig):
-            part.__post_init__(self)
+        super().__post_init__()
         at_least(self, 0, "min_confidence", "seed")
         if self.min_confidence > 1:
             raise InputError(f"min_confidence {self.min_confidence}: is a probability; must be at most 1")

@@ -33,7 +33,7 @@ from inversedmixup.models.adaptor import Adaptor
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.models.task_model import FitSettings, OneHot, TaskModel
 from inversedmixup.models.word_head import WordHead
-from inversedmixup.options import at_least, option
+from inversedmixup.options import Options, at_least, option
 from inversedmixup.runs import RunFolder
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
@@ -49,7 +49,7 @@ PROBED_ROWS = 32  # texts on which reconstruction is measured before and after
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskModelConfig:
+class TaskModelConfig(Options):
     """Settings of the training of the task model, and of the rows that it learns from."""
 
     GROUP: ClassVar[str] = "task model"
@@ -62,6 +62,7 @@ class TaskModelConfig:
     seed: int = option(0, "seed of everything random but the choice of examples")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 0, "task_steps", "encoder_learning_rate", "head_learning_rate", "seed")
 
 
@@ -82,7 +83,7 @@ class WarmupConfig(TaskModelConfig):
     tolerance: float = option(0.1, "largest drop of reconstruction token F1 that stage 2 may cause")
 
     def __post_init__(self) -> None:
-        TaskModelConfig.__post_init__(self)
+        super().__post_init__()
         at_least(self, 0, "follow_steps", "refine_steps", "refine_learning_rate")
 
     @property

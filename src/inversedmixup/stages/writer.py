@@ -16,7 +16,7 @@ from inversedmixup.mixing import INTERPOLATIONS, interpolate, realised_ratio
 from inversedmixup.models.correction import CORRECTIONS, Merit, nearness
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.sampling import WORD_WEIGHT, Sampling
-from inversedmixup.options import NOTHING, at_least, option
+from inversedmixup.options import NOTHING, Options, at_least, option
 
 LAM_WEIGHT = 0.5  # of |λ̂ − λ| beside cycle similarity when the best text is chosen (docs/log.md)
 DIGITS = 4  # scores are rounded: beyond that they are floating-point noise
@@ -26,7 +26,7 @@ MAX_TOKENS = 512  # that a text may be allowed
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodeConfig:
+class DecodeConfig(Options):
     """How texts are written."""
 
     GROUP: ClassVar[str] = "writing"
@@ -51,6 +51,7 @@ class DecodeConfig:
     seed: int = option(0, "seed of everything random but the choice of examples")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         at_least(self, 1, "candidates", "max_tokens", "batch_size")
         at_least(self, 0, "correct", "temperature", "word_weight", "seed")
         if self.max_tokens > MAX_TOKENS:
