@@ -28,9 +28,6 @@ class LabelJobConfig(PseudoLabelConfig, JobOptions):
 
     engine: str = "transformers"  # no option: nothing is written
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-
 
 def run_label_job(train: str, unlabelled: str, output: str, config: LabelJobConfig) -> dict[str, Any]:
     """Label a file. Finished work in ``OUTPUT.run`` is taken up again, not redone; all three files may be URLs.
