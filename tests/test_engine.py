@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from inversedmixup.errors import InputError
+from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models import decoding, nll
 from inversedmixup.models.decoding import growing_cache
 from inversedmixup.models.llm import SoftTokenLLM, choose_dtype
 from inversedmixup.models.sampling import GREEDY, Sampling, pick
 from inversedmixup.models.vllm import VllmDecoder
 from plain import SAMPLED, check_decoding, check_likelihood, soft_tokens
+from studies.families import Size, make_generator
 from tiny import SENTENCES, make_llm_of, save_tokenizer
 
 
@@ -231,6 +233,30 @@ def test_layers_with_a_state_of_their_own_let_rows_share_a_prefill_and_leave(kin
 def test_llms_that_cannot_go_on_from_what_they_have_read_are_refused(kind, more, tmp_path):
     with pytest.raises(InputError, match=f"{kind} cannot go on .*choose"):
         SoftTokenLLM.from_pretrained(make_llm_of(kind, tmp_path, **more))
+
+
+def test_an_llm_that_reads_too_few_tokens_for_a_text_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"reads 64 tokens at a time.*choose another"):
+        SoftTokenLLM.from_pretrained(make_llm_of("gpt2", tmp_path, n_layer=2, n_head=4, n_positions=64))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bart", "bert2bert"])
+def test_a_text_that_the_window_does_not_hold_is_refused_before_it_is_written(kind, tmp_path):
+    size = Size(hidden=32, layers=2, heads=2, vocabulary=300, positions=130)
+    llm = SoftTokenLLM.from_pretrained(make_generator(kind, size, SENTENCES, tmp_path))
+    soft = soft_tokens(llm)
+    most = 130 if llm.encoder_decoder else 127
+    assert len(llm.decode(soft, dataclasses.replace(GREEDY, max_tokens=most))) == len(soft)
+    assert llm.nll(soft, [[5] * most] * len(soft)).isfinite().all()
+    for beyond in (
+        lambda: llm.decode(soft, dataclasses.replace(GREEDY, max_tokens=most + 1)),
+        lambda: llm.nll(soft, [[5] * (most + 1)] * len(soft)),
+    ):
+        with pytest.raises(InputError, match=r"reads 130 tokens at a time.*lower --max-tokens"):
+            beyond()
+    assert np.isfinite(llm.log_likelihood([" ".join(SENTENCES)])).all()
+    with pytest.raises(InputError, match=r"reads 130 tokens at a time.*choose judges"):
+        Prompt(llm, ["delivery", "refund"], opening=" ".join(SENTENCES[:3]))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried"), MemoryError()])

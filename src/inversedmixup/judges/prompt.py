@@ -41,7 +41,7 @@ class Prompt:
         lower: layers of the LLM that :meth:`loss` need not compute for every text anew, as they do not learn.
 
     Raises:
-        InputError: if the LLM's tokenizer cannot tell two names apart.
+        InputError: if the LLM's tokenizer cannot tell two names apart, or its window holds no prompt with a text.
     """
 
     def __init__(
@@ -62,10 +62,14 @@ class Prompt:
                 )
         self._branches = branches(self.labels)
         self.prefix = self._start() + (self.ids(opening) if opening else [])
-        config = (llm.lm.get_encoder() if llm.encoder_decoder else llm.lm).config
-        window = getattr(config, "max_position_embeddings", None) or 10**9
-        room = window - len(llm.empty) - MAX_TOKENS - len(self._ask) - max(map(len, self.labels))
+        room = llm.window - len(llm.empty) - MAX_TOKENS - len(self._ask) - max(map(len, self.labels))
         room -= len(self.ids("\nText:"))
+        if len(self.prefix) > room:
+            raise InputError(
+                f"LLM {llm.name!r} reads {llm.window} tokens at a time, and a prompt with {len(names)} classes and a "
+                f"text takes up to {llm.window + len(self.prefix) - room}; choose judges that read no prompt, such as "
+                f"probe, or another LLM"
+            )
         for text, label in shown:  # as many as the LLM's window holds
             example = self.ids("\nText:") + self.body(text) + self.ids(f" {label}") + line_end
             if len(self.prefix) + len(example) > room:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from inversedmixup.errors import InputError, first_line, one_line
 from inversedmixup.loading import SAFE, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
-from inversedmixup.models.lower_layers import deepest_stacks
+from inversedmixup.models.lower_layers import READ_TOKENS, deepest_stacks
 from inversedmixup.models.nll import chunked_nll
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.sources import cache_dir, resolve
@@ -76,7 +76,7 @@ class SoftTokenLLM:
         ends: tokens that end a text.
 
     Raises:
-        InputError: if the LLM cannot end a text, or cannot go on from what it has read.
+        InputError: if the LLM cannot end a text, cannot go on from what it has read, or reads too few tokens.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, prompt: str = SOFT) -> None:  # noqa: ANN401
@@ -88,6 +88,11 @@ class SoftTokenLLM:
             raise InputError(
                 f"LLM {name!r}: a {self.lm.config.model_type} cannot go on from what it has read, row by row, so that "
                 f"nothing can be written with it; choose an LLM with attention, such as a Llama, Qwen or LFM2"
+            )
+        if self.window < READ_TOKENS:
+            raise InputError(
+                f"LLM {name!r} reads {self.window} tokens at a time, and texts have up to {READ_TOKENS}; "
+                f"choose another LLM"
             )
         # families hand it a strided [:, -k:] view, for which torch copies the vocabulary matrix once a row
         self.lm.get_output_embeddings().register_forward_pre_hook(_laid_out)
@@ -153,6 +158,25 @@ class SoftTokenLLM:
         before, after = prompt.split(SOFT)
         self._before, self._after = (self.ids(part) for part in (before, after))
         self._opening: Opening | None = None
+
+    @cached_property
+    def window(self) -> int:
+        """How many tokens it can read at a time; of an encoder-decoder, either part of it."""
+        parts = (self.lm.get_encoder(), self.lm.get_decoder()) if self.encoder_decoder else (self.lm,)
+        return min(getattr(part.config, "max_position_embeddings", None) or 10**9 for part in parts)
+
+    def check_room(self, soft_tokens: int, max_tokens: int) -> None:
+        """Make sure that it can read its prompt and so many soft tokens, and write so many tokens.
+
+        Raises:
+            InputError: if its window does not hold them.
+        """
+        given = self.prompt_length + soft_tokens
+        if (max(given, max_tokens) if self.encoder_decoder else given + max_tokens) > self.window:
+            raise InputError(
+                f"LLM {self.name!r} reads {self.window} tokens at a time: its prompt and {soft_tokens} soft tokens "
+                f"take {given} of them, and a text up to {max_tokens}; lower --max-tokens, or choose another LLM"
+            )
 
     @property
     def prompt_length(self) -> int:
@@ -354,7 +378,11 @@ class SoftTokenLLM:
         Args:
             soft: soft tokens [n, k, D], with gradients.
             targets: n token-id lists, as :meth:`targets` makes them.
+
+        Raises:
+            InputError: if the LLM's window does not hold them.
         """
+        self.check_room(soft.shape[1], max(map(len, targets)))
         # with kept keys every layer would be another graph to the compiler
         opening, prefix = ([], self.whole_prefix(soft)) if self._compiled else self.prefix(soft)
         return self._nll(prefix, targets, opening)
@@ -404,13 +432,13 @@ class SoftTokenLLM:
         return self._head[0]
 
     @torch.no_grad()
-    def log_likelihood(self, texts: Sequence[str], *, batch_size: int = 64, max_tokens: int = 128) -> np.ndarray:
+    def log_likelihood(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Mean token log-likelihood [n] of each text under the plain LLM, in nats; no soft tokens.
 
         The encoder of an encoder-decoder reads an empty text meanwhile, so that its decoder is on its own. Few are
         trained on that: compare such figures within one LLM only. An empty text scores :data:`EMPTY_FLUENCY`.
         """
-        encoded = [self.ids(text)[:max_tokens] for text in texts]
+        encoded = [self.ids(text)[:READ_TOKENS] for text in texts]
         scores = np.full(len(texts), EMPTY_FLUENCY)
         order = [i for i in np.argsort([len(ids) for ids in encoded], kind="stable") if encoded[i]]
         with self.plain():
@@ -431,6 +459,7 @@ class SoftTokenLLM:
         """Texts from soft tokens; see :class:`~inversedmixup.models.sampling.Decoder`."""
         from inversedmixup.models.decoding import decode
 
+        self.check_room(soft.shape[1], sampling.max_tokens)
         # a step of one token is another graph than training's, and would use up the compiler's patience
         with torch.compiler.set_stance("force_eager"):
             return decode(self, soft, sampling, uniforms, candidates, batch_size, lift)

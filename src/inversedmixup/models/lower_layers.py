@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Row = tuple[int, ...]
 READ_ROWS = 16  # texts in one pass: padding costs more than small batches do
+READ_TOKENS = 128  # of a text whose states, or likelihood, are asked for
 KEPT_BYTES = 2**28  # of hidden states; what does not fit is computed anew
 
 
@@ -93,13 +94,13 @@ class LowerLayers:
 
 
 @torch.no_grad()
-def mean_states(llm: SoftTokenLLM, texts: Sequence[str], share: float, *, max_tokens: int = 128) -> Tensor:
+def mean_states(llm: SoftTokenLLM, texts: Sequence[str], share: float) -> Tensor:
     """Hidden states after this share of the LLM's layers, without LoRA, as a mean over each text's tokens, [n, D].
 
     The layers above are not computed. Of an encoder-decoder it is the encoder's last states. The first token is left
     out: of many LLMs its states are large and the same for any text (Xiao et al. 2023, "attention sinks").
     """
-    rows = [llm.ids(text)[:max_tokens] or [llm.eos] for text in texts]
+    rows = [llm.ids(text)[:READ_TOKENS] or [llm.eos] for text in texts]
     found: dict[int, Tensor] = {}
     order = np.argsort([len(ids) for ids in rows], kind="stable").tolist()
     with llm.plain():
