@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from inversedmixup.judges import Case, JudgeConfig, judge_record, make_panel
 from inversedmixup.judges.task import TaskJudge
 from inversedmixup.labelled import class_names, class_shares
 from inversedmixup.models import task_model
-from inversedmixup.models.pair import Pair, PairOptions
+from inversedmixup.models.pair import Pair, PairOptions, read_config
 from inversedmixup.models.task_model import FitSettings, TaskModel
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
 from inversedmixup.stages import warmup
 from inversedmixup.stages.warmup import WarmupConfig
-from tiny import LABELS, SENTENCES
+from tiny import LABELS, SENTENCES, make_pair
 
 
 @pytest.mark.parametrize("train_encoder", ["full", "head"])
@@ -353,3 +354,37 @@ def test_a_fitted_pair_is_named_wherever_its_encoder_lies(tiny_pair, tiny_encode
     tiny_pair.save(tmp_path, encoder=False)
     PairOptions(str(tmp_path), encoder=tiny_encoder).warn_if_fitted()
     assert f"pair {tmp_path} has been fitted to labelled rows" in caplog.text
+
+
+def test_a_pair_leaves_nothing_of_a_fitted_one_that_lay_there(tiny_pair_folder, tmp_path):
+    fitted = Pair.load(tiny_pair_folder)
+    fitted.task_model.set_classes(["a", "b"])
+    fitted.config.own_llm = True
+    fitted.save(tmp_path, encoder=True)
+    (tmp_path / "notes.txt").write_text("somebody's")
+    Pair.load(tiny_pair_folder).save(tmp_path, encoder=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adaptor.safetensors", "notes.txt", "pair.json"]
+    assert list(read_config(tmp_path).files) == ["adaptor.safetensors"]
+    Pair.load(tmp_path)
+
+
+def test_a_pair_keeps_the_models_that_it_reads_where_it_is_saved(tiny_pair, tiny_encoder, tmp_path):
+    tiny_pair.config.own_llm = True
+    tiny_pair.save(tmp_path, encoder=False)
+    make_pair(tiny_encoder, str(tmp_path / "llm")).save(tmp_path, encoder=False)
+    assert not read_config(tmp_path).own_llm
+    Pair.load(tmp_path)
+
+
+def test_a_record_that_names_other_files_has_none_of_them_removed(tiny_pair, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("somebody's")
+    tiny_pair.save(tmp_path / "pair", encoder=False)
+    record = json.loads((tmp_path / "pair" / "pair.json").read_text())
+    del record["sha256"]
+    record["files"] |= {"../mine/notes.txt": "", f"{tmp_path}/mine/notes.txt": "", "notes.txt": ""}
+    (tmp_path / "pair" / "pair.json").write_text(json.dumps(record))
+    (tmp_path / "pair" / "notes.txt").write_text("somebody's")
+    tiny_pair.save(tmp_path / "pair", encoder=False)
+    assert (tmp_path / "mine" / "notes.txt").exists()
+    assert (tmp_path / "pair" / "notes.txt").exists()

@@ -106,6 +106,17 @@ class PairConfig:
         """Whether ``encoder`` or ``llm`` is the pair's own and lies in its folder, under that name."""
         return self.encoder == OWN if part == "encoder" else self.own_llm
 
+    @property
+    def parts(self) -> set[str]:
+        """Those of :data:`PAIR_FILES` that the pair has beside the record."""
+        has = {
+            "words.safetensors": self.words, "head.safetensors": self.classes, "corrector.safetensors": self.corrector,
+            "lora": self.lora_rank, "correction_lora": self.corrector and self.corrector.lora_rank,
+            "encoder_lora": self.encoder_lora_rank and not self.carries("encoder"), "encoder": self.carries("encoder"),
+            "llm": self.own_llm,
+        }  # fmt: skip
+        return {"adaptor.safetensors", *(part for part, there in has.items() if there)}
+
 
 @dataclasses.dataclass(frozen=True)
 class PairOptions(Options):
@@ -302,8 +313,12 @@ class Pair:
         return task_model
 
     def save(self, folder: Path, *, encoder: bool) -> None:
-        """Write the pair; ``encoder`` also writes the task model's own weights (after stage 2)."""
+        """Write the pair; ``encoder`` also writes the task model's own weights (after stage 2).
+
+        What another pair has left in the folder and this one does not have is removed: labels may have taught it.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        before = _recorded_parts(folder)
         # a loaded pair has its encoder's LoRA merged: it is the encoder now; one of its own lies nowhere else
         merged = self.config.encoder_lora_rank > 0 and self.encoder_lora is None
         encoder = encoder or merged or self.config.carries("encoder")
@@ -319,15 +334,24 @@ class Pair:
             self.save_corrector(folder)
         if self.config.own_llm:
             self.llm.save_merged(folder / "llm")
-        self._save_task_model(folder, encoder=encoder)
+        record = self._save_task_model(folder, encoder=encoder)
+        # last, when no record refers to it; a model that this pair reads from there stays
+        read = {local_path(name).resolve() for name in (record.encoder, record.llm)}
+        for path in (folder / part for part in before - record.parts):
+            if path.resolve() in read:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def save_task_model(self, folder: Path) -> None:
         """Write what :meth:`load_task_model` reads, and no more: a folder that is no pair to write texts with."""
         folder.mkdir(parents=True, exist_ok=True)
         self._save_task_model(folder, encoder=True)
 
-    def _save_task_model(self, folder: Path, *, encoder: bool) -> None:
-        """The encoder's weights if they are wanted, the head, and the record of the files that lie there by now."""
+    def _save_task_model(self, folder: Path, *, encoder: bool) -> PairConfig:
+        """The encoder's weights if they are wanted, the head, and the record, which is returned."""
         if encoder:
             with quiet_loading():
                 self.task_model.encoder.save(str(folder / OWN), create_model_card=False)  # type: ignore[operator]
@@ -339,6 +363,7 @@ class Pair:
             words=None if self.word_head is None else self.word_head.config,
         )  # fmt: skip
         write_config(folder, record)
+        return record
 
     # ---- correction ------------------------------------------------------------------------------------------
 
@@ -559,7 +584,7 @@ def write_config(folder: Path, config: PairConfig) -> None:
     """Write ``pair.json``, with the sha256 of itself and of the pair's other files, which must be there by now."""
     files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
-        for part in PAIR_FILES[1:]
+        for part in sorted(config.parts)
         for path in sorted((folder / part, *(folder / part).rglob("*")))
         if path.is_file()
     }
@@ -591,6 +616,15 @@ def read_config(folder: Path) -> PairConfig:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: damaged ({error}); copy the pair again") from error
+
+
+def _recorded_parts(folder: Path) -> set[str]:
+    """Which of :data:`PAIR_FILES` the record in a folder lists; none without a record, or by a damaged one."""
+    try:
+        listed = {Path(name).parts[0] for name in read_config(folder).files}
+    except InputError:
+        return set()
+    return listed.intersection(PAIR_FILES[1:])  # whatever else a record may name is nobody's to remove
 
 
 def _check_files(folder: Path, config: PairConfig, *, task_model: bool) -> None:
