@@ -6,6 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,14 @@ def test_a_folder_is_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_p
     first, second = RunFolder(tmp_path, {"n": 1}).part("p"), RunFolder(tmp_path, {"n": 1})
     first.write("a", 1)
     assert second.part("p").read("a") == 1
+
+
+def test_a_folder_is_kept_from_the_processes_of_its_own_process_too(tmp_path):
+    run = RunFolder(tmp_path, {"n": 1})
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with pytest.raises(InputError, match="another run is working in"):
+            pool.submit(RunFolder, run.folder, {"n": 1}).result()
+        assert pool.submit(partial(RunFolder, lock=False), run.folder, {"n": 1}).exception() is None
 
 
 @pytest.mark.parametrize("at", [-1, 70])

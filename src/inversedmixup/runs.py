@@ -10,7 +10,6 @@ import shutil
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,7 +20,9 @@ from inversedmixup.sealed import digest, read_record, write_json, write_record
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows: nothing is locked there
-    fcntl = None  # type: ignore[assignment]
+    LOCKABLE = False
+else:
+    LOCKABLE = True
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T", covariant=True)
@@ -64,8 +65,8 @@ class Lock:
 
     @classmethod
     def of(cls, folder: Path) -> Lock | None:
-        """The lock that this process has on a folder, or a new one; none in a worker, whose parent has it."""
-        if fcntl is None or parent_process() is not None:
+        """The lock that this process has on a folder, or a new one; none where nothing can be locked."""
+        if not LOCKABLE:
             return None
         where = folder.resolve()
         lock = cls._held.get(where) or cls(folder)
@@ -85,17 +86,19 @@ class RunFolder:
         choice: everything that decides what is taken of it. With another choice the finished work is taken up again;
             only records of :attr:`chosen` are made anew.
         overwrite: throw a run with other settings away instead of refusing it.
+        lock: keep other processes out; not in a worker, whose parent does.
 
     Raises:
         InputError: if the folder holds work of other settings, or another process is working in it.
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, Any], *, choice: dict[str, Any] | None = None, overwrite: bool = False
-    ) -> None:
+        self, folder: Path, settings: dict[str, Any], *, choice: dict[str, Any] | None = None, overwrite: bool = False,
+        lock: bool = True,
+    ) -> None:  # fmt: skip
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock.of(folder)
+        self._lock = Lock.of(folder) if lock else None
         path = folder / "config.json"
         settings, choice = json.loads(json.dumps(settings)), json.loads(json.dumps(choice or {}))
         self._settings, self._chosen = digest(settings), digest({**settings, **choice})

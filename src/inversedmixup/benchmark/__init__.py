@@ -153,7 +153,7 @@ def _end_with_parent() -> None:
 
 
 def _one_split(train: str, test: str | None, output: str, config: BenchmarkConfig, number: int) -> None:
-    Bench(train, test, output, config).run_split(number, lambda _: None)
+    Bench(train, test, output, config, lock=False).run_split(number, lambda _: None)
 
 
 def judge_benchmark(bench: Bench, records: Sequence[Record]) -> dict[str, Any]:

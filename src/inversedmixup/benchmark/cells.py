@@ -50,14 +50,16 @@ class Bench:
         output: folder of the runs.
         config: settings.
         known: embeddings by text, under an encoder that does not learn; benches with the same one can share them.
+        lock: see :class:`~inversedmixup.runs.RunFolder`.
 
     Raises:
         InputError: for input that cannot be used.
     """
 
     def __init__(
-        self, train: str, test: str | None, output: str, config: BenchmarkConfig, known: dict[str, Tensor] | None = None
-    ) -> None:
+        self, train: str, test: str | None, output: str, config: BenchmarkConfig,
+        known: dict[str, Tensor] | None = None, *, lock: bool = True,
+    ) -> None:  # fmt: skip
         self.config, self.methods = config, chosen(config.methods)
         self.given = train, test, output
         config.warn_if_fitted()
@@ -88,7 +90,7 @@ class Bench:
         with clear_write_errors(self.folder):
             # a method may add any rows: whatever decides which ones are kept decides every record
             settings = {**work_settings(config, self.rows), **choice_settings(config, self.test)}
-            self.run = RunFolder(self.folder / RUN, settings, overwrite=config.overwrite)
+            self.run = RunFolder(self.folder / RUN, settings, overwrite=config.overwrite, lock=lock)
 
     @property
     def name(self) -> str:
