@@ -67,6 +67,11 @@ def test_an_interrupted_run_resumes_to_the_same_weights_and_metrics(corpus_file,
     assert scores[0] == scores[1]
 
 
+def test_the_folder_may_be_a_name(corpus_file, tmp_path, config):
+    run_align([str(corpus_file)], str(tmp_path / "run"), config(sentences=16))
+    assert (tmp_path / "run" / "pair.json").is_file()
+
+
 def test_a_folder_of_something_else_is_refused_as_it_is(corpus_file, tmp_path, config, tiny_llm):
     (tmp_path / "config.json").write_text('{"mine": 1}', encoding="utf-8")
     for folder in (tmp_path, Path(tiny_llm)):

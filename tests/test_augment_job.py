@@ -53,6 +53,11 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def test_the_files_may_be_paths(train_file, tmp_path, config):
+    result = run_augment_job(train_file, tmp_path / "out.jsonl", config(n=4))
+    assert result.summary["output"] == str(tmp_path / "out.jsonl")
+
+
 def test_every_row_has_the_schema(train_file, tmp_path, config):
     out = tmp_path / "out.jsonl"
     result = run_augment_job(str(train_file), str(out), config(labels="llm", pairs="cross-class", force_judge=True))

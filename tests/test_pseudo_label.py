@@ -44,6 +44,11 @@ def written(path):
     return [record for _, record in iter_records(path)]
 
 
+def test_the_files_may_be_paths(train_file, texts_file, tmp_path, settings):
+    made = run_label_job(train_file, texts_file, tmp_path / "out.jsonl", build(LabelJobConfig, settings))
+    assert made["output"] == str(tmp_path / "out.jsonl")
+
+
 def test_every_text_comes_back_in_its_place_with_what_each_judge_says(train_file, texts_file, tmp_path, settings):
     out = tmp_path / "out.jsonl"
     made = run_label_job(str(train_file), str(texts_file), str(out), build(LabelJobConfig, settings))

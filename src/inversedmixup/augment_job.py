@@ -59,7 +59,7 @@ class AugmentJobResult:
     examples: ExampleFile
 
 
-def run_augment_job(train: str, output: str, config: AugmentJobConfig) -> AugmentJobResult:
+def run_augment_job(train: str | Path, output: str | Path, config: AugmentJobConfig) -> AugmentJobResult:
     """Augment a labelled file. Finished work in ``OUTPUT.run`` is taken up again, not redone.
 
     Either file may be a URL that fsspec knows. An output at a URL is made in the working folder, with its run folder

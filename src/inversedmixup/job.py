@@ -86,8 +86,9 @@ class Names:
 
 
 @contextlib.contextmanager
-def on_this_machine(inputs: Sequence[str], output: str, config: JobOptions) -> Iterator[Names]:
+def on_this_machine(files: Sequence[str | Path], output: str | Path, config: JobOptions) -> Iterator[Names]:
     """The files of a job on this machine; what was made for a URL is put there whole when the job has ended well."""
+    inputs, output = [str(name) for name in files], str(output)
     out = check_output(local_name(output))
     names = Names([shown(name) if is_url(name) else name for name in (*inputs, output)], inputs, out)
     targets = {out: output, names.rejected: sibling(output, names.rejected.name)} if is_url(output) else {}

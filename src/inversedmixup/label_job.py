@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 from inversedmixup.data import iter_unlabelled
@@ -29,7 +30,9 @@ class LabelJobConfig(PseudoLabelConfig, JobOptions):
     engine: str = "transformers"  # no option: nothing is written
 
 
-def run_label_job(train: str, unlabelled: str, output: str, config: LabelJobConfig) -> dict[str, Any]:
+def run_label_job(
+    train: str | Path, unlabelled: str | Path, output: str | Path, config: LabelJobConfig
+) -> dict[str, Any]:
     """Label a file. Finished work in ``OUTPUT.run`` is taken up again, not redone; all three files may be URLs.
 
     Returns:

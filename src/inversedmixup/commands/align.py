@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from inversedmixup.commands import add_config, resolve
@@ -24,7 +23,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     corpus, output = options.pop("corpus"), options.pop("output")
     config = resolve(AlignConfig, options)
     check_local("align", *corpus, output, config.validation)
-    record = run_align(corpus, Path(output), config)
+    record = run_align(corpus, output, config)
     return record and {**record, "output": output}
 
 

@@ -135,7 +135,7 @@ class AlignState:
     validated: int = 0
 
 
-def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -> dict[str, Any]:
+def run_align(corpus: Sequence[str | Path], output: str | Path, config: AlignConfig) -> dict[str, Any]:
     """Train an adaptor, or what comes after it, and write the pair's folder; taken up again from its checkpoint.
 
     With ``config.words`` the adaptor's run lies in :data:`ADAPTOR` of ``output``, and that of the word head around it.
@@ -146,6 +146,7 @@ def run_align(corpus: Sequence[str | Path], output: Path, config: AlignConfig) -
     Raises:
         InputError: for unreadable input, or an output folder that holds a run with other settings.
     """
+    output = local_path(output)
     if not config.words:
         return _run_lesson(corpus, output, config)
     first = output / ADAPTOR
