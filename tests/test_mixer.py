@@ -227,6 +227,22 @@ def test_to_fit_a_fitted_pair_is_worth_a_warning(mixer, examples, tmp_path, capl
     assert "has been fitted to labelled rows: whatever is measured on those rows flatters, judges too" in caplog.text
 
 
+def test_an_unknown_parameter_changes_none(mixer, tiny_pair_folder):
+    models = mixer.models_
+    with pytest.raises(InputError, match="InversedMixup has no parameter 'bogus'"):
+        mixer.set_params(pair="/nowhere", bogus=1)
+    assert (mixer.pair, mixer.models_) == (tiny_pair_folder, models)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"lamm": "0.5"}, "unknown option 'lamm'"), ({"lam": "much"}, "much"), ({"n": "x"}, "n: ")]
+)
+def test_options_of_a_resampler_are_refused_before_the_fit(tiny_pair_folder, monkeypatch, options, said):
+    monkeypatch.setattr(InversedMixup, "fit", None)
+    with pytest.raises(InputError, match=said):
+        InversedMixup(tiny_pair_folder, options={**QUICK, **options}).fit_resample(IMBALANCED, TAGS)
+
+
 @pytest.mark.parametrize("form", ["numpy", "torch", None])
 def test_a_data_set_of_any_format_is_read_as_it_is(form):
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})

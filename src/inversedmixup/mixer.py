@@ -23,7 +23,7 @@ from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import WORK, build, deciding
 from inversedmixup.schema import Example, LabelledText, Row
 from inversedmixup.sealed import digest
-from inversedmixup.stages.augment import AugmentConfig, AugmentResult, run_augment
+from inversedmixup.stages.augment import AugmentConfig, AugmentResult, check_rows, run_augment
 from inversedmixup.stages.pseudo_label import PseudoLabelConfig, run_pseudo_label
 from inversedmixup.stages.warmup import CrossValidation, WarmupConfig, run_warmup
 from inversedmixup.stages.writer import DecodeConfig, write_mixes
@@ -98,9 +98,9 @@ class InversedMixup:
 
     def set_params(self, **params: Any) -> InversedMixup:
         """Change constructor arguments; the models are loaded anew."""
+        if unknown := params.keys() - set(PARAMETERS):
+            raise InputError(f"InversedMixup has no parameter {min(unknown)!r}")
         for name, value in params.items():
-            if name not in self.get_params():
-                raise InputError(f"InversedMixup has no parameter {name!r}")
             setattr(self, name, value)
         self._pair, self._examples, self._last_panel = None, [], None
         return self
@@ -297,10 +297,11 @@ class InversedMixup:
         texts, labels = flatten(X), flatten(y)
         options = dict(self.options or {})
         fields = {config: {f.name for f in dataclasses.fields(config)} for config in (WarmupConfig, AugmentConfig)}
-        self.fit(texts, labels, **{k: v for k, v in options.items() if k in fields[WarmupConfig]})
         chosen = {"pairs": "balanced"} | {
             k: v for k, v in options.items() if k in fields[AugmentConfig] or k not in fields[WarmupConfig]
         }
+        check_rows(as_examples(texts, labels), build(AugmentConfig, chosen))  # now rather than after the fit
+        self.fit(texts, labels, **{k: v for k, v in options.items() if k in fields[WarmupConfig]})
         original = {label_name(label): label for label in labels}
         counts = class_counts(self._examples)
         missing = {name: max(counts.values()) - count for name, count in counts.items()}
