@@ -63,9 +63,9 @@ def test_a_strip_that_was_stopped_is_not_remembered(explorer):
     assert len(list(explorer.strip("my own words", SENTENCES[1]))) == 3
 
 
-@pytest.mark.parametrize("text", ["", "  ", None, "x" * 2001])
+@pytest.mark.parametrize("text", ["", "  ", None, "x" * 2001, "\ud800 hi", "\0 hi"])
 def test_a_sentence_that_cannot_be_mixed_is_refused(explorer, text):
-    with pytest.raises(InputError, match="the first sentence has"):
+    with pytest.raises(InputError, match=r"the first sentence h(as|olds)"):
         list(explorer.strip(text, SENTENCES[1]))
 
 
@@ -153,6 +153,15 @@ def test_decisions_are_the_last_word_on_each_row_and_undone_ones_leave_no_trace(
         assert after.kept == (after.reject_reason is None)
         if row.id not in decisions:
             assert after == row
+
+
+def test_a_row_that_nobody_labelled_is_kept_once_it_has_a_label(tmp_path):
+    row = make_row(0, label="", label_probs=dict.fromkeys(CLASSES, 0.0), kept=False, reject_reason="not_judged")
+    with pytest.raises(InputError, match="aug-0 has no label; choose one"):
+        decide({}, row, kept=True)
+    decisions = decide(decide({}, row, label="b"), row, kept=True)
+    assert export([row], decisions, tmp_path / "curated.jsonl", CLASSES) == 1
+    assert next(iter_rows(tmp_path / "curated.jsonl")).label == "b"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])

@@ -36,6 +36,18 @@ def unusable(text: str) -> str | None:
     return _unwritable(text)
 
 
+def check_sentence(name: str, text: str) -> None:
+    """Refuse what can be neither end of a mix.
+
+    Raises:
+        InputError: naming the end, ``first`` or ``second``.
+    """
+    if not text.strip() or len(text) > MAX_CHARACTERS:
+        raise InputError(f"the {name} sentence has {len(text)} characters; give 1 to {MAX_CHARACTERS}")
+    if reason := unusable(text):
+        raise InputError(f"the {name} sentence holds {reason}; remove it")
+
+
 def _unwritable(text: str) -> str | None:
     """The reason if a text holds what not every file can."""
     if "\0" in text:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from inversedmixup.data import MAX_CHARACTERS, checked_examples, label_name, unusable
+from inversedmixup.data import check_sentence, checked_examples, label_name
 from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.judges import Case, JudgeConfig, make_panel
 from inversedmixup.judges.panel import Panel
@@ -254,10 +254,7 @@ class InversedMixup:
         for name, text in (("first", first), ("second", second)):
             if not isinstance(text, str):
                 raise InputError(f"the {name} sentence is a {type(text).__name__}, not a string")
-            if not text.strip() or len(text) > MAX_CHARACTERS:
-                raise InputError(f"the {name} sentence has {len(text)} characters; give 1 to {MAX_CHARACTERS}")
-            if reason := unusable(text):
-                raise InputError(f"the {name} sentence holds {reason}; remove it")
+            check_sentence(name, text)
         if lams is None and (not isinstance(steps, int | np.integer) or steps < 2):
             raise InputError(f"steps {steps}: a strip needs at least 2, and a whole number of them")
         try:

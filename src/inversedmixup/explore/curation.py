@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from inversedmixup.errors import InputError
 from inversedmixup.report.evidence import Evidence
 from inversedmixup.row_file import RowFile, check_output
 from inversedmixup.schema import Row
@@ -30,10 +31,16 @@ Decisions = Mapping[str, Decision]
 def decide(
     decisions: Decisions, row: Row, *, kept: bool | None = None, label: str | None = None
 ) -> dict[str, Decision]:
-    """The decisions with one more; what agrees with the row as it was is no decision."""
+    """The decisions with one more; what agrees with the row as it was is no decision.
+
+    Raises:
+        InputError: for a row to be kept without a label.
+    """
     before = decisions.get(row.id, Decision())
-    kept = before.kept if kept is None else kept
     label = before.label if label is None else label
+    if kept and not (label or row.label):
+        raise InputError(f"{row.id} has no label; choose one, then keep it")
+    kept = before.kept if kept is None else kept
     after = Decision(None if kept == row.kept else kept, None if label == row.label else label)
     rest = {identity: decision for identity, decision in decisions.items() if identity != row.id}
     return rest if after == Decision() else {**rest, row.id: after}

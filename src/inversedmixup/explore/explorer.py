@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inversedmixup.data import MAX_CHARACTERS, read_examples
-from inversedmixup.errors import InputError
+from inversedmixup.data import check_sentence, read_examples
 from inversedmixup.gate import Gate, GateConfig
 from inversedmixup.judges.panel import adjusted
 from inversedmixup.labelled import check_classes, check_known_labels, class_shares
@@ -128,7 +127,7 @@ class Explorer:
         """The strip between two sentences, growing by a few λs at a time; at once if it was written before.
 
         Raises:
-            InputError: for an empty or overlong sentence.
+            InputError: for a sentence that is empty, overlong or no text.
         """
         first, second = _checked("first", first), _checked("second", second)
         known = self._strips.get((first, second))
@@ -155,7 +154,7 @@ class Explorer:
         A parent that is no training text has the class that the task model sees in it.
 
         Raises:
-            InputError: for an empty or overlong sentence.
+            InputError: for a sentence that is empty, overlong or no text.
         """
         first, second = _checked("first", first), _checked("second", second)
         with self._models:
@@ -292,8 +291,7 @@ def open_explorer(target: str, models: PairOptions, *, text_column: str, label_c
 def _checked(name: str, text: str) -> str:
     """A sentence as the models take it."""
     text = " ".join(str(text or "").split())
-    if not 0 < len(text) <= MAX_CHARACTERS:
-        raise InputError(f"the {name} sentence has {len(text)} characters; give 1 to {MAX_CHARACTERS}")
+    check_sentence(name, text)
     return text
 
 

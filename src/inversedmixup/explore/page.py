@@ -214,7 +214,10 @@ def _rows_tab(explorer: Explorer) -> None:
     ) -> tuple[Any, ...]:  # fmt: skip
         row, action = by_id.get(event.row), event.action
         if row is not None and action in ("keep", "reject"):
-            decisions = decide(decisions, row, kept=action == "keep")
+            try:
+                decisions = decide(decisions, row, kept=action == "keep")
+            except InputError as error:
+                return decisions, fragments.status(str(error)), gr.skip()
         elif row is not None and event.label in explorer.classes:
             decisions = decide(decisions, row, label=event.label)
         return decisions, *show(decisions, number, *chosen)
