@@ -99,6 +99,17 @@ def test_a_text_that_the_server_will_not_have_is_abstained_on(tiny_pair, example
         assert ask(judge(endpoint, tiny_pair, examples), SENTENCES[:3]) == [LABELS[0], None, LABELS[2]]
 
 
+def test_a_text_that_is_refused_for_its_words_takes_no_options_from_the_others(tiny_pair, examples):
+    def answer(body):
+        return (400, "filtered") if text_of(body) == SENTENCES[1] and "response_format" in body else right(body)
+
+    with serving(answer) as endpoint:
+        assert ask(judge(endpoint, tiny_pair, examples, api_concurrency=1), SENTENCES[:4]) == LABELS[:4]
+        asked = [sorted(body) for body in endpoint.requests if text_of(body) != SENTENCES[1]]
+        assert len(asked) == 3
+        assert all({"max_tokens", "response_format", "temperature"} <= set(names) for names in asked)
+
+
 def test_what_a_server_refused_is_asked_again_by_the_next_run(tiny_pair, examples, tmp_path):
     refused = [SENTENCES[1]]
     with serving(lambda body: (400, "still loading") if text_of(body) in refused else right(body)) as endpoint:

@@ -94,7 +94,8 @@ class ApiJudge:
         self._client = _client(config)
         self._instructions = self._instruct(config.described(self.classes))
         self._memory = _Memory(case.folder / JUDGEMENTS if case.folder else None)
-        self._level, self._answers, self._nonsense, self._previewed = 0, 0, 0, False
+        self._level: int | None = None  # how much the server can be asked for, once it has answered
+        self._answers, self._nonsense, self._previewed = 0, 0, False
 
     @cached_property
     def unseen(self) -> np.ndarray:
@@ -226,7 +227,7 @@ class ApiJudge:
             {"response_format": self._format(), "temperature": 0, "max_tokens": MAX_ANSWER},
             {"response_format": self._format()}, {"temperature": 0, "max_tokens": MAX_ANSWER}, {},
         ]  # fmt: skip
-        for level in range(self._level, len(levels)):
+        for level in range(self._level or 0, len(levels)):
             try:
                 answer: Any = self._client.chat.completions.create(model=self.model, messages=messages, **levels[level])
             except (openai.BadRequestError, openai.UnprocessableEntityError):
@@ -235,7 +236,8 @@ class ApiJudge:
                 return None
             except (openai.OpenAIError, ValueError) as error:
                 raise self._failed(error) from None
-            self._level = max(self._level, level)
+            # what has answered one text is not given up for another one, which may be refused for its words
+            self._level = level if self._level is None else min(self._level, level)
             try:
                 said = answer.choices[0].message.content
             except (AttributeError, IndexError, TypeError, KeyError):
