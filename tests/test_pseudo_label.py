@@ -8,6 +8,7 @@ import pytest
 
 from conftest import write_jsonl
 from inversedmixup import InputError, InversedMixup, job, label_job
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.baselines import Split
 from inversedmixup.baselines.pseudo_label import of_texts
 from inversedmixup.benchmark import BenchmarkConfig
@@ -20,6 +21,7 @@ from inversedmixup.report.results import is_run
 from inversedmixup.stages import pseudo_label
 from inversedmixup.stages.trust import check_alone
 from inversedmixup.stages.warmup import fit_task_model
+from test_augment_job import QUICK
 from test_cli import refused
 from tiny import LABELS, SENTENCES
 
@@ -82,6 +84,23 @@ def test_a_file_that_no_run_wrote_is_not_replaced(train_file, texts_file, tmp_pa
     with pytest.raises(InputError, match=f"{name}: is there already"):
         run_label_job(str(train_file), str(texts_file), str(tmp_path / "o.jsonl"), build(LabelJobConfig, settings))
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_pages_of_the_run_that_is_replaced_do_not_speak_of_the_new_rows(
+    train_file, texts_file, tmp_path, settings, edited, caplog
+):
+    out, card, report = (tmp_path / name for name in ("o.jsonl", "README.md", "o.report.html"))
+    run_augment_job(str(train_file), str(out), build(AugmentJobConfig, {**QUICK, "pair": settings["pair"]}))
+    assert card.exists()
+    assert report.exists()
+    if edited:
+        card.write_text(card.read_text(encoding="utf-8") + "mine\n", encoding="utf-8")
+    config = build(LabelJobConfig, settings | {"overwrite": True})
+    run_label_job(str(train_file), str(texts_file), str(out), config)
+    assert not report.exists()
+    assert card.exists() == edited
+    assert ("README.md was changed by hand, and stays" in caplog.text) == edited
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

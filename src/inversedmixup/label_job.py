@@ -13,6 +13,8 @@ from inversedmixup.errors import InputError
 from inversedmixup.job import Job, JobOptions, Names, on_this_machine
 from inversedmixup.labelled import class_counts
 from inversedmixup.models.pair import Pair
+from inversedmixup.outputs import is_marked, mark
+from inversedmixup.report.dataset_card import as_written, card_path
 from inversedmixup.runs import FITTED, SUMMARY
 from inversedmixup.schema import LabelledText
 from inversedmixup.sealed import write_json
@@ -68,6 +70,7 @@ class _LabelJob(Job[LabelledText]):
                 pair, self.examples, self.classes, self.texts, self.config, take, run,
                 known=self.test, cross_validated=self.cross_validated,
             )  # fmt: skip
+        self._remove_pages()
         summary = {
             "output": str(self.names.output), "rejected_output": str(self.names.rejected),
             "originals": class_counts(self.examples),
@@ -75,6 +78,19 @@ class _LabelJob(Job[LabelledText]):
         }  # fmt: skip
         write_json(run.folder / SUMMARY, summary)
         return {**summary, "sample": [dataclasses.asdict(row) for row in self.sample]}
+
+    def _remove_pages(self) -> None:
+        """Remove report and card of a run of ``augment`` that this one replaced: they would speak of these rows."""
+        output = self.names.output
+        report, card = self.names.beside("report.html"), card_path(output)
+        if is_marked(report, mark("report", output)):
+            report.unlink()
+        if not is_marked(card, mark("card", output)):
+            return
+        if as_written(card.read_bytes()):
+            card.unlink()
+        else:
+            logger.warning("%s was changed by hand, and stays, though it speaks of rows that were replaced", card)
 
     def _fitted(self) -> Pair:
         """The pair with a task model fitted to the rows. Its adaptor does not follow: nothing is written with it."""

@@ -79,7 +79,7 @@ def write_dataset_card(results: RunResults, kept: dict[str, int]) -> Path:
         kept: kept rows per class.
     """
     path = card_path(results.output)
-    if path.exists() and not _as_written(path.read_bytes()):
+    if path.exists() and not as_written(path.read_bytes()):
         logger.warning(
             "%s was changed since it was written, and stays as it is, its numbers too; delete it for a new one", path
         )
@@ -93,7 +93,7 @@ def write_dataset_card(results: RunResults, kept: dict[str, int]) -> Path:
     return path
 
 
-def _as_written(card: bytes) -> bool:
+def as_written(card: bytes) -> bool:
     """Whether a card is byte for byte what was written here; that of an earlier version cannot show it."""
     found = _SEAL.search(card)
     return found is not None and hashlib.sha256(card.replace(found[0], b"", 1)).hexdigest() == found[1].decode()
