@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from inversedmixup.card import record_report
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import Pair, default_pair_folder, read_config
 from inversedmixup.options import build, read_settings
@@ -366,6 +367,25 @@ def test_the_card_names_whose_texts_they_were(corpus_file, tmp_path, tiny_encode
     said.write_text("Wikipedia: [a, b]\n")
     with pytest.raises(InputError, match="Wikipedia: expected the name of a licence"):
         run_align([corpus_file], tmp_path / "second", build(AlignConfig, own, {"licences": str(said)}))
+
+
+def test_a_model_card_that_was_changed_by_hand_stays_and_one_that_was_not_is_written_anew(
+    corpus_file, tmp_path, tiny_encoder, tiny_llm, caplog
+):
+    def run(sentences):
+        run_align([corpus_file], tmp_path / "pair", build(AlignConfig, own, {"sentences": sentences}))
+        return card.read_text(encoding="utf-8")
+
+    own = {"encoder": tiny_encoder, "llm": tiny_llm, "soft_tokens": 2, "hidden": 8, "batch_size": 16}
+    own |= {"validation_rows": 4}
+    card = tmp_path / "pair" / "MODEL_CARD.md"
+    assert "\n16 sentences (" in run(16)
+    assert "\n32 sentences (" in run(32)
+    card.write_text(card.read_text(encoding="utf-8") + "Mine.\n", encoding="utf-8")
+    assert run(48).endswith("Mine.\n")
+    assert f"{card} was changed since it was written, and stays as it is" in caplog.text
+    record_report(tmp_path / "pair", "toy/test.jsonl", {}, [])
+    assert card.read_text(encoding="utf-8").endswith("Mine.\n")
 
 
 def test_an_interrupt_of_the_last_validation_loses_no_training(

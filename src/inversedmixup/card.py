@@ -8,6 +8,7 @@ from typing import Any
 
 from inversedmixup.models.pair import PairConfig, read_config, write_config
 from inversedmixup.models.sources import WHEELS
+from inversedmixup.sealed import write_text
 
 SHOWN = ("n", "token_f1", "bleu", "exact", "cosine", "fluency", "label_retention")
 WAYS = ("greedy", "reranked", "corrected")
@@ -18,7 +19,10 @@ PUBLISHED = (
     ("GTR, one correction step (Morris et al. 2023)", "0.80", "50.7", "0.96"),
     ("GPT-2 decoder attack, as reported there", "0.47", "1.0", "0.76"),
 )
-TEMPLATE = """# {encoder} → {llm}
+MARK = "<!-- model card, written by inversedmixup"
+TEMPLATE = """{mark}
+
+# {encoder} → {llm}
 
 An adaptor that turns sentence embeddings of `{encoder}` into soft tokens of `{llm}`{extras}. Trained by
 [inversedmixup](https://arxiv.org/abs/2601.21543) (an implementation of "inversedMixup", arXiv 2601.21543).
@@ -66,21 +70,21 @@ def record_report(folder: Path, name: str, result: dict[str, Any], rows: Sequenc
 
 
 def write_card(folder: Path, config: PairConfig) -> None:
-    """Write the card of a pair."""
+    """Write the card of a pair, unless it was changed by hand since."""
     training, adaptor = config.training, config.adaptor
     ranks = (("the LLM", config.lora_rank), ("the encoder", config.encoder_lora_rank))
     extras = "".join(f", with LoRA weights of rank {rank} on {part}" for part, rank in ranks if rank)
     extras += ", with an LLM all of whose weights were trained" if config.own_llm else ""
     extras += f", with a word head that knows {config.words.words:,} of its tokens" if config.words else ""
     card = TEMPLATE.format(
-        encoder=config.encoder, llm=config.llm, extras=extras, models=_models(config),
+        mark=MARK, encoder=config.encoder, llm=config.llm, extras=extras, models=_models(config),
         soft_tokens=adaptor.soft_tokens, layers=adaptor.layers, hidden=adaptor.hidden, prompt=config.prompt,
         sentences=f"{training.get('sentences', 0):,}", tokens=f"{training.get('target_tokens', 0):,}",
         corpus=", ".join(training.get("corpus", [])) or "no corpus", figures=_figures(training),
         published="\n".join(f"| {' | '.join(row)} |" for row in PUBLISHED), failures=_failures(training),
         taught=_taught(training), licences=_licences(training.get("licences", {})),
     )  # fmt: skip
-    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    write_text(folder / "MODEL_CARD.md", card, MARK)
 
 
 def _taught(training: dict[str, Any]) -> str:

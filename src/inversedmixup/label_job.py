@@ -14,10 +14,10 @@ from inversedmixup.job import Job, JobOptions, Names, on_this_machine
 from inversedmixup.labelled import class_counts
 from inversedmixup.models.pair import Pair
 from inversedmixup.outputs import is_marked, mark
-from inversedmixup.report.dataset_card import as_written, card_path
+from inversedmixup.report.dataset_card import card_path
 from inversedmixup.runs import FITTED, SUMMARY
 from inversedmixup.schema import LabelledText
-from inversedmixup.sealed import write_json
+from inversedmixup.sealed import as_written, write_json
 from inversedmixup.stages.pseudo_label import SHARD_TEXTS, PseudoLabelConfig, check_policy, run_pseudo_label
 from inversedmixup.stages.warmup import fit_task_model
 from inversedmixup.terminal import progress
@@ -87,7 +87,7 @@ class _LabelJob(Job[LabelledText]):
             report.unlink()
         if not is_marked(card, mark("card", output)):
             return
-        if as_written(card.read_bytes()):
+        if as_written(card):
             card.unlink()
         else:
             logger.warning("%s was changed by hand, and stays, though it speaks of rows that were replaced", card)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from torch import Tensor
 
 from inversedmixup.errors import PARTIAL, InputError, write_whole
 
+logger = logging.getLogger(__name__)
+
 SEAL = "seal.json"
+_TEXT_SEAL = re.compile(rb"; sha256 of the rest ([0-9a-f]{64}) -->")
 
 
 def digest(value: Any) -> str:  # noqa: ANN401 (any JSON value)
@@ -39,6 +44,31 @@ def read_record(path: Path, *, belongs_to: str = "") -> Any | None:  # noqa: ANN
         return record["value"] if record["sha256"] == digest([belongs_to, record["value"]]) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
+
+
+def write_text(path: Path, text: str, comment: str) -> None:
+    """Write a text that people may change, unless they have: then it stays, and that is said.
+
+    Args:
+        path: where.
+        text: with an HTML comment in it that is not closed: its end, with the sha256 of the rest, is added.
+        comment: how that comment begins.
+    """
+    if path.exists() and not as_written(path):
+        logger.warning(
+            "%s was changed since it was written, and stays as it is, its numbers too; delete it for a new one", path
+        )
+        return
+    content, begun = text.encode(), comment.encode()
+    seal = b"; sha256 of the rest %s -->" % hashlib.sha256(content).hexdigest().encode()
+    write_whole(path, content.replace(begun, begun + seal, 1))
+
+
+def as_written(path: Path) -> bool:
+    """Whether a text is byte for byte what :func:`write_text` wrote; that of an earlier version cannot show it."""
+    content = path.read_bytes()
+    found = _TEXT_SEAL.search(content)
+    return found is not None and hashlib.sha256(content.replace(found[0], b"", 1)).hexdigest() == found[1].decode()
 
 
 def seal_folder(folder: Path, *, belongs_to: str = "") -> None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.errors import InputError, write_whole
+from inversedmixup.errors import InputError
 from inversedmixup.models.pair import pair_folder, read_config
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.outputs import is_marked, mark
 from inversedmixup.report.results import RunResults
+from inversedmixup.sealed import write_text
 
 logger = logging.getLogger(__name__)
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-# at the end of the mark: by it a card is known that was changed by hand, e.g. to name the licence
-_SEAL = re.compile(rb"; sha256 of the rest ([0-9a-f]{64}) -->")
 TEMPLATE = """
 {mark}
 
@@ -79,24 +76,11 @@ def write_dataset_card(results: RunResults, kept: dict[str, int]) -> Path:
         kept: kept rows per class.
     """
     path = card_path(results.output)
-    if path.exists() and not as_written(path.read_bytes()):
-        logger.warning(
-            "%s was changed since it was written, and stays as it is, its numbers too; delete it for a new one", path
-        )
-        return path
     if path.name != "README.md":
         logger.info("README.md there is not ours; the dataset card is %s", path.name)
-    card = f"---\n{_front_matter(results)}\n---\n{_body(results, kept)}".encode()
-    begun = mark("card", results.output).encode()
-    seal = b"; sha256 of the rest %s -->" % hashlib.sha256(card).hexdigest().encode()
-    write_whole(path, card.replace(begun, begun + seal, 1))
+    card = f"---\n{_front_matter(results)}\n---\n{_body(results, kept)}"
+    write_text(path, card, mark("card", results.output))
     return path
-
-
-def as_written(card: bytes) -> bool:
-    """Whether a card is byte for byte what was written here; that of an earlier version cannot show it."""
-    found = _SEAL.search(card)
-    return found is not None and hashlib.sha256(card.replace(found[0], b"", 1)).hexdigest() == found[1].decode()
 
 
 def _front_matter(results: RunResults) -> str:
