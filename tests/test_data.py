@@ -81,7 +81,8 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("value", "name"), [(1, "1"), (1.0, "1"), (True, "True"), ("  a ", "a"), (None, None), ("", None)]
+    ("value", "name"),
+    [(1, "1"), (1.0, "1"), (True, "True"), ("  a ", "a"), ("cafe\u0301", "caf\u00e9"), (None, None), ("", None)],
 )
 def test_labels_of_every_type_become_names(value, name):
     assert label_name(value) == name

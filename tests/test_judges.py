@@ -242,6 +242,17 @@ def test_descriptions_of_classes_that_yaml_takes_for_something_else_are_words(tm
         config.described(["yes", "no"])
 
 
+def test_descriptions_are_of_the_class_however_its_accents_are_spelt(tmp_path):
+    path = tmp_path / "classes.yaml"
+    path.write_text("cafe\u0301: a place to drink\n", encoding="utf-8")
+    config = JudgeConfig(descriptions=str(path))
+    config.check_descriptions(["caf\u00e9", "bar"])
+    assert config.described(["caf\u00e9"]) == {"caf\u00e9": "a place to drink"}
+    path.write_text("cafe\u0301: a place to drink\ncaf\u00e9: another\n", encoding="utf-8")
+    with pytest.raises(InputError, match="'caf\u00e9' is there twice"):
+        config.check_descriptions(["caf\u00e9", "bar"])
+
+
 # ---- tuned -------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import logging
 import math
 import numbers
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -116,12 +117,12 @@ def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag:
 
 
 def label_name(value: Any) -> str | None:  # noqa: ANN401
-    """A label as a string, the same for 1, 1.0 and "1"; ``None`` for a missing one."""
+    """A label as a string, the same for 1, 1.0 and "1" and for both spellings of é; ``None`` for a missing one."""
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)) or str(value) == "<NA>":
         return None  # <NA> is pandas' missing value
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)
-    return " ".join(str(value).split()) or None
+    return " ".join(unicodedata.normalize("NFC", str(value)).split()) or None
 
 
 def read_examples(path: str | Path, *, text_column: str = "text", label_column: str = "label") -> list[Example]:

@@ -14,6 +14,7 @@ import difflib
 import inspect
 import types
 import typing
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -117,14 +118,17 @@ def _by_group(config: type) -> list[dataclasses.Field[Any]]:
 
 
 def read_yaml(path: str | Path, flag: str, *, as_text: bool = False) -> dict[str, Any]:
-    """The ``name: value`` lines of the YAML file that ``flag`` gives; ``as_text``: ``yes`` and ``1`` are words."""
+    """The ``name: value`` lines of the YAML file that ``flag`` gives, names spelt as those of labels are (NFC).
+
+    With ``as_text``, ``yes`` and ``1`` are words.
+    """
     import yaml
 
     try:
         words = local_path(path).read_text(encoding="utf-8")
         loader = yaml.BaseLoader(words) if as_text else yaml.SafeLoader(words)
         node = loader.get_single_node()
-        names = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        names = [_composed(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         loaded = None if node is None else loader.construct_document(node)
     except InputError:
         raise
@@ -137,7 +141,11 @@ def read_yaml(path: str | Path, flag: str, *, as_text: bool = False) -> dict[str
     if not isinstance(loaded, dict):
         raise InputError(f"{flag} {path}: expected `name: value` lines, found a {type(loaded).__name__}")
     _check_once(names, f"{flag} {path}")
-    return {str(key): value for key, value in loaded.items()}
+    return {_composed(key): value for key, value in loaded.items()}
+
+
+def _composed(name: Any) -> str:  # noqa: ANN401 (a key of YAML)
+    return unicodedata.normalize("NFC", str(name))
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
