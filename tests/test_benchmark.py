@@ -145,6 +145,20 @@ def test_every_run_is_a_file_and_is_not_done_again(train_file, tmp_path, config,
         run(*arguments, config(draw="3"))
 
 
+def test_finished_runs_that_are_not_asked_for_are_told_of(train_file, tmp_path, config, caplog):
+    def shown(**options):
+        caplog.clear()
+        return list(run_benchmark(str(train_file), None, str(tmp_path / "toy"), config(**options))["methods"])
+
+    shown(methods="none,duplicate")
+    assert "not shown" not in caplog.text
+    assert shown(methods="eda", splits=1) == [BASELINE, "eda"]
+    assert "toy: finished runs of duplicate, none are not shown; name them in --methods, too" in caplog.text
+    assert "toy: finished runs of 2 splits, of which 1 are shown; --splits 2 shows all" in caplog.text
+    assert shown(methods="none,duplicate,eda") == [BASELINE, "none", "duplicate", "eda"]
+    assert "shown" not in caplog.text
+
+
 def test_a_refused_encoder_leaves_the_folder_free(train_file, tmp_path, config):
     arguments = str(train_file), None, str(tmp_path / "toy")
     with pytest.raises(InputError, match="encoder of size 16 does not fit"):

@@ -71,11 +71,26 @@ def run_benchmark(train: str, test: str | None, output: str, config: BenchmarkCo
     check_ours(folder / RUN / "config.json", folder / BENCHMARK_FILE, overwrite=config.overwrite)
     bench = Bench(train, test, output, config)
     bench.check_splits()
+    _warn_of_unshown(bench)
     missing = [bench.missing(number) for number in range(config.splits)]
     if runs := sum(map(len, missing)):
         logger.info("%s for %d runs", in_words(estimated_seconds(bench, missing)), runs)
         _warn_of_unread(bench)
     return judge_benchmark(bench, run_all(bench))
+
+
+def _warn_of_unshown(bench: Bench) -> None:
+    """Say which finished runs the folder's verdicts are going to leave out, as they were not asked for."""
+    methods, splits = bench.unshown()
+    if methods:
+        logger.warning(
+            "%s: finished runs of %s are not shown; name them in --methods, too", bench.folder, ", ".join(methods)
+        )
+    if splits > bench.config.splits:
+        logger.warning(
+            "%s: finished runs of %d splits, of which %d are shown; --splits %d shows all",
+            bench.folder, splits, bench.config.splits, splits,
+        )  # fmt: skip
 
 
 def _warn_of_unread(bench: Bench) -> None:

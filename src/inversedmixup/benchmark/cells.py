@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from inversedmixup.benchmark import BenchmarkConfig
 
 RUN = "run"  # the folder of records beside what the reports say; nothing else is ever deleted
+RUNS = "runs"  # in it, a record for each run
 logger = logging.getLogger(__name__)
 
 PROTOCOLS = {"full": "fine-tuned", "head": "frozen"}  # by what cross-entropy trains
@@ -123,6 +124,14 @@ class Bench:
         found = [self._record(number, method) for method in self.methods]
         # whatever the folder was called when they ran
         return [{**record, "set": self.name} for record in found if record is not None]
+
+    def unshown(self) -> tuple[list[str], int]:
+        """Methods that have run in the folder and are not asked for, and how many splits something has run on."""
+        names = [path.stem for path in sorted((self.run.folder / RUNS).glob("*-*.json"))]
+        found = [name.split("-", 1) for name in names if self.run.read(f"{RUNS}/{name}") is not None]
+        asked = {method.name for method in self.methods}
+        others = [method for _, method in found if method not in asked]
+        return list(dict.fromkeys(others)), max((int(number) + 1 for number, _ in found), default=0)
 
     def _record(self, number: int, method: Method) -> dict[str, Any] | None:
         """What a finished run measured; one of a method that had other means then is not finished."""
@@ -235,7 +244,7 @@ class Bench:
 
 def run_name(number: int, method: str) -> str:
     """Name of the record of a method's run on a split."""
-    return f"runs/{number:03d}-{method}"
+    return f"{RUNS}/{number:03d}-{method}"
 
 
 def _some(test: list[Example], count: int | None) -> list[Example]:
