@@ -173,6 +173,20 @@ def test_mix_evaluates_labelled_and_unlabelled_files(train_file, corpus_file, tm
         assert "two sentences" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("labels", [[None, ""], ["a", "b"], ["a", None]])
+def test_mix_evaluates_a_file_whose_labels_are_empty_as_one_of_texts(tmp_path, monkeypatch, labels, capsys):
+    given = []
+    monkeypatch.setattr("inversedmixup.models.pair.PairOptions.load_pair", lambda _: None)
+    monkeypatch.setattr("inversedmixup.commands.mix.lam_control", lambda _, *rows: given.append(rows[:2]) or {})
+    monkeypatch.setattr("inversedmixup.commands.mix.show", lambda _: None)
+    rows = [{"text": text, "label": labels[at % 2]} for at, text in enumerate(SENTENCES)]
+    assert main(["mix", "--evaluate", str(write_jsonl(tmp_path / "t.jsonl", rows))]) == 0
+    known = [(row["text"], row["label"]) for row in rows if row["label"]]
+    assert given == [([text for text, _ in known], [label for _, label in known]) if known else (SENTENCES, None)]
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("9 row(s) left out, no label" in said) == (labels == ["a", None])
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

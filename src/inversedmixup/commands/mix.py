@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.control import check_plot, lam_control, plot
-from inversedmixup.data import iter_texts, read_examples
+from inversedmixup.data import iter_texts, label_name, read_examples
 from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.files import iter_records
 from inversedmixup.identity import work_settings
@@ -107,8 +106,10 @@ def _strip(config: MixConfig, first: str, second: str) -> dict[str, Any]:
 
 def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
     """λ control over random pairs of a file's sentences, by class where it has labels."""
-    labels = None
-    if any(config.label_column in record for _, record in islice(iter_records(path), 1)):
+    labels, column = None, config.label_column
+    _, first = next(iter_records(path), (0, {}))
+    # a column may be there and be empty, as tools write it for rows that nobody has labelled yet
+    if column in first and any(label_name(record.get(column)) for _, record in iter_records(path, {column})):
         examples = read_examples(path, text_column=config.text_column, label_column=config.label_column)
         texts, labels = [example.text for example in examples], [example.label for example in examples]
     else:
