@@ -180,6 +180,8 @@ def test_invert_scores_and_writes(corpus_file, tmp_path, capsys, tiny_pair_folde
         assert {"token_f1", "bleu", "exact", "cosine", "n"} <= set(result[way])
     assert result["reranked"]["cosine"] >= result["greedy"]["cosine"] - 0.2
     assert len(out.read_text().splitlines()) == 5
+    arguments[3] = "7"
+    assert "holds a run with other settings (rows: 5 there, 7 now)" in refused(capsys, *arguments)
 
 
 def test_invert_replaces_neither_the_reference_nor_what_it_did_not_write(

@@ -133,7 +133,8 @@ def _settings_file(output: Path) -> Path:
 
 def _run_folder(config: InvertConfig, output: Path, texts: Sequence[str]) -> RunFolder:
     """Where finished blocks are kept."""
-    settings = work_settings(config, [Example("", text, "") for text in texts])
+    # the count says more to a person than a digest, e.g. when it is --rows that changed
+    settings = {**work_settings(config, [Example("", text, "") for text in texts]), "rows": len(texts)}
     with clear_write_errors(output):
         return RunFolder(output.with_name(output.name + RUN_SUFFIX), settings, overwrite=config.overwrite)
 
