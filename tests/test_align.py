@@ -82,6 +82,26 @@ def test_a_folder_of_something_else_is_refused_as_it_is(corpus_file, tmp_path, c
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["pair.json", "MODEL_CARD.md", "metrics.jsonl", "checkpoint.safetensors", "encoder"])
+@pytest.mark.parametrize("words", [0, 8])
+def test_a_pair_or_files_that_no_run_wrote_are_not_replaced(corpus_file, tmp_path, config, name, words):
+    (tmp_path / name).write_text('{"step": 0}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{name}: is there already, and no .*config.json shows that `align` wrote"):
+        run_align([corpus_file], tmp_path, config(sentences=16, words=words))
+    assert [path.name for path in tmp_path.iterdir() if path != corpus_file] == [name]
+    assert (tmp_path / name).read_text(encoding="utf-8") == '{"step": 0}\n'
+
+
+def test_a_run_whose_damaged_settings_were_deleted_goes_on(corpus_file, tmp_path, config, monkeypatch):
+    run_align([corpus_file], tmp_path / "run", config(sentences=16))
+    (tmp_path / "run" / "config.json").write_text("{ damaged")
+    with pytest.raises(InputError, match=r"config.json: damaged; delete it, and the run goes on"):
+        run_align([corpus_file], tmp_path / "run", config(sentences=16))
+    (tmp_path / "run" / "config.json").unlink()
+    monkeypatch.setattr(align._Run, "_step", lambda *_: pytest.fail("trained again"))
+    assert run_align([corpus_file], tmp_path / "run", config(sentences=16))["sentences"] == 16
+
+
 def test_settings_are_recorded_when_the_corpus_is_known_to_be_usable(corpus_file, tmp_path, config):
     torn = tmp_path / "torn.jsonl"
     torn.write_text('{"text": "one"}\n' * 9 + "{", encoding="utf-8")

@@ -10,6 +10,7 @@ from inversedmixup.models.pair import PairConfig, read_config, write_config
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.sealed import write_text
 
+CARD = "MODEL_CARD.md"
 SHOWN = ("n", "token_f1", "bleu", "exact", "cosine", "fluency", "label_retention")
 WAYS = ("greedy", "reranked", "corrected")
 WORST = 8  # failures kept in the card
@@ -84,7 +85,7 @@ def write_card(folder: Path, config: PairConfig) -> None:
         published="\n".join(f"| {' | '.join(row)} |" for row in PUBLISHED), failures=_failures(training),
         taught=_taught(training), licences=_licences(training.get("licences", {})),
     )  # fmt: skip
-    write_text(folder / "MODEL_CARD.md", card, MARK)
+    write_text(folder / CARD, card, MARK)
 
 
 def _taught(training: dict[str, Any]) -> str:

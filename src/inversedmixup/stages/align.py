@@ -13,6 +13,7 @@ A trained pair can then be taught which words a sentence holds (``models/word_he
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -30,10 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inversedmixup.card import write_card
+from inversedmixup.card import CARD, write_card
 from inversedmixup.data import iter_texts
 from inversedmixup.errors import InputError, clear_write_errors, local_path, write_whole
 from inversedmixup.models.llm import DTYPES, SOFT, precision_of
+from inversedmixup.models.pair import PAIR_FILES
 from inversedmixup.models.sources import DEFAULT_ENCODER, DEFAULT_LLM, file_sha256, recorded_name
 from inversedmixup.options import Options, at_least, option, read_yaml
 from inversedmixup.runs import Lock
@@ -49,6 +51,7 @@ logger = logging.getLogger(__name__)
 BUDGET_OPTIONS = ("sentences", "minutes", "tokens")
 SPEED_OPTIONS = ("compile", "micro_batch", "checkpoint_every", "device", "licences")
 TAUGHT = ("invert", "words", "correct")
+LINES, CHECKPOINT = "metrics.jsonl", "checkpoint.safetensors"
 ADAPTOR = "adaptor"  # folder of the first run where --words asks for two
 # those of the head that ships; its steps cost next to nothing beside the encoder's pass, so they may be large
 WORD_STEPS: dict[str, Any] = {"batch_size": 256, "learning_rate": 2e-3, "max_tokens": 64}
@@ -158,6 +161,8 @@ def run_align(corpus: Sequence[str | Path], output: str | Path, config: AlignCon
     begun = (output / "config.json").exists()
     if begun:  # refused now rather than after hours of the adaptor's run
         _check_same_run(output, _settings(corpus, words))
+    else:
+        _check_free(output)
     if begun and (first / "pair.json").exists():
         logger.info("the adaptor in %s is finished; more of its training needs another folder", first)
     else:
@@ -205,6 +210,7 @@ def _settings(corpus: Sequence[str | Path], config: AlignConfig) -> dict[str, An
 
 def _check_same_run(output: Path, resolved: dict[str, Any]) -> None:
     """Refuse a folder whose run has other settings, or that is of no such run."""
+    _check_free(output)
     path = output / "config.json"
     if path.exists():
         try:
@@ -227,6 +233,21 @@ def _check_same_run(output: Path, resolved: dict[str, Any]) -> None:
                     f"{output} holds a run with other settings ({name}: {before.get(name)!r} there, {value!r} now); "
                     f"choose another folder or the same settings"
                 )
+
+
+def _check_free(output: Path) -> None:
+    """Refuse a folder without a ``config.json`` that holds files which a run would replace."""
+    taken = [path for name in (*PAIR_FILES, CARD, LINES, CHECKPOINT) if (path := output / name).exists()]
+    path = output / "config.json"
+    if not taken or path.exists():
+        return
+    with contextlib.suppress(InputError, ValueError, TypeError):  # a run whose damaged settings were deleted goes on
+        AlignState(**json.loads(read_tensors(output / CHECKPOINT)[1]))
+        return
+    raise InputError(
+        f"{taken[0]}: is there already, and no {path} shows that `align` wrote it; choose another folder, or move it "
+        f"away"
+    )
 
 
 def _heads_digest(files: Sequence[str | Path]) -> str:
@@ -395,7 +416,7 @@ class _Run:
         if self.losses:
             record["train_loss"], record["drift"] = (float(mean) for mean in np.mean(self.losses, axis=0))
         self.losses.clear()
-        with (self.output / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.output / LINES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         logger.info("%s", "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items()))
         return record
@@ -408,12 +429,12 @@ class _Run:
         for name, value in self.weights.items():
             for key, moment in self.optimiser.state[value].items():
                 tensors[f"{key}/{name}"] = moment.detach().clone()
-        write_tensors(self.output / "checkpoint.safetensors", tensors, json.dumps(dataclasses.asdict(self.state)))
+        write_tensors(self.output / CHECKPOINT, tensors, json.dumps(dataclasses.asdict(self.state)))
         self.saved = time.monotonic()
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one; later lines of the metrics file are dropped."""
-        path = self.output / "checkpoint.safetensors"
+        path = self.output / CHECKPOINT
         if path.exists():
             try:
                 stored, state = read_tensors(path, device=self.config.device)
@@ -424,7 +445,7 @@ class _Run:
             except (LookupError, ValueError, TypeError, RuntimeError) as error:
                 raise InputError(f"{path}: of another run ({error}); delete it to start this run again") from error
             logger.info("taken up again at step %d, %d sentences", self.state.step, self.state.sentences)
-        metrics = self.output / "metrics.jsonl"
+        metrics = self.output / LINES
         if metrics.exists() and self.team.leads:
             lines = metrics.read_bytes().splitlines(keepends=True)
             write_whole(metrics, b"".join(line for line in lines if _step_of(line) <= self.state.step))
