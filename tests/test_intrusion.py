@@ -60,6 +60,12 @@ def test_an_observer_at_chance_gives_no_corrected_share():
     assert seen(hits[:0], np.ones(0), 4, Observer("x", 0.9, 9), apart(0))["rate"] is None
 
 
+def test_where_every_class_is_allowed_none_can_lie_outside():
+    found = seen(np.zeros(40, dtype=bool), np.full(40, 2), 2, Observer("x", 0.8, 99), apart(40))
+    assert found.pop("n") == 40
+    assert set(found.values()) == {0.0}
+
+
 def test_intervals_hold_what_other_rows_would_have_given():
     """2,000 mixes of twenty rows: how easily a row's mixes are contradicted is its own."""
     rng, covered, classes = np.random.default_rng(0), 0, np.repeat([0, 1], 10)

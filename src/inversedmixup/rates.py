@@ -67,6 +67,8 @@ def seen(
     found["n"] = n
     if not n:
         return found
+    if (allowed >= classes).all():  # there is no class outside
+        return found | dict.fromkeys(found.keys() - {"n"}, 0.0)
     rate, size = count / n, effective_size(hits, parents)
     low, high = _wilson(rate, size)
     found |= {"rate": _round(rate), "low": _round(low), "high": _round(high)}
