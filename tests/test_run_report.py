@@ -315,6 +315,52 @@ def test_what_is_no_finished_run_is_refused_with_the_remedy(tmp_path, run):
     assert main(["report", str(run / "out.jsonl"), "-o", str(tmp_path / "report.txt")]) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("summary.json", {"originals": [1]}), ("summary.json", {"kept": "x"}), ("summary.json", {"judge": 3}),
+        ("config.json", {"min_cycle": "x"}), ("config.json", {"pairs": 3}),
+        ("provenance.json", {"value": None}), ("provenance.json", {"value": {"command": "x"}}),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_of_a_run_is_named(run, tmp_path, capsys, name, change):
+    path = run / "out.jsonl.run" / name
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps({**json.loads(whole), **change}), encoding="utf-8")
+    try:
+        assert main(["report", str(run / "out.jsonl"), "-o", str(tmp_path / "x.html")]) == 2
+    finally:
+        path.write_text(whole, encoding="utf-8")
+    assert f"{name}: not as `augment` wrote it; run the same command again" in capsys.readouterr().err
+
+
+def test_a_summary_of_an_earlier_version_has_no_seal_and_is_read(run):
+    path = run / "out.jsonl.run" / "summary.json"
+    whole = path.read_text(encoding="utf-8")
+    record = json.loads(whole)
+    del record["sha256"]
+    try:
+        path.write_text(json.dumps(record), encoding="utf-8")
+        assert read_run(run / "out.jsonl").summary == record
+        path.write_text(json.dumps({**record, "originals": [1]}), encoding="utf-8")
+        with pytest.raises(InputError, match=r"summary\.json: not as `augment` wrote it"):
+            read_run(run / "out.jsonl")
+    finally:
+        path.write_text(whole, encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", ["{}", '{"value": null}', '{"value": ["a"]}', '{"value": []}', "[", "[]"])
+def test_damaged_fluencies_are_as_good_as_none(run, content):
+    path = run / "out.jsonl.run" / "fluencies.json"
+    whole = path.read_text(encoding="utf-8")
+    assert read_run(run / "out.jsonl").fluencies
+    path.write_text(content, encoding="utf-8")
+    try:
+        assert read_run(run / "out.jsonl").fluencies is None
+    finally:
+        path.write_text(whole, encoding="utf-8")
+
+
 def test_a_run_moved_elsewhere_is_still_read(run, tmp_path):
     for path in run.iterdir():
         path.rename(tmp_path / path.name)

@@ -27,7 +27,7 @@ from inversedmixup.report.results import EXAMPLES_FILE, read_run
 from inversedmixup.runs import SUMMARY
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import SOURCES, Example, Row
-from inversedmixup.sealed import write_json
+from inversedmixup.sealed import digest, write_json
 from inversedmixup.stages.augment import SHARD_ROWS, AugmentConfig, check_rows, run_augment
 from inversedmixup.stages.warmup import WarmedConfig, warmed_up
 
@@ -125,7 +125,7 @@ class _AugmentJob(Job[Row]):
             "warmup": run.read("warmup"), **downstream,
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
         }  # fmt: skip
-        write_json(run.folder / SUMMARY, summary)
+        write_json(run.folder / SUMMARY, {**summary, "sha256": digest(summary)})
         results = read_run(run.folder, examples=self.examples)
         evidence = write_report(results, report)
         write_dataset_card(results, evidence.labels["kept"])

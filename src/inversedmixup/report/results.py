@@ -14,8 +14,12 @@ from inversedmixup.labelled import ExampleFile
 from inversedmixup.row_file import iter_rows
 from inversedmixup.runs import FITTED, RUN_SUFFIX, SUMMARY
 from inversedmixup.schema import Row
+from inversedmixup.sealed import digest
 
 EXAMPLES_FILE = "examples.jsonl"
+MADE = {"command", "train", "train_sha256", "versions", "platform"}  # what a provenance says
+COUNTS = {"kept": int, "tried": int, "rejected": dict, "originals": dict}  # without which it is no summary of a run
+NOT_AS_WRITTEN = "{}: not as `augment` wrote it; run the same command again (of another command there is no report)"
 BENCHMARK_FILE = "benchmark.json"  # what ``benchmark`` found, in its folder
 
 
@@ -45,9 +49,11 @@ class RunResults:
 
     @property
     def fluencies(self) -> list[float] | None:
-        """Fluencies of training texts, as the run recorded them for its gate."""
-        path = self.folder / "fluencies.json"
-        return list(_read(path)["value"]) if path.is_file() else None
+        """Fluencies of training texts, as the run recorded them for its gate; ``None`` if they are gone or damaged."""
+        try:
+            return [float(value) for value in _read(self.folder / "fluencies.json")["value"]] or None
+        except (ValueError, LookupError, TypeError):
+            return None
 
     def rows(self) -> Iterator[Row]:
         """Kept rows, then rejected ones, without repeated originals."""
@@ -81,7 +87,7 @@ def read_run(
         examples: the rows that were mixed, where they have been read already.
 
     Raises:
-        InputError: if there is no finished run, or no finished benchmark.
+        InputError: if there is no finished run, or no finished benchmark, or a file of it is damaged.
     """
     folder = run_folder(path)
     if not (folder / "config.json").is_file():
@@ -89,17 +95,35 @@ def read_run(
     output = folder.with_name(folder.name.removesuffix(RUN_SUFFIX))
     if not (folder / SUMMARY).is_file():
         raise InputError(f"{folder}: the run is not finished; run the same `augment` command again to finish it")
-    settings, summary = _read(folder / "config.json"), _read(folder / SUMMARY)
-    if not {"kept", "tried", "rejected", "originals"} <= summary.keys():
-        raise InputError(
-            f"{folder / SUMMARY}: not as `augment` wrote it; run the same command again (of another "
-            f"command there is no report)"
-        )
     return RunResults(
-        folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings, summary,
-        _read(folder / "provenance.json").get("value", {}), examples or _examples(folder / EXAMPLES_FILE),
+        folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), _settings(folder / "config.json"),
+        _summary(folder / SUMMARY), _provenance(folder / "provenance.json"),
+        examples or _examples(folder / EXAMPLES_FILE),
         None if benchmark is None else _verdict(local_path(benchmark)),
     )  # fmt: skip
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    settings = _read(path)
+    if settings.pop("sha256", None) != digest(settings):
+        raise InputError(NOT_AS_WRITTEN.format(path))
+    return settings
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    summary = _read(path)
+    seal = summary.pop("sha256", None)  # that of an earlier version has none
+    counted = all(isinstance(summary.get(name), kind) for name, kind in COUNTS.items())
+    if not counted or seal not in (None, digest(summary)):
+        raise InputError(NOT_AS_WRITTEN.format(path))
+    return summary
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    made = _read(path).get("value")
+    if not isinstance(made, dict) or not made.keys() >= MADE or not isinstance(made["versions"], dict):
+        raise InputError(NOT_AS_WRITTEN.format(path))
+    return made
 
 
 def _examples(path: Path) -> ExampleFile:
@@ -130,7 +154,7 @@ def run_folder(path: str | Path) -> Path:
 def _read(path: Path, command: str = "augment") -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read ({error}); run the same `{command}` command again") from None
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object, found a {type(value).__name__}; run `{command}` again")
