@@ -80,6 +80,14 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path, caplog):
     assert "2 row(s) left out, no label: row 6, 7" in caplog.text
 
 
+def test_a_row_of_json_may_lack_what_is_null(tmp_path, caplog):
+    path = write_jsonl(tmp_path / "t.jsonl", [*ROWS, {"text": "unknown"}, {"label": "a"}])
+    assert [e.text for e in read_examples(path)] == [r["text"] for r in ROWS]
+    assert "1 row(s) left out, no label: row 3" in caplog.text
+    assert "1 row(s) left out, empty text: row 4" in caplog.text
+    assert list(iter_texts([path])) == [*(r["text"] for r in ROWS), "unknown"]
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [(1, "1"), (1.0, "1"), (True, "True"), ("  a ", "a"), ("cafe\u0301", "caf\u00e9"), (None, None), ("", None)],

@@ -68,9 +68,9 @@ def iter_texts(paths: Sequence[str | Path], text_column: str = "text", *, log: b
 
 def iter_sourced(path: str | Path, text_column: str = "text", *, log: bool = True) -> Iterator[tuple[str, str | None]]:
     """The texts of one file as :func:`iter_texts` gives them, each with its ``source`` column if there is one."""
-    column, left_out = _text_column(path, text_column), _LeftOut()
+    column, left_out, seen = _text_column(path, text_column), _LeftOut(), set[str]()
     for number, record in iter_records(path, {column, "source"}):
-        value = _column(record, column, path, number, "--text-column")
+        value = _column(record, column, path, number, "--text-column", seen)
         if reason := _no_sentence(value):
             left_out.add(reason, number)
         else:
@@ -106,14 +106,17 @@ def _text_column(path: str | Path, name: str) -> str:
     return "text" if _is_txt(path) else name
 
 
-def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag: str) -> Any:  # noqa: ANN401
-    if name not in record:
+def _column(record: dict[str, Any], name: str, path: str | Path, row: int, flag: str, seen: set[str]) -> Any:  # noqa: ANN401
+    """A value by its column; none where earlier rows had one, as JSON is often written without what is null."""
+    if name in record:
+        seen.add(name)
+    elif name not in seen:
         found = ", ".join(repr(key) if key != str(key).strip() else str(key) for key in record) or "none"
         raise InputError(
             f"{path}: row {row}: no column {name!r} (found: {found}); choose one with {flag}, which is for every file, "
             f"or rename it here"
         )
-    return record[name]
+    return record.get(name)
 
 
 def label_name(value: Any) -> str | None:  # noqa: ANN401
@@ -146,9 +149,10 @@ def iter_examples(
     """
 
     def rows() -> Iterator[tuple[int, Any, Any, Any]]:
+        seen = set[str]()
         for number, record in iter_records(path, {"id", text_column, label_column}):
-            text = _column(record, text_column, path, number, "--text-column")
-            label = _column(record, label_column, path, number, "--label-column")
+            text = _column(record, text_column, path, number, "--text-column", seen)
+            label = _column(record, label_column, path, number, "--label-column", seen)
             yield number, record.get("id"), text, label
 
     return checked_examples(rows(), origin or str(path))
@@ -162,8 +166,9 @@ def iter_unlabelled(path: str | Path, *, text_column: str = "text", origin: str 
     lines, column = _is_txt(path), _text_column(path, text_column)
 
     def rows() -> Iterator[tuple[int, Any, Any, Any]]:
+        seen = set[str]()
         for number, record in iter_records(path, {"id", column}):
-            text = _column(record, column, path, number, "--text-column")
+            text = _column(record, column, path, number, "--text-column", seen)
             yield number, number - 1 if lines else record.get("id"), text, None
 
     return checked_examples(rows(), origin or str(path), labelled=False)
