@@ -397,6 +397,15 @@ def test_ids_are_not_given_twice(train_file, tmp_path, capsys, tiny_pair_folder)
     assert "give them twice" in refused(capsys, "augment", first, "-o", second, *options)
 
 
+@pytest.mark.parametrize("words", ["augment FILE -o OUT", "benchmark FILE -o OUT --methods inversed"])
+def test_ids_that_are_there_twice_are_told_with_their_file(train_file, tmp_path, capsys, tiny_pair_folder, words):
+    rows = [{**json.loads(line), "id": at % 17} for at, line in enumerate(train_file.read_text().splitlines())]
+    path = write_jsonl(tmp_path / "twice.jsonl", rows)
+    places = {"FILE": path, "OUT": tmp_path / "o.jsonl"}
+    line = refused(capsys, *(places.get(word, word) for word in words.split()), "--pair", tiny_pair_folder)
+    assert f"{path}: the id column holds '0' twice" in line
+
+
 @pytest.mark.parametrize("path", ["~nobody-of-that-name/x.jsonl", "a\0b.jsonl"])
 def test_paths_that_cannot_be_are_one_line_wherever_they_stand(train_file, tmp_path, capsys, tiny_pair_folder, path):
     out, pair = tmp_path / "o.jsonl", ["--pair", tiny_pair_folder]

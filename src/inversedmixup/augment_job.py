@@ -85,7 +85,7 @@ class _AugmentJob(Job[Row]):
             # each worker, and this process, has the one engine of its own
             config = dataclasses.replace(config, engine=ENGINES[0])
         super().__init__(names, config)
-        check_rows(self.examples, config)
+        check_rows(self.examples, config, names.given[0])
         if config.pairs == "same-class" and (
             alone := [n for n, rows in class_counts(self.examples).items() if rows < 2]
         ):

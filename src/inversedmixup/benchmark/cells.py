@@ -80,7 +80,7 @@ class Bench:
         self.rows = _unseen(self.rows, self.test, train)
         check_known_labels(self.test, classes, test or "")
         if any(method.writes for method in self.methods):
-            check_rows(self.rows, config)
+            check_rows(self.rows, config, train)
         config.check_descriptions(classes, {judge for method in self.methods for judge in method.asked(config.labels)})
         config.check_corrects(config.correct)
         for method in self.methods:

@@ -236,8 +236,8 @@ class Tally:
         return f"most common reason: {reasons[0][0]}" if reasons else "nothing was rejected"
 
 
-def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSampler:
-    """The sampler of these rows under these settings.
+def check_rows(examples: Sequence[Example], config: AugmentConfig, origin: str | None = None) -> PairSampler:
+    """The sampler of these rows under these settings; ``origin`` is the file that they come from, for messages.
 
     Raises:
         InputError: if the rows or the settings cannot serve it.
@@ -248,7 +248,8 @@ def check_rows(examples: Sequence[Example], config: AugmentConfig) -> PairSample
     if (twice := repeated_id(examples)) is not None:
         one, other = islice((row.text[:SHOWN] for row in examples if row.id == twice), 2)
         raise InputError(
-            f"the id column holds {twice!r} twice (rows {one!r} and {other!r}); make the ids unique or drop the column"
+            f"{f'{origin}: ' if origin else ''}the id column holds {twice!r} twice (rows {one!r} and {other!r}); make "
+            f"the ids unique or drop the column"
         )
     return PairSampler(class_numbers(examples, class_names(examples)), config.pairs, parse_lambda(config.lam))
 
