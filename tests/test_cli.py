@@ -424,6 +424,9 @@ def test_an_unknown_setting_is_told_with_its_file_and_what_is_like_it(train_file
     (tmp_path / "own.yaml").write_text("candidate: 2\n")
     line = refused(capsys, "augment", train_file, "-o", tmp_path / "o.jsonl", "--config", tmp_path / "own.yaml")
     assert f"--config {tmp_path / 'own.yaml'}: unknown option 'candidate'; did you mean candidates" in line
+    (tmp_path / "own.yaml").write_text("engine: vllm\n", encoding="utf-8")  # of `augment`: `label` writes nothing
+    arguments = ["label", train_file, train_file, "-o", tmp_path / "o.jsonl", "--config", tmp_path / "own.yaml"]
+    assert "unknown option 'engine'" in refused(capsys, *arguments)
 
 
 @pytest.mark.parametrize("flag", ["--test", "--unlabelled", "--descriptions", "--pair"])

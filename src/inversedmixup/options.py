@@ -211,7 +211,7 @@ def check_known(config: type, names: Iterable[str], where: str = "") -> None:
     Raises:
         InputError: naming one, and what is like it.
     """
-    fields = [field.name for field in dataclasses.fields(config)]
+    fields = [field.name for field in dataclasses.fields(config) if "help" in field.metadata]  # others are no options
     if unknown := sorted(set(names) - set(fields)):
         like = difflib.get_close_matches(unknown[0], fields, n=3)
         meant = f"did you mean {' or '.join(like)}?" if like else f"known: {', '.join(sorted(fields))}"
