@@ -14,7 +14,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from conftest import write_jsonl
 from inversedmixup.cli import main
+from inversedmixup.commands import augment as augment_command
 from inversedmixup.commands import invert as invert_command
+from inversedmixup.errors import InputError
 
 QUICK = [
     "--n", "20", "--tries", "1", "--candidates", "1", "--max-tokens", "6", "--task-steps", "3", "--follow-steps", "2",
@@ -90,6 +92,18 @@ def test_config_file_and_flags_share_names_and_flags_win(train_file, tmp_path, t
     resolved = json.loads((tmp_path / "o.jsonl.run" / "config.json").read_text())
     assert (resolved["n"], resolved["lam"], resolved["candidates"]) == (5, "0.5", 1)
     assert resolved["encoder_learning_rate"] == 5e-5
+
+
+@pytest.mark.parametrize(("line", "test"), [("n: 3", "example/test.jsonl"), ("test: mine.jsonl", "mine.jsonl")])
+def test_the_example_is_measured_on_its_own_test_file_unless_another_is_set(tmp_path, monkeypatch, line, test):
+    def run(*given):
+        raise InputError(f"measured on {given[-1].test}")
+
+    monkeypatch.setattr("inversedmixup.commands.augment.run_augment_job", run)
+    (tmp_path / "c.yaml").write_text(line)
+    options = {"train": "example", "output": "o.jsonl", "config": str(tmp_path / "c.yaml")}
+    with pytest.raises(InputError, match=f"measured on (.*/)?{test}$"):
+        augment_command.run(options)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Run the main job; the summary, with a few rows to look at."""
     train, output = options.pop("train"), options.pop("output")
+    config = resolve(AugmentJobConfig, options)
     if train == EXAMPLE and not Path(train).is_file():
         folder = Path(str(files("inversedmixup") / "example"))
         train = str(folder / "train.jsonl")
-        options.setdefault("test", str(folder / "test.jsonl"))
-    result = run_augment_job(train, output, resolve(AugmentJobConfig, options))
+        config = dataclasses.replace(config, test=config.test or str(folder / "test.jsonl"))
+    result = run_augment_job(train, output, config)
     parents = [[result.examples.find(parent) for parent in row.parents] for row in result.sample]
     sample = [
         {"text": row.text, "label": row.label, "lam": row.lam, "parents": [one.text for one in both if one]}
