@@ -266,6 +266,10 @@ def test_what_is_missing_is_said_before_any_work(monkeypatch):
     check_judges("api", JudgeConfig(api_model="m", api_url="http://127.0.0.1:1/v1"))
     with pytest.raises(InputError, match=r"--api-url http://\[::1 is no URL"):
         check_judges("api", JudgeConfig(api_model="m", api_url="http://user:secret@[::1"))
+    for url in ("notaurl", "localhost:8000/v1", "user:secret@localhost/v1", "http://", "ftp://host/v1"):
+        with pytest.raises(InputError, match=r"is no URL; it begins with http:// or https://") as caught:
+            check_judges("api", JudgeConfig(api_model="m", api_url=url))
+        assert "secret" not in str(caught.value)
     monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
     with pytest.raises(InputError, match="holds characters that no key has"):
         check_judges("api", JudgeConfig(api_model="m"))

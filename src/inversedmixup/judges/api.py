@@ -56,9 +56,14 @@ def check_api(config: JudgeConfig) -> None:
     if not (os.environ.get(KEY) or "").isascii():
         raise InputError(f"judge api: {KEY} holds characters that no key has; copy it again")
     try:
-        _client(config)
+        url = _client(config).base_url
     except Exception as error:  # the client's own kinds of "no URL"
         raise InputError(f"judge api: --api-url {endpoint(config)} is no URL ({first_line(error)})") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InputError(
+            f"judge api: --api-url {str(endpoint(config)).rpartition('@')[2]} is no URL; it begins with http:// or "
+            f"https://, e.g. http://localhost:8000/v1"
+        )
 
 
 def endpoint(config: JudgeConfig) -> str | None:
