@@ -236,6 +236,17 @@ def test_rows_that_cannot_be_split_are_refused_before_the_first_run(tmp_path, co
     assert not list((tmp_path / "toy").rglob("runs/*.json"))
 
 
+def test_a_method_that_mixes_within_a_class_is_refused_before_the_first_run_where_none_has_two_rows(
+    train_file, tmp_path, config, monkeypatch
+):
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": "quite another", "label": LABELS[0]}])
+    monkeypatch.setattr(benchmark, "run_all", lambda _: pytest.fail("ran"))
+    for name in ("inversed-same-class", "inversed-pooled", "inversed-reconstruction", "inversed-reconstruction-pooled"):
+        own = config(methods=f"duplicate,{name}", draw="1")
+        with pytest.raises(InputError, match=f"method {name}: mixes two rows of a class, and split 0 of draw 1 has"):
+            run_benchmark(str(train_file), str(test), str(tmp_path / "toy"), own)
+
+
 def test_a_class_that_a_fold_lacks_may_be_described(tmp_path, config):
     rows = [{"text": text, "label": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
     rows += [{"text": "open on sunday", "label": "hours"}]

@@ -175,6 +175,7 @@ class Method:
         short: trained for as many epochs as with augmentation, not for as many steps.
         writes: whether the LLM writes its rows: it takes minutes, not seconds.
         tunes: how many copies of the LLM its judges tune, which takes minutes; ``None``: as the settings' labels ask.
+        within: whether it mixes within a class whatever the settings say, so that some class needs two rows.
         texts: about how many texts it adds that no other method has, of so many training rows; ``None``: ``n`` of the
             settings if it writes, else none.
         check: refuses settings that it cannot serve, before anything runs.
@@ -189,6 +190,7 @@ class Method:
     short: bool = False
     writes: bool = False
     tunes: int | None = 0
+    within: bool = False
     texts: Callable[[int, BenchmarkConfig], int] | None = None
     check: Callable[[BenchmarkConfig], None] | None = None
     facts: Callable[[], Mapping[str, Any]] | None = None

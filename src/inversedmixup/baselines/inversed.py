@@ -90,19 +90,19 @@ METHODS = (
     Method("inversed", "what `augment` does with the same settings", added=augmented, writes=True, tunes=None),
     Method(
         "inversed-reconstruction", "λ of 0 and 1 only: originals, written again from their embeddings",
-        added=variant("same-class", "soft", ENDS), writes=True,
+        added=variant("same-class", "soft", ENDS), writes=True, within=True,
     ),
     Method(
         "inversed-reconstruction-pooled", "the same, labelled by what task model and tuned LLM say together",
-        added=variant("same-class", POOL, ENDS), writes=True, tunes=1,
+        added=variant("same-class", POOL, ENDS), writes=True, tunes=1, within=True,
     ),
     Method(
         "inversed-same-class", "mixes within a class, kept where the task model agrees",
-        added=variant("same-class", "soft"), writes=True,
+        added=variant("same-class", "soft"), writes=True, within=True,
     ),
     Method(
         "inversed-pooled", "mixes within a class, labelled by what task model and tuned LLM say together",
-        added=variant("same-class", POOL), writes=True, tunes=1,
+        added=variant("same-class", POOL), writes=True, tunes=1, within=True,
     ),
     Method(
         "inversed-soft", "mixes across classes, the interpolated label: the paper's soft variant",

@@ -21,7 +21,7 @@ from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw, shared_
 from inversedmixup.data import read_examples
 from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.identity import choice_settings, work_settings
-from inversedmixup.labelled import check_classes, check_known_labels, class_numbers
+from inversedmixup.labelled import check_classes, check_known_labels, class_counts, class_numbers
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.provenance import commit
 from inversedmixup.runs import RunFolder
@@ -147,11 +147,18 @@ class Bench:
         """
         for number in range(self.config.splits):
             train, test = draw_rows(self.rows, self.test, self._draw, number, seed=self.config.data_seed)
-            if not test or len({row.label for row in train}) < 2:
-                count = len({row.label for row in train})
+            counts = class_counts(train)
+            if not test or len(counts) < 2:
                 raise InputError(
-                    f"{self.given[0]}: split {number} of draw {self.draw} has {len(train)} training rows of {count} "
-                    f"classes and {len(test)} to measure on; give more rows of every class, or a test file"
+                    f"{self.given[0]}: split {number} of draw {self.draw} has {len(train)} training rows of "
+                    f"{len(counts)} classes and {len(test)} to measure on; give more rows of every class, or a test "
+                    f"file"
+                )
+            alone = [method.name for method in self.methods if method.within]
+            if alone and max(counts.values()) < 2:
+                raise InputError(
+                    f"method {alone[0]}: mixes two rows of a class, and split {number} of draw {self.draw} has one of "
+                    f"each; draw more with --draw, or leave the method away"
                 )
 
     def split(self, number: int) -> tuple[Split, list[Example]]:
