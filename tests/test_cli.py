@@ -254,6 +254,25 @@ def test_results_in_a_folder_that_no_run_wrote_are_not_replaced(
     assert (tmp_path / name).read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+@pytest.mark.parametrize("words", [
+    ["mix", "--evaluate", "TRAIN", "--pairs", "2", "--output"], ["benchmark", "TRAIN", "-o"],
+    ["intrusion", "TRAIN", "-o"],
+])  # fmt: skip
+def test_settings_of_another_program_are_not_replaced_and_show_nothing(
+    train_file, tmp_path, capsys, tiny_pair_folder, words, overwrite
+):
+    theirs = [tmp_path / "run" / "config.json", tmp_path / "control.json", tmp_path / "benchmark.json"]
+    (tmp_path / "run").mkdir()
+    for path in theirs:
+        path.write_text('{"model": "mine"}', encoding="utf-8")
+    arguments = [str(train_file) if word == "TRAIN" else word for word in words]
+    line = refused(capsys, *arguments, tmp_path, "--pair", tiny_pair_folder, *overwrite)
+    assert "config.json: is not of a run of ours; choose another folder" in line
+    assert all(path.read_text(encoding="utf-8") == '{"model": "mine"}' for path in theirs)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize("words", [
     "report FILE -o URL", "report URL", "benchmark FILE -o URL", "benchmark URL -o DIR", "intrusion FILE -o URL",
     "align FILE -o URL", "align URL -o DIR", "invert FILE --output URL", "invert URL",

@@ -35,7 +35,7 @@ def test_a_record_of_other_settings_or_with_a_flipped_bit_counts_as_not_done(tmp
     assert RunFolder(tmp_path, {"n": 1}).read("shards/000000") == ["row"]
     (tmp_path / "config.json").write_text("{ damaged")
     assert RunFolder(tmp_path, {"n": 1}).read("shards/000000") == ["row"]
-    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "config.json").write_text('{"n": 1, "sha256": "0"}')
     assert RunFolder(tmp_path, {"n": 2}).read("shards/000000") is None
     path = tmp_path / "shards" / "000000.json"
     path.write_text(path.read_text().replace("row", "raw"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from inversedmixup.errors import InputError, local_path
 from inversedmixup.models.sources import file_sha256
-from inversedmixup.sealed import read_record, write_record
+from inversedmixup.sealed import check_settings, read_record, write_record
 
 _MARK = re.compile(r"<!-- (report|card) of (.*), written by inversedmixup")
 
@@ -40,10 +40,11 @@ def check_ours(record: Path, *files: Path, pages: Mapping[Path, str] | None = No
         overwrite: let everything be replaced.
 
     Raises:
-        InputError: naming the file.
+        InputError: naming the file, or ``record`` if it is another program's.
     """
     if overwrite:
         return
+    check_settings(record)
     pages = pages or {}
     for path in (*files, *pages):
         found = _mark_in(path) if path in pages else None

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from inversedmixup.errors import InputError
 from inversedmixup.labelled import Lazy
-from inversedmixup.sealed import digest, read_record, write_json, write_record
+from inversedmixup.sealed import check_settings, digest, read_record, write_json, write_record
 
 try:
     import fcntl
@@ -89,7 +89,8 @@ class RunFolder:
         lock: keep other processes out; not in a worker, whose parent does.
 
     Raises:
-        InputError: if the folder holds work of other settings, or another process is working in it.
+        InputError: if the folder holds work of other settings or of another program, or another process is working in
+            it.
     """
 
     def __init__(
@@ -97,9 +98,10 @@ class RunFolder:
         lock: bool = True,
     ) -> None:  # fmt: skip
         self.folder = folder
+        path = folder / "config.json"
+        check_settings(path)
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock.of(folder) if lock else None
-        path = folder / "config.json"
         settings, choice = json.loads(json.dumps(settings)), json.loads(json.dumps(choice or {}))
         self._settings, self._chosen = digest(settings), digest({**settings, **choice})
         # None: there is nothing to compare with; empty: nothing has changed, and other processes may be reading it

@@ -71,6 +71,20 @@ def as_written(path: Path) -> bool:
     return found is not None and hashlib.sha256(content.replace(found[0], b"", 1)).hexdigest() == found[1].decode()
 
 
+def check_settings(path: Path) -> None:
+    """Refuse settings that somebody else wrote: whole JSON without the ``sha256`` of ours; damaged ones may be ours.
+
+    Raises:
+        InputError: naming the file.
+    """
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    if not (isinstance(there, dict) and "sha256" in there):
+        raise InputError(f"{path}: is not of a run of ours; choose another folder")
+
+
 def seal_folder(folder: Path, *, belongs_to: str = "") -> None:
     """Write down what the files of a finished folder are, and what they are worth nothing without."""
     write_record(folder / SEAL, _files_of(folder), belongs_to=belongs_to)

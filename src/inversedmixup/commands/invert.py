@@ -31,7 +31,7 @@ from inversedmixup.remote import check_local
 from inversedmixup.row_file import check_output, write_jsonl
 from inversedmixup.runs import RUN_SUFFIX, RunFolder, recorded
 from inversedmixup.schema import Example
-from inversedmixup.sealed import write_json
+from inversedmixup.sealed import digest, write_json
 from inversedmixup.stages.writer import DecodeConfig, write_texts
 from inversedmixup.terminal import new_table, output, progress
 
@@ -100,7 +100,8 @@ def _inverted(config: InvertConfig, path: str) -> dict[str, Any]:
     if output:
         with clear_write_errors(output):
             write_jsonl(rows, output)
-            write_json(_settings_file(output), dataclasses.asdict(config))
+            settings = dataclasses.asdict(config)
+            write_json(_settings_file(output), {**settings, "sha256": digest(settings)})
     if config.record:
         name = "/".join(local_path(path).absolute().parts[-2:])  # trec/test.jsonl: many files are called test
         folder = local_path(str(config.pair))  # a folder of this machine, see _check_writes
