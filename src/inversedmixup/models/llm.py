@@ -87,7 +87,7 @@ class SoftTokenLLM:
         if not self._goes_on():
             raise InputError(
                 f"LLM {name!r}: a {self.lm.config.model_type} cannot go on from what it has read, row by row, so that "
-                f"nothing can be written with it; choose an LLM with attention, such as a Llama, Qwen or LFM2"
+                f"nothing can be written with it; choose another LLM, such as a Llama, Qwen or LFM2"
             )
         if self.window < READ_TOKENS:
             raise InputError(
