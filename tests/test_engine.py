@@ -45,6 +45,24 @@ def granite(tmp_path_factory):
     return SoftTokenLLM.from_pretrained(str(folder))
 
 
+GATED = {
+    "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}  # fmt: skip
+# convolutions, a delta rule or a state space beside attention: in layers of their own, in each layer
+HYBRIDS = {
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
+    "falcon_h1": {
+        "head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+    },
+}  # fmt: skip
+
+
 # ---- likelihood ------------------------------------------------------------------------------------------------
 
 
@@ -82,6 +100,32 @@ def test_the_gradient_of_a_likely_token_survives_bfloat16():
 
 def test_likelihood_under_scaled_logits_equals_the_models_own(granite):
     check_likelihood(granite)
+
+
+TOKENS_SCALED = {  # by the model itself, outside the embedding layer; embeddings that it is handed are not
+    "marian": {
+        "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "decoder_start_token_id": 0, "scale_embedding": True,
+        "init_std": 0.3,
+    },
+    "falcon_h1": {**GATED, **HYBRIDS["falcon_h1"], "embedding_multiplier": 5.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TOKENS_SCALED)
+def test_words_as_embeddings_are_what_words_as_tokens_are(kind, tmp_path):
+    llm = SoftTokenLLM.from_pretrained(make_llm_of(kind, tmp_path, **TOKENS_SCALED[kind]))
+    table = llm.lm.get_input_embeddings().weight.norm(dim=1).mean().item()
+    assert llm.norm == pytest.approx(table * (5 if kind == "falcon_h1" else 32**0.5), rel=1e-4)
+    words, rest = llm.ids("where is my parcel"), llm.ids("refund now")
+    if llm.encoder_decoder:
+        logits = llm.lm(
+            input_ids=torch.tensor([words]), decoder_input_ids=torch.tensor([[llm.start, *rest[:-1]]])
+        ).logits
+    else:
+        logits = llm.lm(input_ids=torch.tensor([[*words, *rest[:-1]]])).logits[:, len(words) - 1 :]
+    expected = functional.cross_entropy(logits[0], torch.tensor(rest), reduction="none")
+    assert torch.allclose(llm.nll(llm._words(words), [rest]), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("prompt", ["my {soft} parcel", "{soft} parcel", "where is {soft}"])
@@ -183,24 +227,6 @@ def test_candidates_that_share_a_prefill_are_those_of_rows_apart(llm):
 
 def test_scaled_logits_decode_as_generate_does(granite):
     check_decoding(granite)
-
-
-GATED = {
-    "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}  # fmt: skip
-# convolutions, a delta rule or a state space beside attention: in layers of their own, in each layer
-HYBRIDS = {
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
-    "qwen3_5_text": {
-        "layer_types": ["linear_attention", "full_attention"], "head_dim": 8, "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-    },
-    "falcon_h1": {
-        "head_dim": 8, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
-        "mamba_chunk_size": 8,
-    },
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", HYBRIDS)

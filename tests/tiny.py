@@ -76,15 +76,17 @@ def make_llm(folder: Path) -> str:
 
 
 def make_llm_of(kind: str, folder: Path, **more: Any) -> str:
-    """A small decoder-only LLM of a model type of transformers; its folder."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """A small LLM of a model type of transformers; its folder."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     size = save_tokenizer(folder, {"eos_token": "<end>", "unk_token": "<unk>", "bos_token": "<start>"})
     common = {"vocab_size": size, "hidden_size": 32, "eos_token_id": 0, "bos_token_id": 2, "pad_token_id": 0}
     common["initializer_range"] = 0.3
+    config = AutoConfig.for_model(kind, **common, **more)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **common, **more)).save_pretrained(folder)
+        auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        auto.from_config(config).save_pretrained(folder)
     return str(folder)
 
 

@@ -96,6 +96,7 @@ class SoftTokenLLM:
             )
         # families hand it a strided [:, -k:] view, for which torch copies the vocabulary matrix once a row
         self.lm.get_output_embeddings().register_forward_pre_hook(_laid_out)
+        self._scale = self._scale_of_words()
         table = self.lm.get_input_embeddings().weight
         self.dim = int(table.shape[1])
         with torch.no_grad():  # through the layer, as some families scale what is in their table
@@ -162,8 +163,9 @@ class SoftTokenLLM:
     @cached_property
     def window(self) -> int:
         """How many tokens it can read at a time; of an encoder-decoder, either part of it."""
-        parts = (self.lm.get_encoder(), self.lm.get_decoder()) if self.encoder_decoder else (self.lm,)
-        return min(getattr(part.config, "max_position_embeddings", None) or 10**9 for part in parts)
+        parts = (self.lm.get_encoder(), self.lm.get_decoder()) if self.encoder_decoder else ()
+        configs = [self.lm.config, *(part.config for part in parts if hasattr(part, "config"))]
+        return min(getattr(config, "max_position_embeddings", None) or 10**9 for config in configs)
 
     def check_room(self, soft_tokens: int, max_tokens: int) -> None:
         """Make sure that it can read its prompt and so many soft tokens, and write so many tokens.
@@ -294,7 +296,20 @@ class SoftTokenLLM:
 
     def _embed(self, ids: Tensor) -> Tensor:
         out: Tensor = self.lm.get_input_embeddings()(ids)
-        return out
+        return out if self._scale == 1 else out * self._scale
+
+    @torch.no_grad()
+    def _scale_of_words(self) -> float:
+        """What its tokens' embeddings are multiplied by outside their layer, and others are not (Marian, Falcon-H1)."""
+        part = self.lm.get_encoder() if self.encoder_decoder else self.lm.base_model
+        scale = float(getattr(part, "embed_scale", getattr(part, "embedding_multiplier", 1.0)))
+        if scale == 1:
+            return scale
+        layer = self.lm.get_input_embeddings()
+        ids = layer.weight.norm(dim=1).topk(2).indices[None]  # no padding, which can be zero
+        states = part(input_ids=ids).last_hidden_state
+        off = part(inputs_embeds=layer(ids) * scale).last_hidden_state - states
+        return scale if off.std() < 0.01 * states.std() else 1.0  # others, as Granite, scale whatever they are handed
 
     def prefix(self, soft: Tensor) -> tuple[Opening, Tensor]:
         """The prompt around soft tokens [n, k, D]: keys and values of its beginning, embeddings [n, p, D] of the rest.
