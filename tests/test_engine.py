@@ -249,6 +249,27 @@ def test_layers_with_a_state_of_their_own_let_rows_share_a_prefill_and_leave(kin
     assert llm.decode(soft, SAMPLED, uniforms, candidates=3) == expected
 
 
+def test_lora_goes_on_a_state_space_but_for_the_weight_that_its_kernels_take_past_it(tmp_path):
+    llm = SoftTokenLLM.from_pretrained(make_llm_of("falcon_h1", tmp_path / "llm", **GATED, **HYBRIDS["falcon_h1"]))
+    llm.add_lora(2, seed=0)
+    places = {name.split(".lora_")[0] for name, weight in llm.model.named_parameters() if weight.requires_grad}
+    assert {place.split(".")[-1] for place in places} >= {"in_proj", "q_proj", "down_proj"}
+    assert not any(place.endswith(".out_proj") for place in places)
+    soft, targets = soft_tokens(llm), llm.targets(SENTENCES[:9], 16)
+    before = llm.loss(soft, targets).detach()
+    optimiser = torch.optim.AdamW([weight for weight in llm.model.parameters() if weight.requires_grad], lr=1e-2)
+    for _ in range(3):
+        optimiser.zero_grad()
+        llm.loss(soft, targets).backward()
+        optimiser.step()
+    learnt = llm.loss(soft, targets).detach()
+    assert learnt < before
+    llm.save_lora(tmp_path / "lora")
+    again = SoftTokenLLM.from_pretrained(str(tmp_path / "llm"))
+    again.load_lora(tmp_path / "lora")
+    assert again.loss(soft, targets).item() == pytest.approx(learnt.item(), abs=1e-2)
+
+
 @pytest.mark.parametrize(
     ("kind", "more"),
     [

@@ -50,6 +50,9 @@ def add_lora(model: nn.Module, rank: int, *, seed: int, layers: list[int] | None
             lora = get_peft_model(model, config)
         except ValueError:
             config.target_modules = "all-linear"
+            # the fused kernels of state spaces take this weight itself, past any LoRA, so peft refuses it
+            spaces = [name for name, part in model.named_modules() if hasattr(part, "A_log") and hasattr(part, "D")]
+            config.exclude_modules = [f"{name}.out_proj" for name in spaces] or None
             lora = get_peft_model(model, config)
     return lora.eval()  # eval: the base model's dropout would draw from the global random stream
 
