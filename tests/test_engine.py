@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
+from transformers import cache_utils
 
 from inversedmixup.errors import InputError
 from inversedmixup.judges.prompt import Prompt
@@ -45,6 +46,9 @@ def granite(tmp_path_factory):
     return SoftTokenLLM.from_pretrained(str(folder))
 
 
+with_state_caches = pytest.mark.skipif(
+    not hasattr(cache_utils, "LinearAttentionLayer"), reason="states are kept in caches of the families' own there"
+)
 GATED = {
     "num_hidden_layers": 2, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 256,
@@ -112,7 +116,7 @@ TOKENS_SCALED = {  # by the model itself, outside the embedding layer; embedding
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", TOKENS_SCALED)
+@pytest.mark.parametrize("kind", ["marian", pytest.param("falcon_h1", marks=with_state_caches)])
 def test_words_as_embeddings_are_what_words_as_tokens_are(kind, tmp_path):
     llm = SoftTokenLLM.from_pretrained(make_llm_of(kind, tmp_path, **TOKENS_SCALED[kind]))
     table = llm.lm.get_input_embeddings().weight.norm(dim=1).mean().item()
@@ -229,12 +233,9 @@ def test_scaled_logits_decode_as_generate_does(granite):
     check_decoding(granite)
 
 
+@with_state_caches
 @pytest.mark.parametrize("kind", HYBRIDS)
 def test_layers_with_a_state_of_their_own_let_rows_share_a_prefill_and_leave(kind, tmp_path):
-    from transformers import cache_utils
-
-    if not hasattr(cache_utils, "LinearAttentionLayer"):
-        pytest.skip("transformers keeps such states in caches of the families' own there")
     llm = SoftTokenLLM.from_pretrained(make_llm_of(kind, tmp_path, **GATED, **HYBRIDS[kind]))
     soft, uniforms = soft_tokens(llm), np.random.default_rng(0).random((27, 10))
     expected = []
@@ -249,6 +250,7 @@ def test_layers_with_a_state_of_their_own_let_rows_share_a_prefill_and_leave(kin
     assert llm.decode(soft, SAMPLED, uniforms, candidates=3) == expected
 
 
+@with_state_caches
 def test_lora_goes_on_a_state_space_but_for_the_weight_that_its_kernels_take_past_it(tmp_path):
     llm = SoftTokenLLM.from_pretrained(make_llm_of("falcon_h1", tmp_path / "llm", **GATED, **HYBRIDS["falcon_h1"]))
     llm.add_lora(2, seed=0)
