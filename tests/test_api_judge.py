@@ -167,7 +167,7 @@ def test_what_was_judged_before_the_endpoint_broke_is_kept(tiny_pair, examples, 
         return (status, "no") if broken and text_of(body) in SENTENCES[4:] else right(body)
 
     with serving(answer) as endpoint:
-        with pytest.raises(InputError, match=r"judge api: m at http://.* does not answer .*run the same command again"):
+        with pytest.raises(InputError, match=r"api: m at .* does not answer .*same command .* --overwrite"):
             ask(judge(endpoint, tiny_pair, examples, tmp_path, api_concurrency=2), SENTENCES)
         broken, before = False, len(endpoint.requests)
         assert ask(judge(endpoint, tiny_pair, examples, tmp_path), SENTENCES) == LABELS

@@ -158,6 +158,13 @@ def test_other_settings_for_the_same_output_are_refused_unless_overwritten(train
     assert run_augment_job(str(train_file), str(out), config(lam="0.5", overwrite=True)).summary["kept"]
 
 
+def test_what_a_refusal_advises_is_not_refused_where_nothing_was_finished(train_file, tmp_path, config):
+    out = str(tmp_path / "out.jsonl")
+    with pytest.raises(InputError, match=r"stage 2 spoilt reconstruction.* or use --train-encoder head"):
+        run_augment_job(str(train_file), out, config(tolerance=-2.0))
+    assert run_augment_job(str(train_file), out, config(train_encoder="head")).summary["kept"]
+
+
 def test_a_finished_run_grows_and_is_the_same_as_one_so_large_from_the_start(train_file, tmp_path, config, caplog):
     caplog.set_level("INFO")
     # a class that lacks rows: what it is drawn for must not depend on how many rows are wanted

@@ -193,7 +193,7 @@ def test_descriptions_stand_in_the_prompt(tiny_pair, examples, tmp_path):
 
 
 def test_names_that_are_the_same_to_the_llm_are_refused(tiny_pair):
-    with pytest.raises(InputError, match=r"classes '好' and '坏' are the same to LLM .*; say .* with --descriptions"):
+    with pytest.raises(InputError, match=r"'好' and '坏' are the same to LLM .* --descriptions .and --overwrite"):
         Prompt(tiny_pair.llm, ["parcel", "好", "坏"])
 
 

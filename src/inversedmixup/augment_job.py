@@ -23,8 +23,8 @@ from inversedmixup.options import NOTHING, option
 from inversedmixup.outputs import mark
 from inversedmixup.report.dataset_card import card_path, write_dataset_card
 from inversedmixup.report.page import write_report
-from inversedmixup.report.results import EXAMPLES_FILE, read_run
-from inversedmixup.runs import SUMMARY
+from inversedmixup.report.results import read_run
+from inversedmixup.runs import EXAMPLES_FILE, SUMMARY
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import SOURCES, Example, Row
 from inversedmixup.sealed import digest, write_json

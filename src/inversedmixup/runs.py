@@ -40,7 +40,8 @@ IN_WORDS = {
 RUN_SUFFIX = ".run"
 SUMMARY = "summary.json"  # what came of it; of another choice something else does
 LOCK = ".lock"
-BEFORE_WORK = (LOCK, "config.json", "provenance.json")  # what a folder holds before anything is finished
+EXAMPLES_FILE = "examples.jsonl"
+BEFORE_WORK = (LOCK, "config.json", "provenance.json", EXAMPLES_FILE)  # what a folder holds before anything is finished
 SHARDS_HELD = 32  # of rows that are read again
 
 

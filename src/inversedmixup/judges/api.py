@@ -216,7 +216,7 @@ class ApiJudge:
         if self._answers >= MANY and self._nonsense > self._answers / 2:
             raise InputError(
                 f"judge api: {self._nonsense} of {self._answers} answers of {self.model} at {self.where} name no "
-                f"class; choose another --api-model, or another judge"
+                f"class; choose another --api-model, or another judge (with --overwrite or another output)"
             )
         return None, answered
 
@@ -256,7 +256,10 @@ class ApiJudge:
         # a message may quote the key
         said = "the key was refused" if isinstance(error, openai.AuthenticationError) else " ".join(str(error).split())
         said = said.replace(os.environ.get(KEY) or "\0", "…")[:200]
-        kept = "what it judged is kept: run the same command again once that is mended"
+        kept = (
+            "what it judged is kept: run the same command again once that is mended, or with another --api-url "
+            "(and --overwrite or another output)"
+        )
         return InputError(
             f"judge api: {self.model} at {self.where} does not answer ({said})"
             + (f"; {kept}" if self.case.folder else "")

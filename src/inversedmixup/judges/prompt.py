@@ -58,7 +58,7 @@ class Prompt:
             if (other := first[tuple(ids)]) != name:
                 raise InputError(
                     f"classes {other!r} and {name!r} are the same to LLM {llm.name!r}, which knows no such characters; "
-                    f"say in other words what they mean, with --descriptions"
+                    f"say in other words what they mean, with --descriptions (and --overwrite or another output)"
                 )
         self._branches = branches(self.labels)
         self.prefix = self._start() + (self.ids(opening) if opening else [])

@@ -12,11 +12,10 @@ from typing import Any
 from inversedmixup.errors import InputError, first_line, local_path
 from inversedmixup.labelled import ExampleFile
 from inversedmixup.row_file import iter_rows
-from inversedmixup.runs import FITTED, RUN_SUFFIX, SUMMARY
+from inversedmixup.runs import EXAMPLES_FILE, FITTED, RUN_SUFFIX, SUMMARY
 from inversedmixup.schema import Row
 from inversedmixup.sealed import digest
 
-EXAMPLES_FILE = "examples.jsonl"
 MADE = {"command", "train", "train_sha256", "versions", "platform"}  # what a provenance says
 COUNTS = {"kept": int, "tried": int, "rejected": dict, "originals": dict}  # without which it is no summary of a run
 NOT_AS_WRITTEN = "{}: not as `augment` wrote it; run the same command again (of another command there is no report)"

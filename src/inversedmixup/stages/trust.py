@@ -125,8 +125,8 @@ def check_alone(record: dict[str, Any], labels: str, counts: Mapping[str, int], 
             return
         rival = f"and always saying {largest!r} would be on {share:.0%}"
     _refuse(
-        f"--labels {labels}: {describe(record)}, {rival}; label more rows yourself, name another judge, or add "
-        f"--force-judge", force,
+        f"--labels {labels}: {describe(record)}, {rival}; label more rows yourself or name another judge (with "
+        f"--overwrite or another output), or add --force-judge", force,
     )  # fmt: skip
 
 
