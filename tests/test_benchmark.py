@@ -247,6 +247,12 @@ def test_a_method_that_mixes_within_a_class_is_refused_before_the_first_run_wher
             run_benchmark(str(train_file), str(test), str(tmp_path / "toy"), own)
 
 
+def test_texts_to_replay_that_are_not_there_are_refused_before_any_work(train_file, tmp_path, config):
+    with pytest.raises(InputError, match=r"^\S*none.txt: no such file"):
+        run_benchmark(str(train_file), None, str(tmp_path / "toy"), config(unlabelled=str(tmp_path / "none.txt")))
+    assert not (tmp_path / "toy").exists()
+
+
 def test_a_class_that_a_fold_lacks_may_be_described(tmp_path, config):
     rows = [{"text": text, "label": label} for text, label in zip(SENTENCES, LABELS, strict=True)]
     rows += [{"text": "open on sunday", "label": "hours"}]

@@ -18,7 +18,7 @@ from torch import Tensor
 from inversedmixup import __version__
 from inversedmixup.baselines import Added, Method, Split, chosen
 from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw, shared_rows
-from inversedmixup.data import read_examples
+from inversedmixup.data import check_texts, read_examples
 from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.identity import choice_settings, work_settings
 from inversedmixup.labelled import check_classes, check_known_labels, class_counts, class_numbers
@@ -83,6 +83,8 @@ class Bench:
             check_rows(self.rows, config, train)
         config.check_descriptions(classes, {judge for method in self.methods for judge in method.asked(config.labels)})
         config.check_corrects(config.correct)
+        if config.unlabelled is not None:
+            check_texts(config.unlabelled, config.text_column)
         for method in self.methods:
             if method.check:
                 method.check(config)
