@@ -276,6 +276,19 @@ def test_overwriting_deletes_nothing_that_a_benchmark_did_not_write(train_file, 
     assert (folder / "precious.txt").read_text() == "kept"
 
 
+def test_a_benchmark_that_was_thrown_away_leaves_no_verdict(train_file, tmp_path, config, monkeypatch):
+    arguments, said = (str(train_file), None, str(tmp_path / "toy")), tmp_path / "toy" / "benchmark.json"
+    run_benchmark(*arguments, config(splits=1))
+    monkeypatch.setattr("inversedmixup.benchmark.run_all", None)
+    for options in ({"splits": 1}, {"splits": 2}):
+        with pytest.raises(TypeError):
+            run_benchmark(*arguments, config(**options))
+        assert said.exists()
+    with pytest.raises(TypeError):
+        run_benchmark(*arguments, config(splits=1, n=4, overwrite=True))
+    assert not said.exists()
+
+
 def test_a_run_of_a_method_that_had_other_means_is_done_again(train_file, tmp_path, config, monkeypatch):
     said, counted = {"synonyms": "none"}, []
     known = baselines.methods()

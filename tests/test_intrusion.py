@@ -185,6 +185,15 @@ def test_a_file_of_the_users_in_the_folder_stays(tiny_pair_folder, train_file, t
     assert (tmp_path / "s" / "config.json").read_text() == "{}"
 
 
+def test_a_study_that_was_thrown_away_leaves_no_result(tiny_pair_folder, train_file, tmp_path, monkeypatch):
+    run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, texts=0))
+    (tmp_path / "s" / "intrusion.png").write_bytes(b"drawn")
+    monkeypatch.setattr(intrusion, "warmed_up", None)
+    with pytest.raises(TypeError):
+        run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, texts=0, overwrite=True, seed=7))
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("name", ["intrusion.json", "intrusion.png", "class_pairs.png"])
 def test_somebody_elses_picture_is_not_replaced(tiny_pair_folder, train_file, tmp_path, name):
     (tmp_path / "s").mkdir()

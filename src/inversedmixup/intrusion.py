@@ -143,7 +143,8 @@ def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str,
     written = [folder / name for name in ("intrusion.json", *DRAWN)]
     check_ours(folder / "run" / "config.json", *written, overwrite=config.overwrite)
     with clear_write_errors(folder):
-        run = RunFolder(folder / "run", work_settings(config, examples, known), overwrite=config.overwrite)
+        settings = work_settings(config, examples, known)
+        run = RunFolder(folder / "run", settings, overwrite=config.overwrite, results=written)
         fit = CrossValidation(config.load_task_model, examples, classes, config)
         pair = warmed_up(config, examples, classes, run, fit)
         looked_at = sample_rows(known, REFERENCE_ROWS, each=REFERENCE_EACH, seed=[config.seed, 10])

@@ -88,6 +88,7 @@ class RunFolder:
             only records of :attr:`chosen` are made anew.
         overwrite: throw a run with other settings away instead of refusing it.
         lock: keep other processes out; not in a worker, whose parent does.
+        results: files outside that say what came of it: of other settings or another choice they are no longer true.
 
     Raises:
         InputError: if the folder holds work of other settings or of another program, or another process is working in
@@ -96,7 +97,7 @@ class RunFolder:
 
     def __init__(
         self, folder: Path, settings: dict[str, Any], *, choice: dict[str, Any] | None = None, overwrite: bool = False,
-        lock: bool = True,
+        lock: bool = True, results: Sequence[Path] = (),
     ) -> None:  # fmt: skip
         self.folder = folder
         path = folder / "config.json"
@@ -127,7 +128,8 @@ class RunFolder:
         if rechosen:
             logger.info("%s: finished work is taken up again (%s)", folder, rechosen)
         if before is None or changed or rechosen:
-            (folder / SUMMARY).unlink(missing_ok=True)
+            for result in (folder / SUMMARY, *results):
+                result.unlink(missing_ok=True)
             write_json(path, {**settings, **choice, "sha256": self._chosen})
 
     def _holds_work(self) -> bool:

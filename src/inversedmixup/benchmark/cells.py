@@ -24,6 +24,7 @@ from inversedmixup.identity import choice_settings, work_settings
 from inversedmixup.labelled import check_classes, check_known_labels, class_counts, class_numbers
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.provenance import commit
+from inversedmixup.report.results import BENCHMARK_FILE
 from inversedmixup.runs import RunFolder
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import Example
@@ -93,7 +94,10 @@ class Bench:
         with clear_write_errors(self.folder):
             # a method may add any rows: whatever decides which ones are kept decides every record
             settings = {**work_settings(config, self.rows), **choice_settings(config, self.test)}
-            self.run = RunFolder(self.folder / RUN, settings, overwrite=config.overwrite, lock=lock)
+            self.run = RunFolder(
+                self.folder / RUN, settings, overwrite=config.overwrite, lock=lock,
+                results=[self.folder / BENCHMARK_FILE],
+            )  # fmt: skip
 
     @property
     def name(self) -> str:

@@ -125,13 +125,14 @@ def _evaluate(config: MixConfig, path: str) -> dict[str, Any]:
         folder = local_path(config.output)
         read = [Example("", text, label) for text, label in zip(texts, labels or [""] * len(texts), strict=True)]
         same = dataclasses.replace(config, interpolation="linear")  # here it decides which one makes the headline
-        check_ours(folder / "run" / "config.json", folder / "control.json", overwrite=config.overwrite)
+        control = folder / "control.json"
+        check_ours(folder / "run" / "config.json", control, overwrite=config.overwrite)
         with clear_write_errors(folder):
             settings = {**work_settings(same, read), "pairs": pairs}
-            run = RunFolder(folder / "run", settings, overwrite=config.overwrite)
+            run = RunFolder(folder / "run", settings, overwrite=config.overwrite, results=[control])
             _check_picture(picture, config, run)
             report = lam_control(config.load_pair(), texts, labels, config, pairs, run)
-            write_json(folder / "control.json", report)
+            write_json(control, report)
     if picture:
         with clear_write_errors(picture):
             plot(report, picture)
