@@ -121,6 +121,17 @@ def test_a_run_goes_on_over_its_own_corpus_and_one_of_an_earlier_version_too(cor
     assert run_align([corpus_file], tmp_path / "run", config(sentences=32))["sentences"] == 32
 
 
+def test_a_corpus_that_lies_elsewhere_now_is_that_of_the_run(corpus_file, tmp_path, config, monkeypatch):
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
+    run_align([corpus_file], tmp_path / "run", config(sentences=16, validation=str(held_out)))
+    monkeypatch.chdir(tmp_path)
+    moved = config(sentences=32, validation=held_out.name)
+    assert run_align([corpus_file.name], tmp_path / "run", moved)["sentences"] == 32
+    with pytest.raises(InputError, match=r"other settings .corpus: "):  # the same bytes one after the other
+        run_align([corpus_file.name, held_out.name], tmp_path / "run", config(sentences=32))
+
+
 def test_only_the_adaptor_learns_unless_lora_is_asked_for(corpus_file, tmp_path, config):
     before = Pair.fresh(config().encoder, config().llm, soft_tokens=2, hidden=16, layers=1)
     run_align([corpus_file], tmp_path / "run", config(sentences=64))

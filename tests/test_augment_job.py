@@ -406,6 +406,24 @@ def test_a_changed_pair_is_a_changed_run(train_file, tmp_path, config, tiny_pair
         run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(pair=str(folder)))
 
 
+def test_files_that_lie_elsewhere_now_are_those_of_the_run(train_file, tmp_path, config, tiny_pair_folder, monkeypatch):
+    (tmp_path / "more.txt").write_text("one more sentence\n", encoding="utf-8")
+    (tmp_path / "d.yaml").write_text("refund: money back\n", encoding="utf-8")
+    names = {"unlabelled": "more.txt", "descriptions": "d.yaml"}
+    out = str(tmp_path / "out.jsonl")
+    run_augment_job(str(train_file), out, config(**{name: str(tmp_path / file) for name, file in names.items()}))
+    shutil.copytree(tiny_pair_folder, tmp_path / "moved" / "pair")
+    for file in names.values():
+        (tmp_path / file).rename(tmp_path / "moved" / file)
+    monkeypatch.chdir(tmp_path / "moved")
+    monkeypatch.setattr("inversedmixup.stages.augment.RowWriter.written", None)  # nothing is written
+    monkeypatch.setattr("inversedmixup.stages.warmup.run_warmup", None)
+    run_augment_job(str(train_file), out, config(pair="pair", **names))
+    assert read_run(out).settings["places"] == {"pair": "pair", **names}
+    with pytest.raises(InputError, match="the files of the pair or its models"):
+        run_augment_job(str(train_file), out, config(pair="pair", unlabelled=names["unlabelled"]))
+
+
 @pytest.mark.parametrize("part", ["encoder", "llm"])
 def test_other_weights_under_the_same_path_are_another_run(train_file, tmp_path, config, tiny_pair, part):
     folder = tmp_path / part

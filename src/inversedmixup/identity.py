@@ -19,6 +19,7 @@ from inversedmixup.labelled import inputs_digest
 from inversedmixup.models.pair import PAIR_FILES, PairOptions, pair_folder, recorded_pair
 from inversedmixup.models.sources import Source, file_sha256, resolved
 from inversedmixup.options import CHOICE, WORK, deciding
+from inversedmixup.runs import PLACES
 from inversedmixup.schema import Example
 
 BLOCK, BLOCKS = 2**16, 256  # bytes of a large file that are read, so many times: weights are gigabytes
@@ -32,11 +33,16 @@ def work_settings(config: PairOptions, *inputs: Sequence[Example], unread: Seque
         inputs: rows that it works on.
         unread: rows that stage 2 is kept from reading.
     """
+    work, files = deciding(config, WORK), files_digest(config)
+    # what files_sha256 knows is the same wherever it lies; a name on the hub is no place
+    places = {"pair": config.pair} if config.pair and local_path(config.pair).is_dir() else {}
+    for name in ("encoder", "llm", "unlabelled", "descriptions"):
+        if name in files and work.get(name) and local_path(work[name]).exists():
+            places[name] = work[name]
     return {
-        **deciding(config, WORK), "pair": recorded_pair(config.pair), "dtype": config.precision, "version": __version__,
-        "api_url": endpoint(config) if isinstance(config, JudgeConfig) else None,
-        "inputs_sha256": inputs_digest(*inputs), "files_sha256": files_digest(config),
-        "unread_sha256": inputs_digest(unread),
+        **work, "pair": recorded_pair(config.pair), **dict.fromkeys(places), PLACES: places, "dtype": config.precision,
+        "version": __version__, "api_url": endpoint(config) if isinstance(config, JudgeConfig) else None,
+        "inputs_sha256": inputs_digest(*inputs), "files_sha256": files, "unread_sha256": inputs_digest(unread),
     }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ IN_WORDS = {
 }
 RUN_SUFFIX = ".run"
 SUMMARY = "summary.json"  # what came of it; of another choice something else does
+PLACES = "places"  # where those files lie that are known by their content
 LOCK = ".lock"
 EXAMPLES_FILE = "examples.jsonl"
 BEFORE_WORK = (LOCK, "config.json", "provenance.json", EXAMPLES_FILE)  # what a folder holds before anything is finished
@@ -83,7 +84,8 @@ class RunFolder:
 
     Args:
         folder: where; made if absent.
-        settings: everything that decides what is made. A folder with work of other settings is refused.
+        settings: everything that decides what is made. A folder with work of other settings is refused. What stands
+            under :data:`PLACES` decides nothing, and is only recorded.
         choice: everything that decides what is taken of it. With another choice the finished work is taken up again;
             only records of :attr:`chosen` are made anew.
         overwrite: throw a run with other settings away instead of refusing it.
@@ -105,9 +107,10 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock.of(folder) if lock else None
         settings, choice = json.loads(json.dumps(settings)), json.loads(json.dumps(choice or {}))
+        places = settings.pop(PLACES, {})
         self._settings, self._chosen = digest(settings), digest({**settings, **choice})
         # None: there is nothing to compare with; empty: nothing has changed, and other processes may be reading it
-        before = _settings_in(path) if path.exists() else None
+        before, before_at = _settings_in(path) if path.exists() else (None, {})
         changed = None if before is None else _difference(before, settings, but=choice)
         rechosen = "" if changed or before is None else _difference(before, {**settings, **choice})
         if changed and not overwrite and self._holds_work():
@@ -130,7 +133,8 @@ class RunFolder:
         if before is None or changed or rechosen:
             for result in (folder / SUMMARY, *results):
                 result.unlink(missing_ok=True)
-            write_json(path, {**settings, **choice, "sha256": self._chosen})
+        if before is None or changed or rechosen or places != before_at:
+            write_json(path, {**settings, **choice, PLACES: places, "sha256": self._chosen})
 
     def _holds_work(self) -> bool:
         """Whether anything was finished; a run that was refused for one of its settings leaves only what it was."""
@@ -160,16 +164,17 @@ class RunFolder:
         write_record(path, value, belongs_to=self._settings)
 
 
-def _settings_in(path: Path) -> dict[str, Any] | None:
-    """What a run folder says of its settings; ``None`` if that is damaged."""
+def _settings_in(path: Path) -> tuple[dict[str, Any] | None, Any]:
+    """What a run folder says of its settings, ``None`` if that is damaged, and of where files lie."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
+        places = before.pop(PLACES, {})
         if before.pop("sha256") != digest(before):
             raise ValueError
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         logger.warning("%s is damaged and written anew; records of other settings count as not done", path)
-        return None
-    return dict(before)
+        return None, {}
+    return dict(before), places
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any], *, but: Collection[str] = ()) -> str:

@@ -12,6 +12,7 @@ from inversedmixup.models.pair import pair_folder, read_config
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.outputs import is_marked, mark
 from inversedmixup.report.results import RunResults
+from inversedmixup.runs import PLACES
 from inversedmixup.sealed import write_text
 
 logger = logging.getLogger(__name__)
@@ -122,10 +123,11 @@ def _body(results: RunResults, kept: dict[str, int]) -> str:
 
 def _models(settings: dict[str, Any]) -> str:
     """The pair's encoder and LLM, with release and licence where they are known."""
+    name = settings.get(PLACES, {}).get("pair", settings.get("pair"))
     try:
-        pair = read_config(pair_folder(settings.get("pair")))
+        pair = read_config(pair_folder(name))
     except InputError:
-        return f"- pair: `{settings['pair']}`"
+        return f"- pair: `{name}`"
     lines = []
     for part, name in (("encoder", pair.encoder), ("LLM", pair.llm)):
         wheel = WHEELS.get(name)
