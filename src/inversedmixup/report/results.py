@@ -12,7 +12,7 @@ from typing import Any
 from inversedmixup.errors import InputError, first_line, local_path
 from inversedmixup.labelled import ExampleFile
 from inversedmixup.row_file import iter_rows
-from inversedmixup.runs import EXAMPLES_FILE, FITTED, RUN_SUFFIX, SUMMARY
+from inversedmixup.runs import EXAMPLES_FILE, FITTED, PLACES, RUN_SUFFIX, SUMMARY
 from inversedmixup.schema import Row
 from inversedmixup.sealed import digest
 
@@ -104,9 +104,10 @@ def read_run(
 
 def _settings(path: Path) -> dict[str, Any]:
     settings = _read(path)
+    places = settings.pop(PLACES, {})  # decide nothing, and have no part in the seal
     if settings.pop("sha256", None) != digest(settings):
         raise InputError(NOT_AS_WRITTEN.format(path))
-    return settings
+    return {**settings, PLACES: places}
 
 
 def _summary(path: Path) -> dict[str, Any]:
