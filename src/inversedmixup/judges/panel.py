@@ -72,12 +72,12 @@ class Panel:
         said = {judge.name: own for judge, own in zip(self.judges, each, strict=True)}
         if len(each) == 1:
             return said
+        together = {**said, "agreement": majority(each)}
+        if wanted is None:
+            return {**together, "pool": pool(each)}
         # a product of what they expect would count the classes' shares once for each of them
-        evened = [adjusted(said, judge.expects) for judge, said in zip(self.judges, answers, strict=True)]
-        together = pool(evened)
-        if wanted is not None:
-            together = adjusted(together, np.full(len(wanted), 1 / len(wanted)), wanted)
-        return {**said, "agreement": majority(each), "pool": together}
+        evened = [adjusted(own, judge.expects) for judge, own in zip(self.judges, answers, strict=True)]
+        return {**together, "pool": adjusted(pool(evened), np.full(len(wanted), 1 / len(wanted)), wanted)}
 
 
 def adjusted(probs: np.ndarray, expected: np.ndarray | None, wanted: np.ndarray | None = None) -> np.ndarray:

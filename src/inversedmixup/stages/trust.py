@@ -90,7 +90,7 @@ def check(record: dict[str, Any], labels: str, classes: int, *, force: bool) -> 
     share, accuracy = record["interpolated_accuracy"], record["accuracy"]
     if share is not None and (share <= accuracy or share - accuracy <= _error(record, classes)):
         return
-    if record["accuracy"] is None or record["agreement"] is None:
+    if accuracy is None or record["agreement"] is None:
         rival = "so nobody knows whether it is to be trusted"
     elif share is None:
         rival = "no better than chance"
