@@ -176,6 +176,19 @@ def test_several_processes_find_what_one_finds(train_file, tmp_path, config):
 
 
 @pytest.mark.parametrize("encoder", ["full", "head"])
+def test_a_temperature_changes_how_sure_and_not_what_is_said(train_file, tmp_path, config, encoder):
+    settings = config(methods="temperature", splits=2, train_encoder=encoder)
+    plain, scaled = (
+        [record for record in run(str(train_file), None, str(tmp_path / "toy"), settings) if record["method"] == name]
+        for name in (BASELINE, "temperature")
+    )
+    assert len(plain) == len(scaled) == 2
+    for one, other in zip(plain, scaled, strict=True):
+        assert (one["accuracy"], one["recall"], one["steps"]) == (other["accuracy"], other["recall"], other["steps"])
+        assert one["nll"] != other["nll"]
+
+
+@pytest.mark.parametrize("encoder", ["full", "head"])
 def test_a_run_measures_what_it_says(train_file, tmp_path, config, encoder):
     records = run(str(train_file), None, str(tmp_path / "toy"), config(train_encoder=encoder))
     for record in records:

@@ -90,6 +90,23 @@ def test_a_temperature_makes_too_sure_probabilities_honest_and_none_surer(seed, 
     assert warmup.best_temperature(claimed, rng.integers(classes, size=4000)) <= warmup.HOTTEST
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.floats(2.0, 8.0))
+def test_a_cold_temperature_makes_timid_probabilities_honest_and_few_rows_prove_little(seed, classes, timid):
+    rng = np.random.default_rng(seed)
+    honest = warmup.softened(rng.dirichlet(np.full(classes, 0.3), 4000), 1.5)
+    true = (honest.cumsum(1) > rng.random((4000, 1))).argmax(1)
+    claimed = warmup.softened(honest, timid)
+    for smoothed in (False, True):
+        found = warmup.best_temperature(claimed, true, coldest=0.05, smoothed=smoothed)
+        assert found == pytest.approx(1 / timid, rel=0.15)
+    right = np.eye(classes)[true[:10]] * 0.2 + 0.8 / classes  # ten rows, all of them right
+    certain, doubted = (
+        warmup.best_temperature(right, true[:10], coldest=0.05, smoothed=smoothed) for smoothed in (False, True)
+    )
+    assert certain <= 0.06 < doubted < 1
+
+
 def test_a_fine_tuned_task_model_is_as_sure_as_the_rows_that_it_did_not_learn_from_allow(tiny_pair, examples):
     made, pair, untouched = [], tiny_pair, copy.deepcopy(tiny_pair)
 
@@ -112,7 +129,7 @@ def test_a_fine_tuned_task_model_is_as_sure_as_the_rows_that_it_did_not_learn_fr
     fitted = len(made)
     said = held_out(TaskJudge(Case(pair, examples, classes, JudgeConfig(), config.seed, held_out)).unseen.tolist())
     assert len(made) == fitted <= 3
-    assert said.max(1).mean() < held_out._raw(range(len(examples))).max(1).mean()
+    assert said.max(1).mean() < held_out.raw(range(len(examples))).max(1).mean()
 
 
 def test_a_head_on_a_frozen_encoder_is_left_as_sure_as_it_is(tiny_pair, examples):

@@ -172,6 +172,7 @@ class Method:
         added: makes rows.
         mixer: changes the training batches.
         classify: class probabilities [n, classes] of texts, by something other than the task model.
+        temperature: what the trained task model's logits are divided by.
         short: trained for as many epochs as with augmentation, not for as many steps.
         writes: whether the LLM writes its rows: it takes minutes, not seconds.
         tunes: how many copies of the LLM its judges tune, which takes minutes; ``None``: as the settings' labels ask.
@@ -187,6 +188,7 @@ class Method:
     added: Callable[[Split], Added] | None = None
     mixer: Callable[[Split], Mixer] | None = None
     classify: Callable[[Split, Sequence[str]], np.ndarray] | None = None
+    temperature: Callable[[Split], float] | None = None
     short: bool = False
     writes: bool = False
     tunes: int | None = 0

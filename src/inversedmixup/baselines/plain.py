@@ -9,9 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from inversedmixup.baselines import BASELINE, Added, Method, Split
+from inversedmixup.folds import folds_of, learnable
+from inversedmixup.labelled import class_numbers
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.schema import Example
 from inversedmixup.stages.downstream import one_hot, original_weights
+from inversedmixup.stages.warmup import HOTTEST, best_temperature
 
 
 def duplicated(split: Split) -> Added:
@@ -36,6 +39,18 @@ def oversampled(split: Split) -> Added:
         rows += [own[at] for at in rng.integers(len(own), size=largest - len(own))] if own else []
     same = np.ones(len(split.examples))  # whatever the settings: copies and class weights would count rare rows twice
     return Added([row.text for row in rows], one_hot(rows, split.classes), weight=1.0, original_weights=same)
+
+
+def calibrated(split: Split) -> float:
+    """The temperature at which the originals are likeliest to task models of the other folds' originals.
+
+    It may make surer, too: a penalised head is not sure enough.
+    """
+    numbers = class_numbers(split.examples, split.classes)
+    rows = np.flatnonzero(learnable(numbers, folds_of(split.examples, seed=split.config.seed)))
+    if not len(rows):
+        return 1.0
+    return best_temperature(split.cross_validated.raw(rows.tolist()), numbers[rows], coldest=1 / HOTTEST, smoothed=True)
 
 
 def described(split: Split) -> Added:
@@ -66,6 +81,11 @@ METHODS = (
     Method(BASELINE, "the originals alone, for as many steps as with augmentation"),
     Method(
         "stepped", "the same, batch by batch even where only the head learns, as mixers are", mixer=lambda _: unmixed
+    ),
+    Method(
+        "temperature",
+        "the originals alone, temperature scaling by cross-validation (Guo et al. 2017)",
+        temperature=calibrated,
     ),
     Method("duplicate", "copies of the originals in place of augmented rows", added=duplicated),
     Method("class-weights", "the originals, rarer classes weighted up", added=class_weighted),

@@ -212,6 +212,8 @@ class Bench:
             probs = method.classify(split, [row.text for row in test])
         else:
             model = self._trained(method, split, added, steps)
+            if method.temperature:
+                model.soften(method.temperature(split))
             probs = model.predict_proba(self._embedded(model, [row.text for row in test]))
         truth = class_numbers(test, split.classes)
         return {

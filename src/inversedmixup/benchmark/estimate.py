@@ -84,14 +84,15 @@ def _split_seconds(bench: Bench, methods: Sequence[Method], speeds: Speeds) -> f
         for method in methods
     )
     # a fine-tuned task model is fitted again without each fold that its temperature is measured on
-    folds = min(FOLDS, -(-ENOUGH_ROWS * FOLDS // bench.train_rows))
-    warming = ((config.task_steps * (1 + folds) + 3 * config.refine_steps) if learning else 1) * speeds.step * warms
+    folds = min(FOLDS, -(-ENOUGH_ROWS * FOLDS // bench.train_rows)) if warms and learning else 0
+    folds = FOLDS if any(method.temperature for method in methods) else folds
+    warming = config.task_steps * (warms + folds) + 3 * config.refine_steps * warms if learning else warms + folds
     # where the encoder learns, each method reads the rows that are measured on; else all share what was read
     read = len(methods) * measured if learning else len(bench.test) + sum(_new_texts(bench, m) for m in methods)
     written = writers * config.n * TRIED * speeds.written
     tuned = tuning * tuning_steps(bench.train_rows, config) * speeds.tuned
     heard = sum(_heard_texts(bench, method, measured) for method in methods) * speeds.heard
-    return fits + warming + read * speeds.read + written + tuned + heard
+    return fits + warming * speeds.step + read * speeds.read + written + tuned + heard
 
 
 def _new_texts(bench: Bench, method: Method) -> int:

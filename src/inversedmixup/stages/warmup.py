@@ -238,7 +238,7 @@ class CrossValidation:
 
     def __call__(self, rows: Sequence[int]) -> np.ndarray:
         """Class probabilities [m, classes] of rows, by number, of softened models."""
-        return softened(self._raw(rows), self.temperature)
+        return softened(self.raw(rows), self.temperature)
 
     @cached_property
     def temperature(self) -> float:
@@ -251,8 +251,9 @@ class CrossValidation:
         rows = measured_rows(held_out_rows(self.examples, seed=self.config.seed), seed=self.config.seed)
         if not rows:
             return 1.0
-        probs = self._raw(rows)
+        probs = self.raw(rows)
         true = class_numbers([self.examples[row] for row in rows], self.classes)
+        # it only softens: a few rows that happen to be all right would ask for certainty
         found = best_temperature(probs, true)
         logger.info(
             "task model: right on %.0f %% of %d rows held out, sure of %.0f %%; temperature %.1f",
@@ -260,7 +261,7 @@ class CrossValidation:
         )  # fmt: skip
         return found
 
-    def _raw(self, rows: Sequence[int]) -> np.ndarray:
+    def raw(self, rows: Sequence[int]) -> np.ndarray:
         """The same of models as they are. One is fitted for each fold that holds a new row."""
         new = [row for row in dict.fromkeys(rows) if row not in self._said]
         if new:
@@ -279,21 +280,35 @@ class CrossValidation:
         return np.array([self._said[row] for row in rows]).reshape(len(rows), len(self.classes))
 
 
-def best_temperature(probs: np.ndarray, true: np.ndarray) -> float:
-    """The temperature, from 1 to :data:`HOTTEST`, at which classes [n] are likeliest under probabilities [n, classes].
+def best_temperature(
+    probs: np.ndarray, true: np.ndarray, *, coldest: float = 1.0, smoothed: bool = False
+) -> float:  # fmt: skip
+    """The temperature, from ``coldest`` to :data:`HOTTEST`, at which rows are likeliest.
 
-    It only softens: a few rows that happen to be all right would ask for certainty.
+    Args:
+        probs: class probabilities [n, classes].
+        true: their classes [n].
+        coldest: the lowest that is looked at; below 1 makes surer.
+        smoothed: count a row as of its class with probability (m + 1) / (m + 2) only, where m rows are of it (Platt
+            1999, "Probabilistic outputs for support vector machines"): a few that are all right then prove little.
     """
     from scipy.optimize import minimize_scalar
 
-    def loss(log_temperature: float) -> float:
-        return float(-np.log(softened(probs, np.exp(log_temperature))[np.arange(len(true)), true]).mean())
+    rows, classes = probs.shape
+    doubt = 1 / (np.bincount(true, minlength=classes)[true] + 2) if smoothed else np.zeros(rows)
+    wanted = np.repeat(doubt[:, None] / (classes - 1), classes, axis=1)
+    wanted[np.arange(rows), true] = 1 - doubt
 
-    return round(float(np.exp(minimize_scalar(loss, bounds=(0.0, np.log(HOTTEST)), method="bounded").x)), 2)
+    def loss(log_temperature: float) -> float:
+        said = softened(probs, np.exp(log_temperature))
+        return float(-(wanted * np.log(np.clip(said, 1e-30, 1.0))).sum(axis=1).mean())
+
+    bounds = np.log(coldest), np.log(HOTTEST)
+    return round(float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)), 2)
 
 
 def softened(probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Class probabilities [n, classes] of logits divided by a temperature of 1 or more."""
+    """Class probabilities [n, classes] of logits divided by a temperature."""
     if temperature == 1:
         return probs
     from scipy.special import softmax
