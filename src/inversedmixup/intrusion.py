@@ -96,6 +96,11 @@ class Mixes:
     parents: Parents
     said: Mapping[str, np.ndarray]
 
+    def where(self, which: np.ndarray) -> Mixes:
+        """Those of the mixes for which this is true, [n]."""
+        parents = Parents(self.parents.rows[which], self.parents.classes[which])
+        return dataclasses.replace(self, parents=parents, said={name: said[which] for name, said in self.said.items()})
+
     def outside(self, observer: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Whether each mix is ``contradicted`` or ``foreign`` to an observer, [n], and how many classes were not."""
         both = kind == "foreign" or self.lam == 0.5
@@ -296,18 +301,16 @@ class _Study:
         """One record for each observer of some mixes."""
         about, mixes = part
         for name in mixes[0].said:
-            answered = [mix.said[name] >= 0 for mix in mixes]
-            record = {**about, "observer": name}
-            keep = np.concatenate(answered)
+            answered = [mix.where(mix.said[name] >= 0) for mix in mixes]
             parents = Parents(
-                *(np.concatenate([getattr(mix.parents, part) for mix in mixes])[keep] for part in ("rows", "classes"))
+                *(np.concatenate([getattr(mix.parents, part) for mix in answered]) for part in ("rows", "classes"))
             )
+            record = {**about, "observer": name}
             for kind in KINDS:
-                hits, inside = zip(*(mix.outside(name, kind) for mix in mixes), strict=True)
-                record[kind] = seen(
-                    np.concatenate(hits)[keep], np.concatenate(inside)[keep], len(self.classes), observers[name],
-                    parents,
-                )  # fmt: skip
+                hits, inside = (
+                    np.concatenate(part) for part in zip(*(mix.outside(name, kind) for mix in answered), strict=True)
+                )
+                record[kind] = seen(hits, inside, len(self.classes), observers[name], parents)
             yield record
 
     def _class_pairs(self, mixes: Sequence[Mixes]) -> Iterator[tuple[dict[str, Any], list[Mixes]]]:
@@ -321,9 +324,9 @@ class _Study:
             if not chosen:
                 continue
             there = {tuple(sorted(pair)) for mix in chosen for pair in mix.parents.classes.tolist()}
-            for first, second in sorted(there):
-                names = [self.classes[first], self.classes[second]]
-                yield {"space": space, "classes": names}, [_between(mix, first, second) for mix in chosen]
+            for pair in sorted(there):
+                between = [mix.where((np.sort(mix.parents.classes, axis=1) == pair).all(axis=1)) for mix in chosen]
+                yield {"space": space, "classes": [self.classes[at] for at in pair]}, between
 
 
 def _cells(mixes: Sequence[Mixes]) -> Iterator[tuple[dict[str, Any], list[Mixes]]]:
@@ -335,13 +338,6 @@ def _cells(mixes: Sequence[Mixes]) -> Iterator[tuple[dict[str, Any], list[Mixes]
             mix for mix in mixes if (mix.space, mix.pairs, mix.interpolation) == (space, pairs, how) and mix.lam < 1
         ]
         yield {"space": space, "pairs": pairs, "interpolation": how, "lam": None}, parts
-
-
-def _between(mix: Mixes, first: int, second: int) -> Mixes:
-    """The mixes between two classes, in either order."""
-    rows = (np.sort(mix.parents.classes, axis=1) == (first, second)).all(axis=1)
-    parents = Parents(mix.parents.rows[rows], mix.parents.classes[rows])
-    return dataclasses.replace(mix, parents=parents, said={name: said[rows] for name, said in mix.said.items()})
 
 
 def _named(probs: np.ndarray) -> np.ndarray:
