@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
-from transformers import cache_utils
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, cache_utils
 
 from inversedmixup.errors import InputError
 from inversedmixup.judges.prompt import Prompt
@@ -284,6 +284,27 @@ def test_lora_goes_on_a_state_space_but_for_the_weight_that_its_kernels_take_pas
 def test_llms_that_cannot_go_on_from_what_they_have_read_are_refused(kind, more, tmp_path):
     with pytest.raises(InputError, match=f"{kind} cannot go on .*choose"):
         SoftTokenLLM.from_pretrained(make_llm_of(kind, tmp_path, **more))
+
+
+@pytest.mark.parametrize("kind", ["gemma3n_text", "gemma4_text"])
+def test_llms_that_know_a_token_by_more_than_its_embedding_are_refused(kind, tmp_path):
+    if kind not in CONFIG_MAPPING:
+        pytest.skip("not there in early transformers 5")
+    more = {
+        **GATED, "head_dim": 8, "hidden_size_per_layer_input": 8, "layer_types": ["full_attention"] * 2,
+        "vocab_size_per_layer_input": 200,
+    }  # fmt: skip
+    if kind == "gemma3n_text":
+        more |= {"laurel_rank": 4, "num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * 2}
+    folder = make_llm_of(kind, tmp_path, **more)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.random.fork_rng(), torch.no_grad():  # some weights begin at zero, and nothing comes of what they read
+        torch.manual_seed(0)
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    model.save_pretrained(folder)
+    with pytest.raises(InputError, match=f"{kind} knows a token by more than its embedding.*choose"):
+        SoftTokenLLM.from_pretrained(folder)
 
 
 def test_an_llm_that_reads_too_few_tokens_for_a_text_is_refused(tmp_path):

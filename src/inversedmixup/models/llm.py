@@ -97,6 +97,11 @@ class SoftTokenLLM:
         # families hand it a strided [:, -k:] view, for which torch copies the vocabulary matrix once a row
         self.lm.get_output_embeddings().register_forward_pre_hook(_laid_out)
         self._scale = self._scale_of_words()
+        if not self._reads_embeddings():
+            raise InputError(
+                f"LLM {name!r}: a {self.lm.config.model_type} knows a token by more than its embedding, so that it "
+                f"cannot read soft tokens; choose another LLM, such as a Llama or Qwen"
+            )
         table = self.lm.get_input_embeddings().weight
         self.dim = int(table.shape[1])
         with torch.no_grad():  # through the layer, as some families scale what is in their table
@@ -305,11 +310,30 @@ class SoftTokenLLM:
         scale = float(getattr(part, "embed_scale", getattr(part, "embedding_multiplier", 1.0)))
         if scale == 1:
             return scale
-        layer = self.lm.get_input_embeddings()
-        ids = layer.weight.norm(dim=1).topk(2).indices[None]  # no padding, which can be zero
+        ids, layer = self._some_words(), self.lm.get_input_embeddings()
         states = part(input_ids=ids).last_hidden_state
         off = part(inputs_embeds=layer(ids) * scale).last_hidden_state - states
         return scale if off.std() < 0.01 * states.std() else 1.0  # others, as Granite, scale whatever they are handed
+
+    @torch.no_grad()
+    def _reads_embeddings(self) -> bool:
+        """Whether an embedding stands for a token, or for none: some families look ids up in each layer (Gemma 3n)."""
+        ids = self._some_words()
+        words = self._embed(ids)
+        more: dict[str, Any] = {"decoder_input_ids": ids[:, :1]} if self.encoder_decoder else {}
+        more["use_cache"] = False
+        by_id = self.lm(input_ids=ids, **more).logits.float()
+        try:
+            self.lm(inputs_embeds=words.mean(dim=1, keepdim=True), **more)
+            by_embedding = self.lm(inputs_embeds=words, **more).logits.float()
+        except Exception:  # of any kind that a family of LLMs can think of
+            return False
+        return bool((by_embedding - by_id).std() < 0.01 * by_id.std())  # to the bit, but for roundings of a scale
+
+    def _some_words(self) -> Tensor:
+        """Ids [1, 2] of tokens that are no padding, which can be zero."""
+        ids: Tensor = self.lm.get_input_embeddings().weight.norm(dim=1).topk(2).indices[None]
+        return ids
 
     def prefix(self, soft: Tensor) -> tuple[Opening, Tensor]:
         """The prompt around soft tokens [n, k, D]: keys and values of its beginning, embeddings [n, p, D] of the rest.
