@@ -183,11 +183,11 @@ def main() -> None:
             about = "other training rows, labelled as the policy does"
             bench.methods.append(Method(PSEUDO, about, added=partial(pseudo, bench), tunes=1))
         if options.descriptions:
+            tuning = [method for method in bench.methods if tunes([method], bench.config)]
             bench.methods = [
-                dataclasses.replace(method, name=method.name + DESCRIBED) if tunes([method], bench.config) else method
-                for method in bench.methods
-                if tunes([method], bench.config) or method.name in (BASELINE, "descriptions")
-            ]  # fmt: skip
+                *(method for method in bench.methods if method.name in (BASELINE, "descriptions")),
+                *(dataclasses.replace(method, name=method.name + DESCRIBED) for method in tuning),
+            ]
         take_over(bench, finished)
         with progress(f"{bench.name}, split {number}", len(bench.missing(number))) as advance:
             bench.run_split(number, advance)
