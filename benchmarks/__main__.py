@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ def main() -> None:
     }
     measured = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name in options.only:
+        if name == "cluster" and find_spec("ray") is None:
+            Console().print("cluster: left out, as Ray is not installed (pip install -e '.[ray]')", markup=False)
+            continue
         measured[name] = _rounded({"machine": machine(), **parts[name]()})
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")

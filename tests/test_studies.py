@@ -4,6 +4,7 @@ import json
 import shutil
 import weakref
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from conftest import write_jsonl
 from inversedmixup.baselines import Split
+from inversedmixup.cli import main as command_line
 from inversedmixup.errors import InputError
 from inversedmixup.judges.prompt import Prompt
 from inversedmixup.models.pair import Pair
@@ -317,3 +319,26 @@ def test_a_kind_of_llm_learns_from_scratch_and_is_measured(data, tiny_encoder, m
     assert line[0] == "bert2bert"
     with pytest.raises(InputError, match=r"train\*\.parquet"):
         architectures.corpus_files(tmp_path)
+
+
+def test_the_papers_settings_run_through(tiny_encoder, tiny_llm, train_file, corpus_file, tmp_path):
+    settings, pair = Path(__file__).parents[1] / "studies" / "paper", str(tmp_path / "pair")
+    few = [("--hidden", "8"), ("--sentences", "8"), ("--batch-size", "4"), ("--validation-rows", "2")]
+    few += [("--encoder", tiny_encoder), ("--llm", tiny_llm), ("--compile", "never")]
+    assert (
+        command_line(["align", str(corpus_file), "-o", pair, "--config", str(settings / "align.yaml"), *chain(*few)])
+        == 0
+    )
+    out = tmp_path / "more.jsonl"
+    less = ["--task-steps", "2", "--refine-steps", "1", "--max-tokens", "8", "--n", "6", "--tolerance", "1"]
+    given = ["augment", str(train_file), "-o", str(out), "--pair", pair, "--config", str(settings / "augment.yaml")]
+    assert command_line([*given, *less]) == 0
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert rows
+    for row in rows:  # the interpolated label, of any pair and ratio
+        assert sorted(row["label_probs"].values())[-1] in (1, pytest.approx(max(row["lam"], 1 - row["lam"]), abs=1e-4))
+    record = json.loads((tmp_path / "pair" / "pair.json").read_text(encoding="utf-8"))
+    assert (record["adaptor"]["soft_tokens"], record["prompt"]) == (
+        1,
+        "Given the embedding {soft}, generate the original sentence: ",
+    )

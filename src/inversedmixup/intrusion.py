@@ -61,6 +61,10 @@ class IntrusionConfig(WarmedConfig, DecodeConfig, JudgeConfig):
     """Settings of ``intrusion``."""
 
     reference: str | None = option(None, "large labelled file for the reference; default: the training file, all of it")
+    interpolation: str = option(
+        "linear", "which one the class pairs and the pictures are of; all are measured",
+        choices=INTERPOLATIONS,
+    )  # fmt: skip
     judges: str = option("task", f"who else looks at the texts: {JUDGES_HELP}")
     mixes: int = option(500, "mixed embeddings for each λ, pair policy and interpolation")
     texts: int = option(16, "texts for each λ, pair policy and interpolation")

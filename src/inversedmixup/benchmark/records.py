@@ -62,6 +62,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _measure(record: Record, name: str) -> float:
+    """One of a record's measures; an accuracy as the share of whole rows that it was before it was rounded.
+
+    Rounded ones differ by a digit where as many rows do, which would break the ties of a signed-rank test.
+    """
+    value, rows = float(record[name]), record.get("test")
+    return round(value * rows) / rows if name == "accuracy" and rows else value
+
+
 def by_place(records: Iterable[Record], measure: str) -> dict[Place, Scores]:
     """A measure of every method by its place and by split.
 
@@ -70,7 +79,7 @@ def by_place(records: Iterable[Record], measure: str) -> dict[Place, Scores]:
     values: dict[Place, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if record.get(measure) is not None:
-            values[tuple(record[key] for key in PLACE)][record["split"]].append(record[measure])
+            values[tuple(record[key] for key in PLACE)][record["split"]].append(_measure(record, measure))
     return {
         place: {split: math.fsum(found) / len(found) for split, found in splits.items()}
         for place, splits in values.items()

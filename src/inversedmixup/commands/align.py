@@ -13,7 +13,12 @@ from inversedmixup.stages.align import METRICS, AlignConfig, run_align
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("corpus", metavar="CORPUS", nargs="+", help="unlabelled text: .txt, .jsonl, .csv or .parquet")
+    parser.add_argument(
+        "corpus",
+        metavar="CORPUS",
+        nargs="+",
+        help="unlabelled text, one file or several: .txt, .jsonl, .csv or .parquet",
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the run and of the pair")
     add_config(parser, AlignConfig)
 

@@ -23,6 +23,7 @@ from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.identity import work_settings
 from inversedmixup.labelled import check_classes
 from inversedmixup.mixing import row_stream
+from inversedmixup.models.correction import CORRECTIONS
 from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_apart, check_ours
@@ -32,16 +33,20 @@ from inversedmixup.row_file import check_output, write_jsonl
 from inversedmixup.runs import RUN_SUFFIX, RunFolder, recorded
 from inversedmixup.schema import Example
 from inversedmixup.sealed import digest, write_json
-from inversedmixup.stages.writer import DecodeConfig, write_texts
+from inversedmixup.stages.writer import WriteConfig, write_texts
 from inversedmixup.terminal import new_table, output, progress
 
 BLOCK = 64  # sentences at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class InvertConfig(PairOptions, DecodeConfig):
+class InvertConfig(PairOptions, WriteConfig):
     """Settings of ``invert``."""
 
+    candidates: int = option(4, "with --evaluate: texts sampled for a sentence, of which the best is scored as well")
+    correct: int | None = option(
+        None, f"correction steps on the greedy text (default: {CORRECTIONS} where a word head weighs the words, else 0)"
+    )
     rows: int | None = option(None, "only the first so many sentences", decides=NOTHING)
     evaluate: bool = option(
         False, "mean scores, greedy, best of --candidates and corrected, by length and by source", decides=NOTHING

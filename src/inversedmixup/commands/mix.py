@@ -17,6 +17,7 @@ from inversedmixup.files import iter_records
 from inversedmixup.identity import work_settings
 from inversedmixup.labelled import take_shots
 from inversedmixup.mixer import InversedMixup
+from inversedmixup.mixing import INTERPOLATIONS
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
@@ -34,6 +35,10 @@ PAIRS = 500
 class MixConfig(PairOptions, DecodeConfig):
     """Settings of ``mix``. A pair from ``OUT.run/model`` of an earlier ``augment`` shows its labels."""
 
+    interpolation: str = option(
+        "linear", "how embeddings are mixed; with --evaluate, whose figures by λ are shown: all are measured",
+        choices=INTERPOLATIONS,
+    )  # fmt: skip
     steps: int = option(7, "points on the strip, from λ = 1 to λ = 0", decides=NOTHING)
     train: str | None = option(None, "labelled file: fit the task model to it first, to show label probabilities")
     shots: int | None = option(None, "with --train: use only this many rows of each class")

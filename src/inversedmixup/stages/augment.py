@@ -65,7 +65,9 @@ class AugmentConfig(DecodeConfig, LabelConfig, JudgeConfig, GateConfig):
     pairs: str = option(
         "balanced", "which rows become parents; balanced: of two classes, rarer ones more often", choices=PAIR_POLICIES
     )
-    lam: str = option("uniform:0.5,0.8", f"mixing ratio: {LAM_HELP}")
+    lam: str = option(
+        "uniform:0.5,0.8", f"mixing ratio: {LAM_HELP}; with balanced pairs the larger of λ and 1 − λ is taken"
+    )
     candidates: int = option(1, "texts written per pair; the one that keeps best to the mix is taken")
     word_weight: float = option(
         0.0, "how much the pair's word head counts beside the LLM, if it has one; more of it keeps nearer to the mix"

@@ -26,12 +26,11 @@ MAX_TOKENS = 512  # that a text may be allowed
 
 
 @dataclasses.dataclass(frozen=True)
-class DecodeConfig(Options):
-    """How texts are written."""
+class WriteConfig(Options):
+    """How texts are written at embeddings."""
 
     GROUP: ClassVar[str] = "writing"
 
-    interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
     candidates: int = option(4, "texts written per pair; the one that keeps best to the mix is taken")
     correct: int | None = option(
         None,
@@ -62,6 +61,13 @@ class DecodeConfig(Options):
     def sampling(self) -> Sampling:
         """The LLM's share of these settings."""
         return Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens, word_weight=self.word_weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig(WriteConfig):
+    """How texts are written at mixed embeddings."""
+
+    interpolation: str = option("linear", "how embeddings are mixed", choices=INTERPOLATIONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,7 @@ def _rounded(values: Any) -> list[float]:  # noqa: ANN401 (array or tensor)
 
 
 def write_texts(
-    pair: Pair, wanted: Tensor, streams: Sequence[np.random.Generator], config: DecodeConfig, merit: Merit | None = None
+    pair: Pair, wanted: Tensor, streams: Sequence[np.random.Generator], config: WriteConfig, merit: Merit | None = None
 ) -> tuple[list[str], Tensor]:
     """The best text at each embedding [n, d], and its re-read embedding [n, d].
 
