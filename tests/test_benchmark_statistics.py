@@ -49,6 +49,19 @@ def summary(records):
 # --- the numbers
 
 
+def test_as_many_test_rows_are_the_same_difference_whatever_their_rounding():
+    right = {"equal-steps": [200, 210, 221, 233, 240, 251], "good": [203, 207, 224, 236, 243, 254]}  # of 376
+    runs = [
+        record("cr", method, split, round(rows / 376, 4), test=376)
+        for method, all_rows in right.items()
+        for split, rows in enumerate(all_rows)
+    ]
+    differences = np.array(right["good"]) - right["equal-steps"]
+    assert set(abs(differences)) == {3}
+    cell = summarise(runs)["sets"]["cr"]["10"]["frozen"]["good"]
+    assert cell["p"] == statistics.wilcoxon_p(differences)
+
+
 def test_tables_say_how_many_rows_a_method_added(tmp_path):
     runs = [record(split=split, method=name) for split in range(2) for name in ("equal-steps", "eda")]
     runs += [record(split=split, method="good", added=added) for split, added in enumerate((100, 1900))]
