@@ -350,6 +350,16 @@ def test_the_tally_equals_numbers_over_held_rows(seen):
         assert summary["lam_correlation"] == pytest.approx(np.corrcoef(kept_rows.T)[0, 1], abs=1e-3)
 
 
+def test_intrusion_of_the_rows_kept_is_told_apart_from_that_of_the_rows_tried():
+    tally = Tally()
+    for number in range(39):  # as 30 kept of 39, where the gate took just the intruded ones away
+        out = {"intruded": True, "kept": False, "reject_reason": "label_contradicted"} if number >= 30 else {}
+        tally.add(dataclasses.replace(a_row(number), **out))
+    summary = tally.summary()
+    assert (summary["intrusion_rate_kept"], summary["intrusion_rate"]) == (0, pytest.approx(9 / 39, abs=1e-3))
+    assert Tally().summary()["intrusion_rate_kept"] is None
+
+
 def a_row(number):
     return Row(
         f"aug-{number}", f"text {number}", "a", {"a": 0.7, "b": 0.3}, ["0", "1"], 0.7, 0.6, 0.9, -3.0,

@@ -79,7 +79,7 @@ def test_a_person_sees_rows_counts_and_accuracies(train_file, tmp_path, capsys, 
     ]
     assert main([str(a) for a in arguments]) == 0
     shown = capsys.readouterr().out
-    for expected in ("new sentence", "kept", "accuracy on 18 test rows", "time:"):
+    for expected in ("new sentence", "kept", "accuracy on 18 test rows", "as the task model sees it: ", "time:"):
         assert expected in shown
 
 

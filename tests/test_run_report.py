@@ -1,5 +1,6 @@
 """The report and the dataset card: right figures, hostile text shown as text, nothing fetched."""
 
+import dataclasses
 import json
 import re
 import shlex
@@ -17,6 +18,7 @@ from inversedmixup.commands import resolve
 from inversedmixup.errors import InputError
 from inversedmixup.options import build
 from inversedmixup.provenance import command_line
+from inversedmixup.report.dataset_card import write_dataset_card
 from inversedmixup.report.evidence import gather, near_copies
 from inversedmixup.report.page import grid, render
 from inversedmixup.report.results import RunResults, is_run, read_run
@@ -144,6 +146,26 @@ def test_intrusion_is_counted_by_the_classes_of_the_parents():
     assert (cells[1][0]["tried"], cells[1][0]["intruded"]) == (2, 1)
     assert cells[1][0]["low"] < 0.5 < cells[1][0]["high"]
     assert cells[1][1] is None
+
+
+def test_the_headline_is_intrusion_of_the_kept_rows_and_says_who_sees_it(run):
+    results = read_run(run / "out.jsonl")
+    judge = {"name": "task+tuned", "accuracy": 0.83}
+    results = dataclasses.replace(results, summary={**results.summary, "judge": judge})
+    rejected = [make_row(at, intruded=True, kept=False, reject_reason="low_fluency") for at in range(30, 39)]
+    page = render(results, gather(results.examples, [*map(make_row, range(30)), *rejected]))
+    assert "of the kept rows intruded, as judge task+tuned sees it, who errs on 17 % of your rows</dt><dd>0 %<" in page
+    assert "of all that were tried 23 %" in page
+
+
+def test_the_card_says_how_many_rows_are_intruded_and_who_sees_it(run, tmp_path):
+    results = read_run(run / "out.jsonl")
+    changes = {"intrusion_rate_kept": 0.1, "intrusion_rate": 0.25, "judge": {"name": "llm", "accuracy": 0.6}}
+    results = dataclasses.replace(results, summary={**results.summary, **changes}, output=tmp_path / "out.jsonl")
+    card = write_dataset_card(results, {}).read_text(encoding="utf-8")
+    assert "10% of the new rows are `intruded` (25% of those tried): judge llm, who errs on 40%" in card
+    nothing = dataclasses.replace(results, summary={**results.summary, "intrusion_rate_kept": None})
+    assert "are `intruded`" not in write_dataset_card(nothing, {}).read_text(encoding="utf-8")
 
 
 def test_near_copies_are_found_with_the_text_that_they_copy():

@@ -13,6 +13,7 @@ from rich.text import Text
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.commands import add_config, compared, resolve
 from inversedmixup.gate import REASONS
+from inversedmixup.report.results import observer
 from inversedmixup.stages.trust import describe
 from inversedmixup.terminal import new_table, output
 
@@ -66,14 +67,22 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _summary(result: dict[str, Any]) -> str:
-    """One line: kept, rejected by reason, intrusion, and what the judge is worth."""
+    """One line: kept, rejected by reason, what the judge is worth, and intrusion as he sees it."""
     parts = [f"{result['output']}: kept {result['kept']} of {result['tried']} tried"]
     if result["rejected"]:
         parts.append("rejected " + ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items()))
-    if result["tried"]:
-        parts.append(f"intrusion rate {result['intrusion_rate']:.0%}")
     if "judge" in result:
         share = result["judge"]["interpolated_accuracy"]
         beside = "" if share is None else f", the interpolated label on about {share:.0%} of the new texts"
         parts.append(describe(result["judge"]) + beside)
+    if result["kept"]:
+        parts.append(_intruded(result))
     return "; ".join(parts)
+
+
+def _intruded(result: dict[str, Any]) -> str:
+    """Intrusion of the rows kept, of those tried beside it, and who says so."""
+    name, error = observer(result)
+    kept, tried = result["intrusion_rate_kept"], result["intrusion_rate"]
+    errs = "" if error is None else f", who errs on {error:.0%}"
+    return f"intruded, as {name} sees it{errs}: {kept:.0%} of those kept, {tried:.0%} of those tried"

@@ -11,7 +11,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.models.pair import pair_folder, read_config
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.outputs import is_marked, mark
-from inversedmixup.report.results import RunResults
+from inversedmixup.report.results import RunResults, observer
 from inversedmixup.runs import PLACES
 from inversedmixup.sealed import write_text
 
@@ -36,7 +36,7 @@ TEMPLATE = """
 `text`, `label`, `label_probs`, `parents` (ids in the training file), `lam` (mixing ratio), `lam_realised`,
 `cycle_similarity`, `fluency` (nats a token), `labels` (what each source says), `intruded`, `seed`, `kept`,
 `reject_reason`.
-
+{intrusion}
 ## Provenance
 
 - training file: `{train}`, sha256 `{sha256}`
@@ -117,8 +117,20 @@ def _body(results: RunResults, kept: dict[str, int]) -> str:
         sha256=made.get("train_sha256", "not recorded"),
         versions=", ".join(f"{n} {v}" for n, v in made.get("versions", {}).items()) or "versions not recorded",
         originals=f"The first {count} rows of the file are those of `{train}` itself." if count else "",
-        models=_models(results.settings), command=made.get("command", "(not recorded)"),
+        intrusion=_intrusion(summary), models=_models(results.settings), command=made.get("command", "(not recorded)"),
     )  # fmt: skip
+
+
+def _intrusion(summary: dict[str, Any]) -> str:
+    """How many rows are intruded, and who says so; nothing where no row was kept."""
+    if summary["intrusion_rate_kept"] is None:
+        return ""
+    (name, error), kept, tried = observer(summary), summary["intrusion_rate_kept"], summary["intrusion_rate"]
+    errs = "" if error is None else f", who errs on {error:.0%} of the original rows,"
+    return (
+        f"\n{kept:.0%} of the new rows are `intruded` ({tried:.0%} of those tried): {name}{errs} sees a class in them\n"
+        f"that holds less than half of the mix of the parents' labels.\n"
+    )
 
 
 def _models(settings: dict[str, Any]) -> str:

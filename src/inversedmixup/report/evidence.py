@@ -58,6 +58,7 @@ class Evidence:
     Attributes:
         classes: class names.
         labels: rows per class: ``original``, ``kept``, ``rejected``.
+        intruded: intruded rows: ``kept``, ``rejected``.
         lams: rows per tenth of λ: ``kept``, ``rejected``.
         points: (λ, λ̂) of the first :data:`POINTS` kept rows.
         pairs: intrusion by the classes of the parents, in alphabetical order; kept and rejected rows both.
@@ -68,6 +69,7 @@ class Evidence:
         self.examples, self._find = examples, finder(examples)
         self.classes = class_names(examples)
         self.labels = {"original": Counter(class_counts(examples)), "kept": Counter(), "rejected": Counter()}
+        self.intruded = {"kept": 0, "rejected": 0}
         self.lams = {"kept": [0] * BINS, "rejected": [0] * BINS}
         self.points: list[tuple[float, float]] = []
         self.pairs: dict[tuple[str, str], PairIntrusion] = {}
@@ -82,6 +84,7 @@ class Evidence:
         self._seen += 1
         state = "kept" if row.kept else "rejected"
         self.labels[state][row.label] += 1
+        self.intruded[state] += row.intruded
         self.lams[state][min(int(row.lam * BINS), BINS - 1)] += 1
         pair = self.pairs.setdefault(self.classes_of(row), PairIntrusion())
         pair.tried, pair.intruded = pair.tried + 1, pair.intruded + row.intruded
@@ -103,6 +106,11 @@ class Evidence:
             heapq.heappush(heap, (sign * row.cycle_similarity, -self._seen, row))
             if len(heap) > SHOWN:
                 heapq.heappop(heap)
+
+    def intrusion(self, *states: str) -> float | None:
+        """Share of intruded rows among those that are ``kept``, ``rejected`` or either; ``None`` if there is none."""
+        rows = sum(self.labels[state].total() for state in states)
+        return sum(self.intruded[state] for state in states) / rows if rows else None
 
     def classes_of(self, row: Row) -> tuple[str, str]:
         """The classes of a row's parents, in alphabetical order."""

@@ -10,7 +10,7 @@ from inversedmixup.errors import clear_write_errors, write_whole
 from inversedmixup.gate import REASONS
 from inversedmixup.outputs import mark
 from inversedmixup.report.evidence import BINS, NEAR_COPY, Evidence, gather
-from inversedmixup.report.results import RunResults
+from inversedmixup.report.results import RunResults, observer
 from inversedmixup.schema import Row
 
 SETTINGS = ("pairs", "lam", "labels", "interpolation", "candidates", "temperature", "min_cycle", "accept_labels")
@@ -45,7 +45,9 @@ def render(results: RunResults, evidence: Evidence) -> str:
         settings={name: results.settings[name] for name in SETTINGS if name in results.settings},
         seeds={name: results.settings.get(name) for name in ("seed", "data_seed")},
         reasons=REASONS, evidence=evidence, label_bars=_label_bars(evidence), lam_bars=_lam_bars(evidence),
-        grid=grid(evidence), best=_shown(evidence, evidence.best()), worst=_shown(evidence, evidence.worst()),
+        intrusion=evidence.intrusion("kept"), intrusion_tried=evidence.intrusion("kept", "rejected"),
+        observer=observer(results.summary), grid=grid(evidence),
+        best=_shown(evidence, evidence.best()), worst=_shown(evidence, evidence.worst()),
         rejected={reason: _shown(evidence, rows) for reason, rows in evidence.by_reason.items()},
         copies=copies[:COPIES], copies_total=len(copies), near_copy=NEAR_COPY,
     )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,14 @@ class RunResults:
     def originals(self) -> Iterator[Row]:
         """Repeated originals: the head of the output, of a run with ``include_original``."""
         return takewhile(_is_original, iter_rows(self.output))
+
+
+def observer(summary: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Who says which rows are intruded, and on what share of the user's rows he errs; ``None`` where nobody knows."""
+    if "judge" not in summary:
+        return "the task model", None
+    accuracy = summary["judge"]["accuracy"]
+    return f"judge {summary['judge']['name']}", None if accuracy is None else 1 - accuracy
 
 
 def _is_original(row: Row) -> bool:

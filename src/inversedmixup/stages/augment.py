@@ -192,10 +192,12 @@ class Tally:
     Attributes:
         tried: rows seen.
         kept: rows that passed the gate.
+        intruded: rows seen in whose text the judges see another class than the mix says.
+        intruded_kept: those of them that passed the gate.
     """
 
     def __init__(self) -> None:
-        self.tried = self.kept = self.intruded = 0
+        self.tried = self.kept = self.intruded = self.intruded_kept = 0
         self.reasons: Counter[str] = Counter()
         self.cycle = 0.0
         # over kept rows, of λ and λ̂: sums, and sums of products
@@ -206,6 +208,7 @@ class Tally:
         self.tried, self.kept = self.tried + 1, self.kept + row.kept
         self.intruded += row.intruded
         if row.kept:
+            self.intruded_kept += row.intruded
             ratios = np.array([row.lam, row.lam_realised]) - 0.5  # near zero, so that the sums lose nothing
             self.cycle += row.cycle_similarity
             self.sums += ratios
@@ -214,10 +217,15 @@ class Tally:
             self.reasons[str(row.reject_reason)] += 1
 
     def summary(self) -> dict[str, Any]:
-        """Counts, rates and means."""
+        """Counts, rates and means; those without ``tried`` rows, or without ``kept`` ones, are ``None``.
+
+        ``intrusion_rate`` is of the rows tried; ``intrusion_rate_kept``, ``cycle_similarity`` and ``lam_correlation``
+        are of those kept.
+        """
         return {
             "tried": self.tried, "kept": self.kept, "rejected": dict(self.reasons.most_common()),
             "intrusion_rate": round(self.intruded / self.tried, DIGITS) if self.tried else None,
+            "intrusion_rate_kept": round(self.intruded_kept / self.kept, DIGITS) if self.kept else None,
             "cycle_similarity": round(self.cycle / self.kept, DIGITS) if self.kept else None,
             "lam_correlation": self.lam_correlation(),
         }  # fmt: skip
