@@ -144,8 +144,16 @@ def test_intrusion_is_counted_by_the_classes_of_the_parents():
     cells = grid(gather(examples, rows))
     assert cells[0][0]["tried"] == 1
     assert (cells[1][0]["tried"], cells[1][0]["intruded"]) == (2, 1)
-    assert cells[1][0]["low"] < 0.5 < cells[1][0]["high"]
     assert cells[1][1] is None
+
+
+def test_no_interval_that_takes_rows_with_the_same_parents_for_independent_is_shown(run):
+    results = read_run(run / "out.jsonl")
+    rows = [make_row(at, parents=["0", "1"], intruded=at % 2 == 0) for at in range(40)]  # forty of one pair
+    page = render(results, gather(results.examples, rows))
+    assert "20 of 40" in page
+    assert "95 %" not in page
+    assert not re.search(r"\d+ % to \d+ %", page)
 
 
 def test_the_headline_is_intrusion_of_the_kept_rows_and_says_who_sees_it(run):

@@ -22,7 +22,11 @@ COMPARED = 512  # training texts at a time
 
 @dataclasses.dataclass
 class PairIntrusion:
-    """Manifold intrusion of the rows between two classes."""
+    """Manifold intrusion of the rows between two classes.
+
+    No interval: mixes share rows, so that these say less than as many independent ones
+    (:func:`~inversedmixup.rates.effective_size`), and which they share is not held here.
+    """
 
     tried: int = 0
     intruded: int = 0
@@ -31,13 +35,6 @@ class PairIntrusion:
     def rate(self) -> float:
         """Share of intruded rows."""
         return self.intruded / self.tried
-
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the rate."""
-        from scipy.stats import binomtest
-
-        found = binomtest(self.intruded, self.tried).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
 
 
 @dataclasses.dataclass(frozen=True)

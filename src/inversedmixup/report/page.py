@@ -88,10 +88,8 @@ def grid(evidence: Evidence) -> list[list[dict[str, Any] | None]]:
             if pair is None:
                 row.append(None)
                 continue
-            low, high = pair.interval()
             row.append({
                 "first": first, "second": second, "rate": pair.rate, "tried": pair.tried, "intruded": pair.intruded,
-                "low": low, "high": high,
             })  # fmt: skip
         rows.append(row)
     return rows
