@@ -60,6 +60,7 @@ def test_augment_prints_one_json_object_as_its_last_line(train_file, tmp_path, c
     arguments = ["augment", train_file, "-o", out, "--pair", tiny_pair_folder, "--test", train_file, "--json", *QUICK]
     assert main([str(a) for a in arguments]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["asked"] == 20
     assert {"kept", "rejected", "accuracy_without", "accuracy_with", "seconds_by_stage"} <= set(summary)
     assert summary["kept"] == len(out.read_text(encoding="utf-8").splitlines())
     assert json.loads((tmp_path / "out.jsonl.run" / "config.json").read_text())["n"] == 20
@@ -81,6 +82,16 @@ def test_a_person_sees_rows_counts_and_accuracies(train_file, tmp_path, capsys, 
     shown = capsys.readouterr().out
     for expected in ("new sentence", "kept", "accuracy on 18 test rows", "as the task model sees it: ", "time:"):
         assert expected in shown
+
+
+def test_where_no_row_is_kept_no_empty_table_and_no_none_is_shown(train_file, tmp_path, capsys, tiny_pair_folder):
+    arguments = ["augment", train_file, "-o", tmp_path / "o.csv", "--pair", tiny_pair_folder, *QUICK, "--min-words", 99]
+    assert main([str(a) for a in arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "kept 0 of 20 asked for, 32 tried; rejected " in shown
+    assert "too_short: fewer words" in shown
+    for absent in ("new sentence", "None", "cycle similarity", "intruded"):
+        assert absent not in shown
 
 
 def test_config_file_and_flags_share_names_and_flags_win(train_file, tmp_path, tiny_pair_folder, capsys):

@@ -270,6 +270,16 @@ def test_accuracy_is_measured_with_and_without_the_new_rows(train_file, texts_fi
     assert {"accuracy_with", "accuracy_without", "judge", "labelled", "seconds", "sample"} <= set(summary)
 
 
+def test_where_nothing_is_labelled_no_empty_table_is_shown(train_file, tmp_path, settings, capsys):
+    arguments = ["label", train_file, train_file, "-o", tmp_path / "out.jsonl", "--pair", settings["pair"]]
+    arguments += ["--train-encoder", "head", "--labels", "pool:task", "--force-judge"]
+    assert main([str(word) for word in arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "labelled 0 of 18; left out 18 known" in shown
+    assert "confidence" not in shown
+    assert "classes:" not in shown
+
+
 @pytest.mark.parametrize("labels", ["soft", "mitigated:task", "drop:task"])
 def test_labels_that_need_parents_are_refused(train_file, texts_file, tmp_path, capsys, settings, labels):
     line = refused(

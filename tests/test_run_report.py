@@ -117,6 +117,15 @@ def test_the_report_counts_what_the_files_hold(run):
     assert rate == pytest.approx(results.summary["intrusion_rate"], abs=1e-3)
 
 
+def test_report_and_card_say_how_many_rows_were_asked_for(run):
+    summary = read_run(run / "out.jsonl").summary
+    asked, tried = summary["asked"], summary["tried"]
+    assert asked == QUICK["n"]
+    page = (run / "out.report.html").read_text(encoding="utf-8")
+    assert f"<dt>kept, of {asked} asked for</dt><dd>{summary['kept']}</dd>" in page
+    assert f"{asked} were asked for, {tried} tried, " in (run / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_verdict_of_a_benchmark_is_shown(run, capsys):
     arguments = ["report", str(run / "out.jsonl"), "-o", str(run / "again.html"), "--benchmark", str(run / "bench")]
     assert "no verdict" in (run / "out.report.html").read_text(encoding="utf-8")

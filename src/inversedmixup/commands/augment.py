@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
 from rich.text import Text
 
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
@@ -47,18 +49,16 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """The rows, the counts and the accuracies, as a person wants to read them."""
     out = output()
-    table = new_table("λ", "label", "new sentence", "between", title="A few of the new rows")
-    for row in result["sample"]:
-        between = Text("\n" if out.is_terminal else " | ").join(Text(parent, style="dim") for parent in row["parents"])
-        table.add_row(f"{row['lam']:.2f}", Text(row["label"]), Text(row["text"]), between)
-    out.print(table)
+    if result["kept"]:
+        out.print(_table(result["sample"], "\n" if out.is_terminal else " | "))
     out.print(_summary(result), soft_wrap=True)
     for reason in result["rejected"]:
         out.print(f"  {reason}: {REASONS[reason]}", soft_wrap=True)
-    rates = [f"mean cycle similarity {result['cycle_similarity']}"]
-    if result["lam_correlation"] is not None:
-        rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
-    out.print(", ".join(rates), soft_wrap=True)
+    if result["kept"]:
+        rates = [f"mean cycle similarity {result['cycle_similarity']}"]
+        if result["lam_correlation"] is not None:
+            rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
+        out.print(", ".join(rates), soft_wrap=True)
     if "accuracy_with" in result:
         out.print(compared(result), soft_wrap=True)
     out.print(f"report: {result['report']}", soft_wrap=True)
@@ -66,9 +66,18 @@ def show(result: dict[str, Any]) -> None:
     out.print(f"time: {spent}", soft_wrap=True)
 
 
+def _table(sample: Sequence[dict[str, Any]], between: str) -> Table:
+    """A few of the new rows."""
+    table = new_table("λ", "label", "new sentence", "between", title="A few of the new rows")
+    for row in sample:
+        parents = Text(between).join(Text(parent, style="dim") for parent in row["parents"])
+        table.add_row(f"{row['lam']:.2f}", Text(row["label"]), Text(row["text"]), parents)
+    return table
+
+
 def _summary(result: dict[str, Any]) -> str:
     """One line: kept, rejected by reason, what the judge is worth, and intrusion as he sees it."""
-    parts = [f"{result['output']}: kept {result['kept']} of {result['tried']} tried"]
+    parts = [f"{result['output']}: kept {result['kept']} of {result['asked']} asked for, {result['tried']} tried"]
     if result["rejected"]:
         parts.append("rejected " + ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items()))
     if "judge" in result:

@@ -31,17 +31,20 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """Some of the labelled texts, the counts, what the judge is worth, and the accuracies."""
     out = output()
-    table = new_table("label", "confidence", "sentence", title="A few of the labelled sentences")
-    for row in result["sample"]:
-        table.add_row(Text(row["label"]), f"{row['confidence']:.2f}", Text(row["text"]))
-    out.print(table)
+    if result["labelled"]:
+        table = new_table("label", "confidence", "sentence", title="A few of the labelled sentences")
+        for row in result["sample"]:
+            table.add_row(Text(row["label"]), f"{row['confidence']:.2f}", Text(row["text"]))
+        out.print(table)
     parts = [f"{result['output']}: labelled {result['labelled']} of {result['asked']}"]
     if result["rejected"]:
         parts.append("left out " + ", ".join(f"{count} {reason}" for reason, count in result["rejected"].items()))
     out.print("; ".join([*parts, describe(result["judge"])]), soft_wrap=True)
     for reason in result["rejected"]:
         out.print(f"  {reason}: {REASONS[reason]} (in {result['rejected_output']})", soft_wrap=True)
-    out.print("classes: " + ", ".join(f"{count} {name}" for name, count in result["classes"].items()), soft_wrap=True)
+    if result["labelled"]:
+        counts = ", ".join(f"{count} {name}" for name, count in result["classes"].items())
+        out.print(f"classes: {counts}", soft_wrap=True)
     if "accuracy_with" in result:
         out.print(compared(result), soft_wrap=True)
     out.print(f"time: {result['seconds']:.0f} s", soft_wrap=True)

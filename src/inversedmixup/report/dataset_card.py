@@ -32,10 +32,10 @@ TEMPLATE = """
 |---|---|---|
 {labels}
 
-{tried} were tried, {rejected} rejected; the rejected ones and their reasons are in `{rejected_file}`. Columns: `id`,
-`text`, `label`, `label_probs`, `parents` (ids in the training file), `lam` (mixing ratio), `lam_realised`,
-`cycle_similarity`, `fluency` (nats a token), `labels` (what each source says), `intruded`, `seed`, `kept`,
-`reject_reason`.
+{asked} were asked for, {tried} tried, {rejected} rejected; the rejected ones and their reasons are in
+`{rejected_file}`. Columns: `id`, `text`, `label`, `label_probs`, `parents` (ids in the training file), `lam` (mixing
+ratio), `lam_realised`, `cycle_similarity`, `fluency` (nats a token), `labels` (what each source says), `intruded`,
+`seed`, `kept`, `reject_reason`.
 {intrusion}
 ## Provenance
 
@@ -111,7 +111,7 @@ def _body(results: RunResults, kept: dict[str, int]) -> str:
     count = _originals(results)
     return TEMPLATE.format(
         mark=mark("card", results.output), title=_cell(results.output.stem),
-        train=train, kept=summary["kept"],
+        train=train, kept=summary["kept"], asked=results.asked,
         labels="\n".join(f"| {_cell(n)} | {summary['originals'].get(n, 0)} | {kept.get(n, 0)} |" for n in labels),
         tried=summary["tried"], rejected=summary["tried"] - summary["kept"], rejected_file=results.rejected.name,
         sha256=made.get("train_sha256", "not recorded"),

@@ -41,7 +41,7 @@ def render(results: RunResults, evidence: Evidence) -> str:
     copies = evidence.near_copies()
     return environment.get_template("page.html").render(
         mark=mark("report", results.output) + " -->", name=results.output.name, verdict=results.verdict,
-        provenance=results.provenance, summary=results.summary,
+        provenance=results.provenance, summary=results.summary, asked=results.asked,
         settings={name: results.settings[name] for name in SETTINGS if name in results.settings},
         seeds={name: results.settings.get(name) for name in ("seed", "data_seed")},
         reasons=REASONS, evidence=evidence, label_bars=_label_bars(evidence), lam_bars=_lam_bars(evidence),

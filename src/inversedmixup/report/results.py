@@ -54,6 +54,11 @@ class RunResults:
         except (ValueError, LookupError, TypeError):
             return None
 
+    @property
+    def asked(self) -> int:
+        """How many rows were asked for."""
+        return int(self.settings["n"])  # the summary of an earlier version does not say
+
     def rows(self) -> Iterator[Row]:
         """Kept rows, then rejected ones, without repeated originals."""
         for path in (self.output, self.rejected):

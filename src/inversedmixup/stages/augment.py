@@ -146,7 +146,7 @@ def run_augment(
             "%d of the %d rows asked for passed the gate, of %d tried; raise --tries or --candidates, or loosen "
             "the gate (%s)", tally.kept, config.n, tally.tried, tally.common_reason(),
         )  # fmt: skip
-    summary = {**tally.summary(), "seconds": round(time.monotonic() - started, 1)}
+    summary = {"asked": config.n, **tally.summary(), "seconds": round(time.monotonic() - started, 1)}
     return {**summary, "judge": record} if record else summary
 
 
