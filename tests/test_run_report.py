@@ -185,6 +185,21 @@ def test_the_card_says_how_many_rows_are_intruded_and_who_sees_it(run, tmp_path)
     assert "are `intruded`" not in write_dataset_card(nothing, {}).read_text(encoding="utf-8")
 
 
+def test_where_only_the_first_rows_are_drawn_or_searched_it_is_said(run, monkeypatch, capsys):
+    results = read_run(run / "out.jsonl")
+    kept = results.summary["kept"]
+    monkeypatch.setattr("inversedmixup.report.evidence.POINTS", 3)
+    monkeypatch.setattr("inversedmixup.report.evidence.SEARCHED", 2)
+    page = render(results, gather(results.examples, results.rows()))
+    assert f"Drawn: the first 3 of {kept} kept rows." in page
+    assert f"Compared with all training rows: the first 2 of {kept} kept rows." in page
+    assert main(["report", str(run / "out.jsonl"), "-o", str(run / "first.html")]) == 0
+    assert f"near-copies of training text among the first 2 of {kept} kept rows" in capsys.readouterr().out
+    monkeypatch.undo()
+    page = render(results, gather(results.examples, results.rows()))
+    assert f"Compared with all training rows: the {kept} kept rows." in page
+
+
 def test_near_copies_are_found_with_the_text_that_they_copy():
     rows = [make_row(0, text="Where IS my parcel?"), make_row(1, text="something else entirely")]
     [copy] = near_copies(rows, ["refund me", "where is my parcel"])

@@ -9,7 +9,7 @@ from inversedmixup.errors import InputError, local_path
 from inversedmixup.outputs import check_report
 from inversedmixup.remote import check_local
 from inversedmixup.report.page import write_report
-from inversedmixup.report.results import read_run
+from inversedmixup.report.results import read_run, those_of
 from inversedmixup.terminal import output
 
 
@@ -30,7 +30,7 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
     evidence = write_report(read_run(options["run"], options["benchmark"]), path)
     return {
         "report": str(path), "kept": evidence.labels["kept"].total(), "rejected": evidence.labels["rejected"].total(),
-        "near_copies": len(evidence.near_copies()),
+        "near_copies": len(evidence.near_copies), "near_copies_searched": evidence.searched,
     }  # fmt: skip
 
 
@@ -38,5 +38,6 @@ def show(result: dict[str, Any]) -> None:
     """Where it is."""
     output().print(
         f"{result['report']}: {result['kept']} kept and {result['rejected']} rejected rows, "
-        f"{result['near_copies']} near-copies of training text"
+        f"{result['near_copies']} near-copies of training text among "
+        f"{those_of(result['kept'], result['near_copies_searched'])}"
     )

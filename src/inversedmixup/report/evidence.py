@@ -6,6 +6,7 @@ import dataclasses
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from inversedmixup.labelled import Texts, class_counts, class_names, finder
 from inversedmixup.same_text import normalised
@@ -128,13 +129,14 @@ class Evidence:
         """Kept rows of the lowest cycle similarity, the worst first."""
         return [row for *_, row in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
 
+    @cached_property
     def near_copies(self) -> list[NearCopy]:
         """Kept rows (of the first :data:`SEARCHED`) that share nearly all words with a training text, worst first."""
         return near_copies(self._searched, Texts(self.examples))
 
     @property
     def searched(self) -> int:
-        """How many kept rows :meth:`near_copies` looks at."""
+        """How many kept rows :attr:`near_copies` looks at."""
         return len(self._searched)
 
 

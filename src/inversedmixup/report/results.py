@@ -77,6 +77,11 @@ def observer(summary: Mapping[str, Any]) -> tuple[str, float | None]:
     return f"judge {summary['judge']['name']}", None if accuracy is None else 1 - accuracy
 
 
+def those_of(kept: int, looked_at: int) -> str:
+    """Which kept rows were looked at, the first ones in their order, in words."""
+    return f"the {kept:,} kept rows" if looked_at >= kept else f"the first {looked_at:,} of {kept:,} kept rows"
+
+
 def _is_original(row: Row) -> bool:
     """Whether it is its own parents."""
     return row.parents == [row.id, row.id]
