@@ -1,6 +1,7 @@
 """The main job on tiny random models: same bytes, whatever happens on the way."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from inversedmixup.runs import Lock, RunFolder
 from inversedmixup.schema import Example, Row
 from inversedmixup.stages.augment import AugmentConfig, Tally, check_rows
 from inversedmixup.stages.downstream import original_weights
+from inversedmixup.stages.writer import write_mixes
 from server import serving, text_of
 from tiny import LABELS, SENTENCES
 
@@ -358,6 +360,20 @@ def test_intrusion_of_the_rows_kept_is_told_apart_from_that_of_the_rows_tried():
     summary = tally.summary()
     assert (summary["intrusion_rate_kept"], summary["intrusion_rate"]) == (0, pytest.approx(9 / 39, abs=1e-3))
     assert Tally().summary()["intrusion_rate_kept"] is None
+
+
+def test_near_copies_among_the_first_rows_are_counted_in_the_summary(train_file, tmp_path, config, monkeypatch):
+    words = itertools.count()
+
+    def copying(*given):
+        written = write_mixes(*given)
+        return dataclasses.replace(written, texts=[f"{SENTENCES[0]} {next(words)}" for _ in written.texts])
+
+    monkeypatch.setattr("inversedmixup.report.evidence.SEARCHED", 5)
+    monkeypatch.setattr("inversedmixup.stages.augment.write_mixes", copying)
+    summary = run_augment_job(str(train_file), str(tmp_path / "out.jsonl"), config(max_parent_overlap=2.0)).summary
+    assert summary["kept"] > 5
+    assert (summary["near_copies"], summary["near_copies_searched"]) == (5, 5)
 
 
 def a_row(number):

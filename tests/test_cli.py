@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def test_a_person_sees_rows_counts_and_accuracies(train_file, tmp_path, capsys, 
     shown = capsys.readouterr().out
     for expected in ("new sentence", "kept", "accuracy on 18 test rows", "as the task model sees it: ", "time:"):
         assert expected in shown
+    assert re.search(r"near-copies of training text \(.*\): \d+ of the \d+ kept rows", shown)
 
 
 def test_where_no_row_is_kept_no_empty_table_and_no_none_is_shown(train_file, tmp_path, capsys, tiny_pair_folder):

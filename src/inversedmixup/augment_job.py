@@ -22,8 +22,9 @@ from inversedmixup.models.sources import recorded_name
 from inversedmixup.options import NOTHING, option
 from inversedmixup.outputs import mark
 from inversedmixup.report.dataset_card import card_path, write_dataset_card
+from inversedmixup.report.evidence import gather
 from inversedmixup.report.page import write_report
-from inversedmixup.report.results import read_run
+from inversedmixup.report.results import judged_rows, read_run
 from inversedmixup.runs import EXAMPLES_FILE, SUMMARY
 from inversedmixup.same_text import words_of
 from inversedmixup.schema import SOURCES, Example, Row
@@ -117,17 +118,19 @@ class _AugmentJob(Job[Row]):
         made = self._timed("augmentation", lambda: self._augment(pair))
         downstream = self._timed("downstream", self.downstream) if self.test else {}
         report = self.names.beside("report.html")
+        evidence = gather(self.examples, judged_rows(self.names.output, self.names.rejected))
         summary = {
             "output": str(self.names.output), "rejected_output": str(self.names.rejected),
             "report": str(report), "originals": class_counts(self.examples),
             "originals_repeated": self.config.include_original,
             **{k: v for k, v in made.items() if k != "seconds"},
+            "near_copies": len(evidence.near_copies), "near_copies_searched": evidence.searched,
             "warmup": run.read("warmup"), **downstream,
             "seconds_by_stage": {name: round(value, 1) for name, value in self.seconds.items()},
         }  # fmt: skip
         write_json(run.folder / SUMMARY, {**summary, "sha256": digest(summary)})
         results = read_run(run.folder, examples=self.examples)
-        evidence = write_report(results, report)
+        write_report(results, report, evidence)
         write_dataset_card(results, evidence.labels["kept"])
         return AugmentJobResult(summary, self.sample, self.examples)
 

@@ -15,7 +15,8 @@ from rich.text import Text
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.commands import add_config, compared, resolve
 from inversedmixup.gate import REASONS
-from inversedmixup.report.results import observer
+from inversedmixup.report.evidence import NEAR_COPY
+from inversedmixup.report.results import observer, those_of
 from inversedmixup.stages.trust import describe
 from inversedmixup.terminal import new_table, output
 
@@ -59,6 +60,7 @@ def show(result: dict[str, Any]) -> None:
         if result["lam_correlation"] is not None:
             rates.append(f"λ against λ̂: r = {result['lam_correlation']}")
         out.print(", ".join(rates), soft_wrap=True)
+        out.print(_near_copies(result), soft_wrap=True)
     if "accuracy_with" in result:
         out.print(compared(result), soft_wrap=True)
     out.print(f"report: {result['report']}", soft_wrap=True)
@@ -87,6 +89,12 @@ def _summary(result: dict[str, Any]) -> str:
     if result["kept"]:
         parts.append(_intruded(result))
     return "; ".join(parts)
+
+
+def _near_copies(result: dict[str, Any]) -> str:
+    """How many of the kept rows nearly repeat a training text."""
+    found, searched = result["near_copies"], those_of(result["kept"], result["near_copies_searched"])
+    return f"near-copies of training text (at least {NEAR_COPY:.0%} of the words in common): {found} of {searched}"
 
 
 def _intruded(result: dict[str, Any]) -> str:

@@ -17,13 +17,18 @@ SETTINGS = ("pairs", "lam", "labels", "interpolation", "candidates", "temperatur
 COPIES = 12  # near-copies listed
 
 
-def write_report(results: RunResults, path: Path) -> Evidence:
+def write_report(results: RunResults, path: Path, evidence: Evidence | None = None) -> Evidence:
     """Write the report of a run; returns the evidence in it.
+
+    Args:
+        results: the run.
+        path: where to.
+        evidence: what its rows show, where that has been gathered already.
 
     Raises:
         InputError: if the rows cannot be read or the file cannot be written.
     """
-    evidence = gather(results.examples, results.rows())
+    evidence = evidence or gather(results.examples, results.rows())
     with clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, render(results, evidence).encode())

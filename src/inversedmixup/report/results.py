@@ -60,13 +60,18 @@ class RunResults:
         return int(self.settings["n"])  # the summary of an earlier version does not say
 
     def rows(self) -> Iterator[Row]:
-        """Kept rows, then rejected ones, without repeated originals."""
-        for path in (self.output, self.rejected):
-            yield from (row for row in iter_rows(path) if not _is_original(row))
+        """See :func:`judged_rows`."""
+        return judged_rows(self.output, self.rejected)
 
     def originals(self) -> Iterator[Row]:
         """Repeated originals: the head of the output, of a run with ``include_original``."""
         return takewhile(_is_original, iter_rows(self.output))
+
+
+def judged_rows(output: Path, rejected: Path) -> Iterator[Row]:
+    """Kept rows, then rejected ones, without repeated originals."""
+    for path in (output, rejected):
+        yield from (row for row in iter_rows(path) if not _is_original(row))
 
 
 def observer(summary: Mapping[str, Any]) -> tuple[str, float | None]:
