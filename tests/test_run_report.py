@@ -200,6 +200,13 @@ def test_where_only_the_first_rows_are_drawn_or_searched_it_is_said(run, monkeyp
     assert f"Compared with all training rows: the {kept} kept rows." in page
 
 
+def test_a_row_is_shown_with_the_labels_of_its_parents(run):
+    results = read_run(run / "out.jsonl")
+    page = Tags(render(results, gather(results.examples, [make_row(0, parents=["1", "none"])])))
+    assert f"between: {HOSTILE[1]} · b<i>" in page.text
+    assert "between: (not in the training file) · (unknown)" in page.text
+
+
 def test_near_copies_are_found_with_the_text_that_they_copy():
     rows = [make_row(0, text="Where IS my parcel?"), make_row(1, text="something else entirely")]
     [copy] = near_copies(rows, ["refund me", "where is my parcel"])

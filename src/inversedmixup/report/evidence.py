@@ -18,6 +18,7 @@ SHOWN = 6  # best rows, worst rows
 PER_REASON = 2  # rejected rows shown of each reason
 NEAR_COPY = 0.8  # share of common words from which a text counts as a near-copy
 SEARCHED = 5000  # kept rows that are compared with every training text
+UNKNOWN = "(unknown)"  # the class of a parent that is not there
 COMPARED = 512  # training texts at a time
 
 
@@ -112,14 +113,12 @@ class Evidence:
 
     def classes_of(self, row: Row) -> tuple[str, str]:
         """The classes of a row's parents, in alphabetical order."""
-        found = (self._find(parent) for parent in row.parents)
-        first, second = sorted("(unknown)" if parent is None else parent.label for parent in found)
+        first, second = sorted(parent.label for parent in self.parents_of(row))
         return first, second
 
-    def parents_of(self, row: Row) -> list[str]:
-        """The texts of a row's parents."""
-        found = (self._find(parent) for parent in row.parents)
-        return ["(not in the training file)" if parent is None else parent.text for parent in found]
+    def parents_of(self, row: Row) -> list[Example]:
+        """A row's parents."""
+        return [self._find(parent) or Example(parent, "(not in the training file)", UNKNOWN) for parent in row.parents]
 
     def best(self) -> list[Row]:
         """Kept rows of the highest cycle similarity, the best first."""
