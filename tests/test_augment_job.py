@@ -31,7 +31,7 @@ from inversedmixup.row_file import RowFile
 from inversedmixup.runs import Lock, RunFolder
 from inversedmixup.schema import Example, Row
 from inversedmixup.stages.augment import AugmentConfig, Tally, check_rows
-from inversedmixup.stages.downstream import original_weights
+from inversedmixup.stages.downstream import original_weights, paired
 from inversedmixup.stages.writer import write_mixes
 from server import serving, text_of
 from tiny import LABELS, SENTENCES
@@ -292,7 +292,30 @@ def test_a_test_file_gives_accuracy_with_and_without_at_equal_steps(train_file, 
     assert 0 <= summary["accuracy_without"] <= 1
     assert 0 <= summary["accuracy_with"] <= 1
     assert summary["steps"] == QUICK["downstream_steps"]
+    differ = (summary["became_right"] - summary["became_wrong"]) / summary["test_rows"]
+    assert summary["accuracy_with"] - summary["accuracy_without"] == pytest.approx(differ, abs=2e-4)
+    assert 0 < summary["p_value"] <= 1
     json.dumps(summary)
+
+
+@pytest.mark.parametrize(("better", "worse", "p"), [(12, 6, 0.2379), (6, 12, 0.2379), (0, 0, 1.0), (0, 6, 0.0312)])
+def test_two_models_on_the_same_rows_are_compared_by_those_on_which_they_differ(better, worse, p):
+    without, with_rows = np.zeros(120, dtype=bool), np.zeros(120, dtype=bool)
+    without[:60] = with_rows[:60] = True
+    with_rows[60 : 60 + better] = True
+    with_rows[:worse] = False
+    assert paired(without, with_rows) == {"became_right": better, "became_wrong": worse, "p_value": p}
+
+
+def test_what_an_earlier_version_measured_without_it_is_measured_again(
+    train_file, tmp_path, config, monkeypatch
+):  # fmt: skip
+    own, given = config(test=str(train_file)), (str(train_file), str(tmp_path / "out.jsonl"))
+    with monkeypatch.context() as patch:
+        before = {"accuracy_with": 0.5, "accuracy_without": 0.5, "test_rows": 18}
+        patch.setattr("inversedmixup.job.run_downstream", lambda *_: before)
+        assert "p_value" not in run_augment_job(*given, own).summary
+    assert "p_value" in run_augment_job(*given, own).summary
 
 
 def test_a_head_alone_takes_no_steps(train_file, tmp_path, config):

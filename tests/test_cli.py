@@ -83,6 +83,7 @@ def test_a_person_sees_rows_counts_and_accuracies(train_file, tmp_path, capsys, 
     shown = capsys.readouterr().out
     for expected in ("new sentence", "kept", "accuracy on 18 test rows", "as the task model sees it: ", "time:"):
         assert expected in shown
+    assert re.search(r"of 18 test rows \d+ became right and \d+ wrong; p [=<] [\d.]+ \(exact McNemar test\)", shown)
     assert re.search(r"near-copies of training text \(.*\): \d+ of the \d+ kept rows", shown)
 
 

@@ -200,6 +200,19 @@ def test_where_only_the_first_rows_are_drawn_or_searched_it_is_said(run, monkeyp
     assert f"Compared with all training rows: the {kept} kept rows." in page
 
 
+def test_accuracies_stand_beside_how_likely_chance_parts_them(run):
+    results = read_run(run / "out.jsonl")
+    measured = {"accuracy_with": 0.742, "accuracy_without": 0.692, "test_rows": 120}
+    paired = {"became_right": 12, "became_wrong": 6, "p_value": 0.2379}
+    words = "of 120 test rows 12 became right and 6 wrong; p = 0.24 (exact McNemar test)"
+    summary = {**results.summary, **measured, **paired}
+    evidence = gather(results.examples, [])
+    assert words in render(dataclasses.replace(results, summary=summary), evidence)
+    assert "p &lt; 0.001" in render(dataclasses.replace(results, summary={**summary, "p_value": 0.0}), evidence)
+    before = dataclasses.replace(results, summary={**results.summary, **measured})  # of an earlier version
+    assert "became right" not in render(before, evidence)
+
+
 def test_a_row_is_shown_with_the_labels_of_its_parents(run):
     results = read_run(run / "out.jsonl")
     page = Tags(render(results, gather(results.examples, [make_row(0, parents=["1", "none"])])))

@@ -41,9 +41,11 @@ def kept(output: str | None) -> Iterator[None]:
 
 def compared(result: Mapping[str, Any]) -> str:
     """What :func:`~inversedmixup.stages.downstream.run_downstream` measured, in words."""
+    from inversedmixup.report.results import changed  # numpy, which `--help` does without
+
     trained = f"{result['steps']} steps each" if result["steps"] else "a head each, to its optimum"
     return (
         f"accuracy on {result['test_rows']} test rows: {result['accuracy_without']:.3f} without, "
         f"{result['accuracy_with']:.3f} with the new rows ({trained}; macro-F1 "
-        f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f})"
+        f"{result['macro_f1_without']:.3f} and {result['macro_f1_with']:.3f}); {changed(result)}"
     )

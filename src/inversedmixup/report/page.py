@@ -10,7 +10,7 @@ from inversedmixup.errors import clear_write_errors, write_whole
 from inversedmixup.gate import REASONS
 from inversedmixup.outputs import mark
 from inversedmixup.report.evidence import BINS, NEAR_COPY, Evidence, gather
-from inversedmixup.report.results import RunResults, observer, those_of
+from inversedmixup.report.results import RunResults, changed, observer, those_of
 from inversedmixup.schema import Row
 
 SETTINGS = ("pairs", "lam", "labels", "interpolation", "candidates", "temperature", "min_cycle", "accept_labels")
@@ -55,7 +55,7 @@ def render(results: RunResults, evidence: Evidence) -> str:
         best=_shown(evidence, evidence.best()), worst=_shown(evidence, evidence.worst()),
         rejected={reason: _shown(evidence, rows) for reason, rows in evidence.by_reason.items()},
         copies=copies[:COPIES], copies_total=len(copies), near_copy=NEAR_COPY,
-        drawn=those_of(evidence.labels["kept"].total(), len(evidence.points)),
+        changed=changed(results.summary), drawn=those_of(evidence.labels["kept"].total(), len(evidence.points)),
         searched=those_of(evidence.labels["kept"].total(), evidence.searched),
     )  # fmt: skip
 

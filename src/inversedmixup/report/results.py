@@ -68,6 +68,17 @@ class RunResults:
         return takewhile(_is_original, iter_rows(self.output))
 
 
+def changed(summary: Mapping[str, Any]) -> str | None:
+    """On how many test rows the new rows change who is right, in words; ``None`` if that is not known."""
+    if "p_value" not in summary:
+        return None
+    p, rows = summary["p_value"], summary["test_rows"]
+    return (
+        f"of {rows} test rows {summary['became_right']} became right and {summary['became_wrong']} wrong; "
+        f"p {'< 0.001' if p < 0.001 else f'= {p:.2g}'} (exact McNemar test)"
+    )
+
+
 def judged_rows(output: Path, rejected: Path) -> Iterator[Row]:
     """Kept rows, then rejected ones, without repeated originals."""
     for path in (output, rejected):

@@ -47,7 +47,7 @@ def run_downstream(
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracy and macro-F1 on ``test`` of two task models that differ only in their training rows.
 
-    ``steps`` is how many each took.
+    ``steps`` is how many each took; for what else is told of the two, see :func:`paired`.
 
     Args:
         fresh: makes an untrained task model, the same each time.
@@ -61,6 +61,7 @@ def run_downstream(
     own = torch.from_numpy(original_weights(examples, classes, even=config.class_weights)).float()
     measured: dict[str, Any] = {"steps": settings.steps_taken(), "test_rows": len(test)}
     truth = class_numbers(test, classes)
+    right = []
     with progress("downstream task models", 2 * settings.steps) as advance:
         for name, extra in (("without", ()), ("with", rows)):
             model = fresh()
@@ -71,7 +72,27 @@ def run_downstream(
             parts = (Texts(test)[at : at + PREDICTED] for at in range(0, len(test), PREDICTED))
             probs = np.concatenate([model.predict_proba(model.encode(texts)) for texts in parts])
             measured |= {f"{key}_{name}": value for key, value in scores(probs, truth).items() if key in _SHOWN}
-    return measured
+            right.append(probs.argmax(1) == truth)
+    return measured | paired(*right)
+
+
+def paired(without: np.ndarray, with_rows: np.ndarray) -> dict[str, Any]:
+    """Two models on the same test rows, by McNemar's exact test (1947).
+
+    Args:
+        without: whether the one without new rows is right, [n].
+        with_rows: whether the one with them is, [n].
+
+    Returns:
+        ``became_right`` and ``became_wrong``, the rows on which only the second, or only the first, is right, and
+        ``p_value``: how likely the two numbers would be that far apart, or farther, were a row as likely one as the
+        other. It is about other test rows, not about other training rows or seeds.
+    """
+    from scipy.stats import binomtest
+
+    better, worse = int((with_rows & ~without).sum()), int((without & ~with_rows).sum())
+    p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return {"became_right": better, "became_wrong": worse, "p_value": round(p, 4)}
 
 
 def original_weights(examples: Sequence[Example], classes: Sequence[str], *, even: bool) -> np.ndarray:
