@@ -6,6 +6,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from inversedmixup.options import build
 from inversedmixup.provenance import command_line
 from inversedmixup.report.dataset_card import write_dataset_card
 from inversedmixup.report.evidence import gather, near_copies
-from inversedmixup.report.page import grid, render
+from inversedmixup.report.page import grid, most_intruded, render
 from inversedmixup.report.results import RunResults, is_run, read_run
 from inversedmixup.row_file import RowFile, iter_rows
 from inversedmixup.schema import SOURCES, Example, Row
@@ -154,6 +155,52 @@ def test_intrusion_is_counted_by_the_classes_of_the_parents():
     assert cells[0][0]["tried"] == 1
     assert (cells[1][0]["tried"], cells[1][0]["intruded"]) == (2, 1)
     assert cells[1][1] is None
+
+
+def test_of_many_classes_the_pairs_that_were_tried_are_listed(run):
+    results = read_run(run / "out.jsonl")
+    examples = [Example(str(at), f"text {at}", f"class {at:02}") for at in range(16)]
+    rows = [make_row(at, parents=["3", "5"], intruded=at < 2) for at in range(8)]
+    rows += [make_row(at, parents=["1", "0"], intruded=at < 11) for at in range(8, 12)]
+    page = render(results, gather(examples, rows))
+    assert 'class="heat"' not in page
+    assert [(c["first"], c["intruded"]) for c in most_intruded(gather(examples, rows))] == [
+        ("class 00", 3), ("class 03", 2),
+    ]  # fmt: skip
+    assert page.index("3 of 4") < page.index("2 of 8")
+    assert 'class="heat"' in render(results, gather(examples[:15], rows))
+
+
+def test_figures_on_a_fully_intruded_cell_stand_out_in_light_dark_and_print(run):
+    results = read_run(run / "out.jsonl")
+    page = render(results, gather(results.examples, [make_row(0, parents=["0", "1"], intruded=True)]))
+    share = float(re.search(r"--three\) (\d+)%, var\(--page\)", page)[1]) / 100
+    assert "color" not in re.search(r"\.heat td span {(.*?)}", page)[1]  # they are of the ink of the cell
+    palettes = [dict(re.findall(r"--(\w+): (#\w+)", root)) for root in re.findall(r":root {(.*?)}", page)]
+    assert len(palettes) == 3
+    for palette in palettes:
+        ink, three, back = (rgb(palette[name]) for name in ("ink", "three", "page"))
+        assert contrast(ink, share * three + (1 - share) * back) >= 4.5
+
+
+def rgb(colour):
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    return np.array([int(digits[at : at + 2], 16) for at in (0, 2, 4)])
+
+
+def contrast(*colours):
+    """Of two colours, by WCAG 2."""
+    light = [
+        (np.where(c <= 10, c / 255 / 12.92, ((c / 255 + 0.055) / 1.055) ** 2.4) * [0.2126, 0.7152, 0.0722]).sum()
+        for c in colours
+    ]
+    return (max(light) + 0.05) / (min(light) + 0.05)
+
+
+def test_wide_tables_are_printed_whole_and_long_labels_leave_room_for_their_bars(run):
+    page = (run / "out.report.html").read_text(encoding="utf-8")
+    assert ".scroll { overflow: visible; }" in page.partition("@media print")[2]
+    assert re.search(r"\.bars {.*fit-content\(.*overflow-wrap: anywhere", page)
 
 
 def test_no_interval_that_takes_rows_with_the_same_parents_for_independent_is_shown(run):

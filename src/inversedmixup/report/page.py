@@ -9,12 +9,14 @@ from typing import Any
 from inversedmixup.errors import clear_write_errors, write_whole
 from inversedmixup.gate import REASONS
 from inversedmixup.outputs import mark
-from inversedmixup.report.evidence import BINS, NEAR_COPY, Evidence, gather
+from inversedmixup.report.evidence import BINS, NEAR_COPY, Evidence, PairIntrusion, gather
 from inversedmixup.report.results import RunResults, changed, observer, those_of
 from inversedmixup.schema import Row
 
 SETTINGS = ("pairs", "lam", "labels", "interpolation", "candidates", "temperature", "min_cycle", "accept_labels")
 COPIES = 12  # near-copies listed
+MATRIX = 15  # classes of the table of all pairs; of more, it would be wider than a page, and mostly of pairs not tried
+LISTED = 200  # pairs
 
 
 def write_report(results: RunResults, path: Path, evidence: Evidence | None = None) -> Evidence:
@@ -52,6 +54,7 @@ def render(results: RunResults, evidence: Evidence) -> str:
         reasons=REASONS, evidence=evidence, label_bars=_label_bars(evidence), lam_bars=_lam_bars(evidence),
         intrusion=evidence.intrusion("kept"), intrusion_tried=evidence.intrusion("kept", "rejected"),
         observer=observer(results.summary), grid=grid(evidence),
+        pairs=most_intruded(evidence) if len(evidence.classes) > MATRIX else [],
         best=_shown(evidence, evidence.best()), worst=_shown(evidence, evidence.worst()),
         rejected={reason: _shown(evidence, rows) for reason, rows in evidence.by_reason.items()},
         copies=copies[:COPIES], copies_total=len(copies), near_copy=NEAR_COPY,
@@ -95,11 +98,20 @@ def grid(evidence: Evidence) -> list[list[dict[str, Any] | None]]:
             if pair is None:
                 row.append(None)
                 continue
-            row.append({
-                "first": first, "second": second, "rate": pair.rate, "tried": pair.tried, "intruded": pair.intruded,
-            })  # fmt: skip
+            row.append(_cell((first, second), pair))
         rows.append(row)
     return rows
+
+
+def most_intruded(evidence: Evidence) -> list[dict[str, Any]]:
+    """The :data:`LISTED` pairs of classes with the most intruded rows, the most first."""
+    pairs = sorted(evidence.pairs.items(), key=lambda item: (-item[1].intruded, -item[1].rate, item[0]))
+    return [_cell(classes, pair) for classes, pair in pairs[:LISTED]]
+
+
+def _cell(classes: tuple[str, str], pair: PairIntrusion) -> dict[str, Any]:
+    first, second = classes
+    return {"first": first, "second": second, "rate": pair.rate, "tried": pair.tried, "intruded": pair.intruded}
 
 
 def _shown(evidence: Evidence, rows: Iterable[Row]) -> list[dict[str, Any]]:
