@@ -25,6 +25,7 @@ from inversedmixup.explore.curation import (
 from inversedmixup.explore.explorer import LAMS, Explorer, open_explorer
 from inversedmixup.judges.panel import adjusted
 from inversedmixup.models.pair import PairOptions
+from inversedmixup.report.evidence import gather
 from inversedmixup.row_file import iter_rows
 from inversedmixup.schema import Example
 from inversedmixup.stages.augment import AugmentConfig
@@ -34,6 +35,7 @@ from test_run_report import HOSTILE, make_row
 from tiny import LABELS, SENTENCES
 
 CLASSES = ["a", "b"]
+EVIDENCE = gather([Example("0", "one", "a"), Example("1", "two", "b")], [])
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +149,7 @@ def test_decisions_are_the_last_word_on_each_row_and_undone_ones_leave_no_trace(
         decisions = decide(decisions, rows[at], **change)
         last.setdefault(at, {}).update(change)
     for at, row in enumerate(rows):
-        after, wanted = curated(row, decisions, CLASSES), last.get(at, {})
+        after, wanted = curated(row, decisions, EVIDENCE, CLASSES), last.get(at, {})
         assert after.kept == wanted.get("kept", row.kept)
         assert after.label == wanted.get("label", row.label)
         assert after.kept == (after.reject_reason is None)
@@ -160,8 +162,22 @@ def test_a_row_that_nobody_labelled_is_kept_once_it_has_a_label(tmp_path):
     with pytest.raises(InputError, match="aug-0 has no label; choose one"):
         decide({}, row, kept=True)
     decisions = decide(decide({}, row, label="b"), row, kept=True)
-    assert export([row], decisions, tmp_path / "curated.jsonl", CLASSES) == 1
+    assert export([row], decisions, tmp_path / "curated.jsonl", EVIDENCE, CLASSES) == 1
     assert next(iter_rows(tmp_path / "curated.jsonl")).label == "b"
+
+
+@pytest.mark.parametrize(
+    ("changes", "label", "intruded"),
+    [({"intruded": True, "label": "b"}, "a", False), ({}, "b", True), ({"lam": 0.5}, "b", False),
+     ({"parents": ["1", "0"]}, "b", False), ({}, "c", True)],
+)  # fmt: skip
+def test_a_row_that_a_person_relabelled_says_so_and_whether_that_is_what_the_mix_says(changes, label, intruded):
+    row = make_row(0, **{"label": "a", **changes})
+    after = curated(row, decide({}, row, label=label), EVIDENCE, [*CLASSES, "c"])
+    assert (after.label, after.intruded) == (label, intruded)
+    assert after.labels == {**row.labels, "person": label}
+    assert row.labels["person"] is None
+    assert curated(row, decide({}, row, kept=False), EVIDENCE, CLASSES).labels == row.labels
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -169,8 +185,11 @@ def test_the_export_holds_the_curated_rows(tmp_path, suffix):
     rows = [make_row(at, text=text) for at, text in enumerate(HOSTILE)]
     decisions = {"aug-0": Decision(kept=False), "aug-1": Decision(label="b")}
     path = tmp_path / f"curated{suffix}"
-    assert export(rows, decisions, path, CLASSES) == len(rows) - 1
-    relabelled = dataclasses.replace(rows[1], label="b", label_probs={"a": 0.0, "b": 1.0})
+    assert export(rows, decisions, path, EVIDENCE, CLASSES) == len(rows) - 1
+    labels = {**rows[1].labels, "person": "b"}
+    relabelled = dataclasses.replace(
+        rows[1], label="b", label_probs={"a": 0.0, "b": 1.0}, labels=labels, intruded=True
+    )  # fmt: skip
     assert list(iter_rows(path)) == [relabelled, *rows[2:]]
 
 
@@ -181,7 +200,7 @@ def test_what_is_exported_of_a_run_without_decisions_is_its_output(train_file, t
     run_augment_job(str(train_file), str(output), own)
     explorer = open_explorer(str(output), PairOptions(tiny_pair_folder), text_column="text", label_column="label")
     assert len(explorer.originals) == (len(SENTENCES) if repeated else 0)
-    export(explorer.rows, {}, path, explorer.classes, originals=explorer.originals)
+    export(explorer.rows, {}, path, explorer.evidence, explorer.classes, originals=explorer.originals)
     assert list(iter_rows(path)) == list(iter_rows(output))
 
 

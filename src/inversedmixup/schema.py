@@ -16,7 +16,8 @@ class Example:
     label: str
 
 
-SOURCES = ("soft", *JUDGES, "agreement", "pool")  # of labels
+PERSON = "person"  # who relabels rows in the explorer
+SOURCES = ("soft", *JUDGES, "agreement", "pool", PERSON)  # of labels
 
 
 @dataclasses.dataclass
@@ -33,10 +34,10 @@ class Row:
         lam_realised: λ̂, where the re-read text projects on the segment between the parents, in [0, 1].
         cycle_similarity: cosine between the re-read text and the mixed embedding.
         fluency: mean token log-likelihood under the LLM without soft tokens, in nats.
-        labels: what each of :data:`SOURCES` says: the interpolated label, the judges, their agreement and pool
-            (``None`` for a judge that was not asked or abstained).
+        labels: what each of :data:`SOURCES` says: the interpolated label, the judges, their agreement and pool, a
+            person (``None`` for one that was not asked or abstained).
         intruded: whether the judge of the label policy contradicts interpolation (see ``labels.is_intruded``); the task
-            model speaks where there is no judge or it abstained.
+            model speaks where there is no judge or it abstained, and a person's label goes before both.
         seed: the run's seed.
         kept: whether the gate let it through.
         reject_reason: why not; ``None`` if kept.

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from inversedmixup.errors import InputError
+from inversedmixup.labels import is_intruded
+from inversedmixup.mixing import soft_label
 from inversedmixup.report.evidence import Evidence
 from inversedmixup.row_file import RowFile, check_output
-from inversedmixup.schema import Row
+from inversedmixup.schema import PERSON, Row
 
 ANY = "any"
 STATES = (ANY, "kept", "rejected", "changed by you")
@@ -46,12 +48,16 @@ def decide(
     return rest if after == Decision() else {**rest, row.id: after}
 
 
-def curated(row: Row, decisions: Decisions, classes: Sequence[str]) -> Row:
-    """The row as the decisions leave it; a label given by hand is certain."""
+def curated(row: Row, decisions: Decisions, evidence: Evidence, classes: Sequence[str]) -> Row:
+    """The row as the decisions leave it; a label given by hand is certain, and says so itself what is intruded."""
     decision = decisions.get(row.id, Decision())
     if decision.label is not None:
         probs = {name: float(name == decision.label) for name in classes}
-        row = dataclasses.replace(row, label=decision.label, label_probs=probs)
+        first, second = (parent.label for parent in evidence.parents_of(row))
+        row = dataclasses.replace(
+            row, label=decision.label, label_probs=probs, labels={**row.labels, PERSON: decision.label},
+            intruded=is_intruded(decision.label, soft_label(first, second, row.lam, classes)),
+        )  # fmt: skip
     if decision.kept is not None:
         row = dataclasses.replace(row, kept=decision.kept, reject_reason=None if decision.kept else BY_HAND)
     return row
@@ -80,7 +86,7 @@ def select(
     """Rows, as the decisions leave them, that pass the filters."""
     wanted = filters.words.lower().strip()
     for original in rows:
-        row = curated(original, decisions, classes)
+        row = curated(original, decisions, evidence, classes)
         state = (ANY, "kept" if row.kept else "rejected", "changed by you" if row.id in decisions else ANY)
         if (
             filters.state in state
@@ -94,7 +100,7 @@ def select(
 
 
 def export(
-    rows: Sequence[Row], decisions: Decisions, path: str | Path, classes: Sequence[str], *,
+    rows: Sequence[Row], decisions: Decisions, path: str | Path, evidence: Evidence, classes: Sequence[str], *,
     originals: Sequence[Row] = (),
 ) -> int:  # fmt: skip
     """Write the rows that are kept after all decisions, after ``originals``, by the file's suffix; returns how many.
@@ -105,7 +111,7 @@ def export(
     written = 0
     with RowFile(check_output(path), classes) as file:
         for original in (*originals, *rows):
-            row = curated(original, decisions, classes)
+            row = curated(original, decisions, evidence, classes)
             if row.kept:
                 file.write(dataclasses.asdict(row))
                 written += 1

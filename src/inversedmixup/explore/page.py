@@ -227,7 +227,9 @@ def _rows_tab(explorer: Explorer) -> None:
 
     def save_curated(decisions: dict[str, Decision], suffix: str) -> tuple[Any, str]:
         path = Path(tempfile.mkdtemp(prefix="inversedmixup-")) / f"curated{suffix}"
-        written = export(explorer.rows, decisions, path, explorer.classes, originals=explorer.originals)
+        written = export(
+            explorer.rows, decisions, path, explorer.evidence, explorer.classes, originals=explorer.originals
+        )  # fmt: skip
         among = f", {len(explorer.originals)} of them your own" if explorer.originals else ""
         return gr.File(str(path), visible=True), fragments.status(f"{written} rows in {path.name}{among}.")
 
