@@ -2,11 +2,12 @@
 
 import contextlib
 import io
+import logging
 
 import pytest
 
 from inversedmixup.commands import mix
-from inversedmixup.terminal import gauge, new_table, output
+from inversedmixup.terminal import gauge, new_table, output, show_logs
 
 STRIP = {
     "first": "one [bold]",
@@ -36,6 +37,22 @@ def test_in_a_pipe_a_row_is_one_plain_line(capsys):
     assert len(lines) == 3
     assert "[red]end[/red]" in lines[1]
     assert not set("│┃━─\x1b") & set("".join(lines))
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_in_a_pipe_a_log_line_is_unbroken_and_ends_where_it_ends(capsys, verbosity):
+    show_logs(verbosity)
+    said = "[bold]my folder[/bold] :smile: " + "and so on " * 40 + "end"
+    logging.getLogger("inversedmixup.test").warning("%s", said)
+    assert capsys.readouterr().err == ("WARNING  " if verbosity else "") + said + "\n"
+
+
+def test_on_a_terminal_log_lines_keep_to_its_width(terminal, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    with contextlib.redirect_stderr(terminal):
+        show_logs()
+        logging.getLogger("inversedmixup.test").warning("and so on " * 20)
+    assert max(map(len, terminal.getvalue().splitlines())) <= 40
 
 
 def test_on_a_terminal_the_strip_shows_its_ends_and_where_the_texts_lie(terminal):

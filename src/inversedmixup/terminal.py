@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 Advance = Callable[[float], None]
 console = Console(stderr=True, highlight=False)
@@ -48,9 +49,25 @@ def gauge(ratio: float, width: int = 11) -> str:
     return "─" * at + "●" + "─" * (width - 1 - at)
 
 
+class _Lines(logging.Handler):
+    """Each record as it is: :class:`RichHandler` fills lines up to the console's width, and breaks what is longer."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            console.print(Text(self.format(record)), soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
 def show_logs(verbosity: int = 0) -> None:
-    """Send this package's log lines to stderr, and keep the libraries' chatter out."""
-    handler = RichHandler(console=console, show_path=False, show_time=False, show_level=verbosity > 0, markup=False)
+    """Send this package's log lines to stderr, unbroken in a pipe, and keep the libraries' chatter out."""
+    if console.file.isatty():  # whatever the environment says of colours
+        handler: logging.Handler = RichHandler(
+            console=console, show_path=False, show_time=False, show_level=verbosity > 0, markup=False
+        )
+    else:
+        handler = _Lines()
+        handler.setFormatter(logging.Formatter("%(levelname)-8s %(message)s" if verbosity else None))
     logger = logging.getLogger("inversedmixup")
     logger.handlers[:] = [handler]
     logger.propagate = False
