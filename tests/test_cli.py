@@ -17,6 +17,7 @@ from conftest import write_jsonl
 from inversedmixup.cli import main
 from inversedmixup.commands import augment as augment_command
 from inversedmixup.commands import invert as invert_command
+from inversedmixup.commands import models as models_command
 from inversedmixup.errors import InputError
 
 QUICK = [
@@ -387,6 +388,27 @@ def test_help_is_written_to_streams_of_few_letters():
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
     command = [sys.executable, "-m", "inversedmixup", "mix", "--help"]
     assert b"\\u03bb" in subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE).stdout
+
+
+def test_models_shows_what_the_card_of_the_default_pair_reports(capsys):
+    assert main(["models", "--json"]) == 0
+    pair = json.loads(capsys.readouterr().out)["default_pair"]
+    name, report = next(iter(pair["reports"].items()))
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    for way in ("greedy", "corrected"):
+        scores = report[way]
+        line = f"{name}, {way}: n {scores['n']:.4g}, token_f1 {scores['token_f1']:.4g}, bleu {scores['bleu']:.4g}"
+        assert line in shown
+    assert (
+        f"{pair['sentences']:,} sentences seen; its word head, in all its passes, {pair['words']['sentences']:,}"
+        in shown
+    )
+
+
+def test_models_shows_the_last_validation_of_a_pair_without_reports(capsys):
+    models_command.show({"cache": "", "models": [], "default_pair": {"sentences": 9, "metrics": {"n": 8.0}}})
+    assert "9 sentences seen\nvalidation, greedy: n 8\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,11 @@ from torch import Tensor, nn
 
 LENGTHS = (8, 16, 24, 40)  # upper bounds, in words, of the buckets of a report
 ALL_LENGTHS = ("1-8", "9-16", "17-24", "25-40", "41+")
+# what stands beside scores
+KEY = (
+    "token_f1 (words in common) and exact (the same up to case and spacing): 0 to 1; bleu: 0 to 100; cosine: of the "
+    "embeddings; fluency: mean log-likelihood of a token, in nats"
+)
 
 
 def token_f1(candidate: str, reference: str) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from inversedmixup.card import SHOWN, WAYS
 from inversedmixup.models.pair import default_pair_record
 from inversedmixup.models.sources import WHEELS, cache_dir, fetch, is_intact
+from inversedmixup.reconstruction import KEY
 from inversedmixup.terminal import new_table, output
 
 
@@ -38,6 +41,18 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(model["name"], model["about"], package, model["licence"], model["state"])
     out.print(table)
     out.print(f"cache: {result['cache']}")
-    pair = result["default_pair"]
-    scores = ", ".join(f"{name} {value:.4g}" for name, value in pair.get("metrics", {}).items())
-    out.print(f"default pair: {pair.get('sentences', 0)} sentences seen; {scores}")
+    for line in _pair(result["default_pair"]):
+        out.print(line, soft_wrap=True)
+
+
+def _pair(record: Mapping[str, Any]) -> Iterator[str]:
+    """What the pair saw, and the first report of its card, or what the last validation measured if there is none."""
+    words = record.get("words")
+    taught = f"; its word head, in all its passes, {words['sentences']:,}" if words else ""
+    yield f"default pair: {record.get('sentences', 0):,} sentences seen{taught}"
+    name, report = next(iter(record.get("reports", {}).items()), ("validation", {"greedy": record.get("metrics", {})}))
+    for way in WAYS:
+        if way in report:
+            scores = (f"{key} {report[way][key]:.4g}" for key in SHOWN if key in report[way])
+            yield f"{name}, {way}: {', '.join(scores)}"
+    yield KEY
