@@ -142,6 +142,7 @@ def test_without_evaluate_the_corrected_texts_are_shown_and_written(taught, tmp_
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     cosine = sum(json.loads(line)["cosine"] for line in out.read_text().splitlines()) / 18
     assert cosine == pytest.approx(result["corrected"]["cosine"], abs=1e-3)
+    assert result["sample_way"] == "corrected"
 
 
 def test_a_pair_with_nothing_to_correct_with_is_refused_before_any_work(

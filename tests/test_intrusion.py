@@ -11,7 +11,7 @@ from inversedmixup.cli import main
 from inversedmixup.errors import InputError
 from inversedmixup.figures import draw_intrusion
 from inversedmixup.intrusion import LAMS, IntrusionConfig, Mixes, run_intrusion
-from inversedmixup.rates import Observer, Parents, effective_size, seen
+from inversedmixup.rates import KINDS, Observer, Parents, effective_size, seen
 
 SMALL = {
     "mixes": 12, "texts": 2, "candidates": 2, "max_tokens": 8, "task_steps": 2, "follow_steps": 1, "refine_steps": 1,
@@ -164,7 +164,9 @@ def test_the_command_prints_a_table_and_draws(tiny_pair_folder, train_file, tmp_
     ]
     arguments += [part for name, value in SMALL.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     assert main(arguments) == 0
-    assert "contradicted, by the reference" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "contradicted, by the reference" in shown
+    assert all(f"{kind}: {meaning}" in shown for kind, meaning in KINDS.items())
     assert main([*arguments, "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [path.rsplit("/", 1)[1] for path in report["pictures"]] == ["intrusion.png", "class_pairs.png"]
@@ -263,3 +265,13 @@ def test_no_row_is_the_neighbour_of_its_copy(tiny_pair_folder, tmp_path, example
         found.append({one["name"]: one["accuracy"] for one in report["observers"]})
     assert found[0]["neighbour"] == found[1]["neighbour"] < 1
     assert found[0]["reference"] == found[1]["reference"]
+
+
+def test_the_pictures_say_what_contradicted_means(tiny_pair_folder, train_file, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    said = []
+    monkeypatch.setattr(Figure, "supxlabel", lambda _, text, **__: said.append(" ".join(text.split())))
+    draw_intrusion(run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, texts=1)), tmp_path)
+    assert len(said) == 2
+    assert all(text.startswith(f"contradicted: {KINDS['contradicted']}") for text in said)

@@ -97,6 +97,8 @@ def test_a_reference_with_a_class_of_one_row_still_knows_its_error(tmp_path, cap
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "its own accuracy" in shown
+    assert "came back as (greedy)" in shown
+    assert "bleu: 0 to 100" in shown
     assert "1-8" in shown
 
 

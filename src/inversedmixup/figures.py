@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from inversedmixup.rates import KINDS
 
 MOST_CLASSES = 100  # that a heat map can show
 DRAWN = ("intrusion.png", "class_pairs.png")
@@ -51,7 +54,14 @@ def _by_lam(report: Mapping[str, Any], path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("contradicted")
         row[-1].legend(frameon=False, fontsize="small")
+    _caption(figure)
     figure.savefig(path, dpi=120)
+
+
+def _caption(figure: Any, more: str = "") -> None:  # noqa: ANN401 (a Figure)
+    """What the word means, below everything; small letters come twelve to an inch or more."""
+    said = f"contradicted: {KINDS['contradicted']}{more}"
+    figure.supxlabel(textwrap.fill(said, int(12 * figure.get_figwidth())), fontsize="small")
 
 
 def _line(axes: Any, rates: Sequence[Mapping[str, Any]], name: str, marker: str) -> None:  # noqa: ANN401 (Axes)
@@ -89,4 +99,5 @@ def _class_pairs(report: Mapping[str, Any], path: Path) -> None:
                     colour = "white" if value < 0.6 else "black"
                     axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
         figure.colorbar(image, ax=axes, label="contradicted", shrink=0.8)
+    _caption(figure)
     figure.savefig(path, dpi=120)

@@ -35,7 +35,7 @@ from inversedmixup.mixing import INTERPOLATIONS, Draw, LambdaPolicy, PairSampler
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
-from inversedmixup.rates import Observer, Parents, seen
+from inversedmixup.rates import KINDS, Observer, Parents, seen
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.remote import check_local
 from inversedmixup.runs import RunFolder
@@ -113,9 +113,6 @@ class Mixes:
         hits = (self.said[observer][:, None] != inside).all(axis=1)
         different = classes[:, 0] != classes[:, 1]
         return hits, np.where(different & both, 2, 1)
-
-
-KINDS = ("contradicted", "foreign")
 
 
 def run_intrusion(train: str, output: str, config: IntrusionConfig) -> dict[str, Any]:

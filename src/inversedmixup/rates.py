@@ -6,6 +6,11 @@ import dataclasses
 
 import numpy as np
 
+# what a mix can be beside what interpolation says, in words; see :mod:`.intrusion`
+KINDS = {
+    "contradicted": "the class holds less than half of the interpolated label, what `augment` calls intruded",
+    "foreign": "it is the class of neither parent",
+}
 DRAWS = 2000  # of the interval of a corrected share
 LEVEL = 0.95
 

@@ -12,6 +12,7 @@ from inversedmixup.commands import add_config, resolve
 from inversedmixup.errors import clear_write_errors, local_path
 from inversedmixup.figures import can_draw, draw_intrusion
 from inversedmixup.intrusion import LAMS, IntrusionConfig, run_intrusion
+from inversedmixup.rates import KINDS
 from inversedmixup.terminal import new_table, output
 
 
@@ -58,6 +59,7 @@ def show(result: dict[str, Any]) -> None:
             _full(overall["contradicted"]), _full(overall["foreign"]),
         )  # fmt: skip
     out.print(table)
+    out.print("; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items()), soft_wrap=True)
     out.print(
         f"shares with 95 % intervals; → without the reference's own errors. All of it is in {result['output']}"
         + ("" if result["pictures"] else " (no pictures: pip install matplotlib)"),

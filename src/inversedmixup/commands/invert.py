@@ -162,7 +162,10 @@ def _measured(
     config: InvertConfig,
     run: RunFolder | None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Scores by way of decoding, and every sentence with what it came back as: corrected, where the pair can."""
+    """Scores by way of decoding, and every sentence with what it came back as: corrected, where the pair can.
+
+    Which way that is stands under ``sample_way``.
+    """
     texts, sources = [text for text, _ in sourced], [source for _, source in sourced]
     wanted = pair.task_model.encode(texts)
     result: dict[str, Any] = {}
@@ -181,7 +184,8 @@ def _measured(
         }  # fmt: skip
         if labeller:
             result[name]["label_retention"] = labeller.retention(wanted, found)
-    best, found = texts_of["corrected" if "corrected" in texts_of else "greedy"]
+    result["sample_way"] = "corrected" if "corrected" in texts_of else "greedy"
+    best, found = texts_of[result["sample_way"]]
     cosine = nn.functional.cosine_similarity(found, wanted, dim=1).tolist()
     return result, [
         {
@@ -225,14 +229,15 @@ def _by_block(
 def show(result: dict[str, Any]) -> None:
     """Reconstructions beside their originals, and the scores."""
     out = output()
-    table = new_table("sentence", "came back as", "F1", "cosine")
+    table = new_table("sentence", f"came back as ({result['sample_way']})", "token_f1", "cosine")
     for row in result["sample"]:
         table.add_row(Text(row["text"]), Text(row["reconstruction"]), f"{row['token_f1']:.2f}", f"{row['cosine']:.2f}")
     out.print(table)
     for name in WAYS:
         if name in result:
             scores = {key: value for key, value in result[name].items() if not isinstance(value, dict)}
-            out.print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in scores.items()))
+            out.print(name + ": " + ", ".join(f"{key} {value:.4g}" for key, value in scores.items()), soft_wrap=True)
+    out.print(f"{reconstruction.KEY}; decodes: texts written for a sentence", soft_wrap=True)
     if "reference" in result:
         found = result["reference"]
         share = "unknown" if found["accuracy"] is None else f"{found['accuracy']:.1%} by cross-validation"
