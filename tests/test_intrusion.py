@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -275,3 +276,57 @@ def test_the_pictures_say_what_contradicted_means(tiny_pair_folder, train_file, 
     draw_intrusion(run_intrusion(str(train_file), str(tmp_path / "s"), config(tiny_pair_folder, texts=1)), tmp_path)
     assert len(said) == 2
     assert all(text.startswith(f"contradicted: {KINDS['contradicted']}") for text in said)
+
+
+def class_pairs_figure(classes, counts, tmp_path, monkeypatch):
+    """The heat map of these classes, of so many mixes of each pair."""
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    pairs = [
+        {"space": "text", "observer": "reference", "classes": list(pair), "contradicted": {"n": n, "rate": 0.5}}
+        for pair, n in counts.items()
+    ]
+    draw_intrusion({"classes": classes, "interpolation": "linear", "rates": RATES, "class_pairs": pairs}, tmp_path)
+    drawn[-1].draw_without_rendering()
+    return drawn[-1], drawn[-1].axes[0]
+
+
+RATES = [
+    {"space": "text", "pairs": "cross-class", "interpolation": "linear", "lam": 0.7, "observer": "reference",
+     "contradicted": {"n": 9, "rate": 0.3, "low": 0.1, "high": 0.5}},
+]  # fmt: skip
+
+
+def test_a_class_pair_has_its_n_and_is_grey_if_that_is_small_and_hatched_if_it_is_none(tmp_path, monkeypatch):
+    counts = {("a", "b"): 12, ("a", "c"): 9, ("b", "c"): 0}
+    _, axes = class_pairs_figure(["a", "b", "c"], counts, tmp_path, monkeypatch)
+    assert sorted(text.get_text() for text in axes.texts) == ["0.50\n12"] * 2 + ["0.50\n9"] * 2
+    grey, diagonal, rates = (~np.ma.getmaskarray(image.get_array()) for image in axes.images)
+    assert np.argwhere(grey).tolist() == [[0, 2], [2, 0]]
+    assert np.argwhere(rates).tolist() == [[0, 1], [1, 0]]
+    assert (diagonal == np.eye(3, dtype=bool)).all()
+    assert axes.patch.get_hatch()  # what is left: b and c
+
+
+def test_long_names_of_classes_and_control_characters_are_shortened_and_replaced(tmp_path, monkeypatch):
+    names = ["one\ttwo \x07", "what the customer wants " * 5 + "first", "what the customer wants " * 5 + "second"]
+    figure, axes = class_pairs_figure(names, {tuple(names[:2]): 12}, tmp_path, monkeypatch)
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown[0] == "one two \N{REPLACEMENT CHARACTER}"
+    assert len(set(shown)) == 3
+    assert max(map(len, shown)) <= 30
+    width, height = figure.get_size_inches()
+    assert axes.get_window_extent().width > 0.25 * width * figure.dpi
+    assert axes.get_window_extent().height > 0.25 * height * figure.dpi
+
+
+def test_of_many_classes_those_of_the_most_frequent_pairs_are_drawn_and_it_is_said(tmp_path, monkeypatch):
+    names = [f"class {at}" for at in range(77)]
+    counts = dict.fromkeys(itertools.combinations(names, 2), 1) | {("class 5", "class 70"): 40}
+    figure, axes = class_pairs_figure(names, counts, tmp_path, monkeypatch)
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert {"class 5", "class 70"} <= set(shown)
+    assert len(shown) == 24
+    assert "24 of 77 classes, those of the most frequent pairs" in " ".join(figure.get_supxlabel().split())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -12,7 +14,10 @@ import numpy as np
 
 from inversedmixup.rates import KINDS
 
-MOST_CLASSES = 100  # that a heat map can show
+MOST_CLASSES = 24  # that a heat map can show
+LONGEST = 30  # letters of a class's name in it
+FEWEST = 10  # mixes whose rate is worth a colour
+CELL, LETTER = 0.45, 0.08  # inches
 DRAWN = ("intrusion.png", "class_pairs.png")
 SPACES = {"embedding": "mixed embeddings", "text": "decoded texts"}
 
@@ -27,11 +32,9 @@ def can_draw() -> bool:
 
 
 def draw_intrusion(report: Mapping[str, Any], folder: Path) -> list[str]:
-    """``intrusion.png``, the rates by λ, and ``class_pairs.png``, heat maps if classes are few; returns the paths."""
+    """``intrusion.png``, the rates by λ, and ``class_pairs.png``, heat maps; returns the paths."""
     by_lam, class_pairs = (folder / name for name in DRAWN)
     _by_lam(report, by_lam)
-    if len(report["classes"]) > MOST_CLASSES:
-        return [str(by_lam)]
     _class_pairs(report, class_pairs)
     return [str(by_lam), str(class_pairs)]
 
@@ -74,30 +77,66 @@ def _line(axes: Any, rates: Sequence[Mapping[str, Any]], name: str, marker: str)
 
 
 def _class_pairs(report: Mapping[str, Any], path: Path) -> None:
-    """Contradicted mixes of each two classes, by the reference."""
+    """Contradicted mixes of each two classes, by the reference; of many classes, those of the most frequent pairs."""
     from matplotlib.figure import Figure
 
-    classes = report["classes"]
     rates = [rate for rate in report["class_pairs"] if rate["observer"] == "reference"]
+    classes = _frequent(report["classes"], rates)
+    names = [_short(name) for name in classes]
     spaces = [space for space in SPACES if any(rate["space"] == space for rate in rates)]
-    side = max(3.0, 0.45 * len(classes))
-    figure = Figure(figsize=((side + 1.6) * max(1, len(spaces)), side + 1), layout="constrained")
+    side, room = max(3.0, CELL * len(classes)), LETTER * max(map(len, names), default=0)
+    figure = Figure(figsize=((side + room + 1.6) * max(1, len(spaces)), side + room + 1.6), layout="constrained")
     for axes, space in zip(figure.subplots(1, max(1, len(spaces)), squeeze=False)[0], spaces, strict=False):
-        table = np.full((len(classes), len(classes)), np.nan)
+        table, counts = np.full((2, len(classes), len(classes)), np.nan)
         for rate in rates:
-            if rate["space"] == space and rate["contradicted"]["n"]:
+            found = rate["contradicted"]
+            if rate["space"] == space and found["n"] and set(rate["classes"]) <= set(classes):
                 at = tuple(classes.index(name) for name in rate["classes"])
-                table[at] = table[at[::-1]] = rate["contradicted"]["rate"]
-        image = axes.imshow(table, vmin=0, vmax=1, cmap="viridis")
+                table[at] = table[at[::-1]] = found["rate"]
+                counts[at] = counts[at[::-1]] = found["n"]
+        image = _heat(axes, table, counts)
         axes.set_title(SPACES[space])
-        names = [name.replace("$", r"\$") for name in classes]  # no formulas
         axes.set_xticks(range(len(classes)), names, rotation=90)
         axes.set_yticks(range(len(classes)), names)
-        if len(classes) <= 12:  # the figures themselves, where they can be read
-            for (row, column), value in np.ndenumerate(table):
-                if not np.isnan(value):
-                    colour = "white" if value < 0.6 else "black"
-                    axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
         figure.colorbar(image, ax=axes, label="contradicted", shrink=0.8)
-    _caption(figure)
+    left_out = len(report["classes"]) - len(classes)
+    cut = f". {len(classes)} of {len(classes) + left_out} classes, those of the most frequent pairs" * bool(left_out)
+    _caption(figure, f". Below each rate its n; grey: n < {FEWEST}; hatched: no mix{cut}")
     figure.savefig(path, dpi=120)
+
+
+def _heat(axes: Any, table: np.ndarray, counts: np.ndarray) -> Any:  # noqa: ANN401 (Axes, AxesImage)
+    """A heat map of rates [classes, classes] of so many mixes each; what was not measured is hatched."""
+    few = counts < FEWEST  # not where nothing was
+    axes.patch.set(hatch="////", edgecolor="0.75")  # seen where there is no cell
+    axes.imshow(np.where(few, 0.85, np.nan), vmin=0, vmax=1, cmap="gray")
+    axes.imshow(np.where(np.eye(len(table), dtype=bool), 1.0, np.nan), vmin=0, vmax=1, cmap="gray")  # is no pair
+    image = axes.imshow(np.where(few, np.nan, table), vmin=0, vmax=1, cmap="viridis")
+    for (row, column), value in np.ndenumerate(table):
+        if not np.isnan(value):
+            colour = "0.45" if few[row, column] else "white" if value < 0.6 else "black"
+            said = f"{value:.2f}\n{counts[row, column]:.0f}"
+            axes.text(column, row, said, ha="center", va="center", color=colour, fontsize=7)
+    return image
+
+
+def _frequent(classes: Sequence[str], rates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """All classes, or as many of the most frequently mixed pairs as can be shown, in their order."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for rate in rates:
+        counts[tuple(rate["classes"])] += rate["contradicted"]["n"]
+    chosen: set[str] = set() if len(classes) > MOST_CLASSES else set(classes)
+    for pair, _ in counts.most_common():
+        if len(chosen | set(pair)) <= MOST_CLASSES:
+            chosen |= set(pair)
+    return [name for name in classes if name in chosen]
+
+
+def _short(name: str) -> str:
+    """A class's name as a picture can show it: without control characters, its middle left out if it is long."""
+    name = "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" else c for c in " ".join(name.split())
+    )
+    if len(name) > LONGEST:
+        name = name[: LONGEST * 2 // 3] + "…" + name[-(LONGEST // 3 - 1) :]
+    return name.replace("$", r"\$")  # no formulas
