@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inversedmixup.benchmark import statistics
+from inversedmixup.benchmark.posterior import SPLITS
 from inversedmixup.benchmark.ranks import rank
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.benchmark.summary import summarise
@@ -326,6 +327,19 @@ def test_what_cannot_be_told_says_what_would_tell():
     edge = verdict([0.02, 0.0] * 5)
     assert edge.data_needed is None
     assert "Not even a hundred times" in edge.sentence()
+    for found in (few, shared, edge):
+        assert "if gain and spread stay as they are" in found.sentence().lower()
+
+
+def test_what_few_splits_need_is_said_for_as_many_as_anyone_would_run_and_in_round_numbers():
+    few = verdict([0.05, -0.01, 0.02], overlap=0.2)
+    spread = np.tile([-1.0, 1.0], 5)
+    ten = verdict(few.gain + spread / np.std(spread, ddof=1) * 0.03, overlap=0.2)
+    assert few.splits_needed is ten.splits_needed is None
+    assert few.data_needed == ten.data_needed
+    assert f"about {ten.data_needed:g} times the rows would, with 10 splits" in few.sentence()
+    assert few.data_needed % 5 == 0
+    assert (SPLITS[SPLITS > 20] % 5 == 0).all()
 
 
 def test_one_split_and_splits_of_the_same_rows_cannot_tell():

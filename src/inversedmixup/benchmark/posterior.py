@@ -17,8 +17,10 @@ from inversedmixup.benchmark.statistics import LEVEL
 
 SURE = 0.95  # probability from which a word is said
 POWER_SHIFT = 0.84  # standard errors that four of five estimates reach: what "would probably tell" allows for
-MOST_SPLITS = 1000  # that anyone would run
-MOST_DATA = 100.0  # times the rows that anyone would label
+# what may be said to be needed: round numbers, for a spread is a rough one, up to what anyone would run, or label
+SPLITS = np.concatenate([np.arange(3, 20), np.arange(20, 100, 5), np.arange(100, 1001, 50)])
+DATA = np.concatenate([np.arange(1.5, 3, 0.5), np.arange(3.0, 10), np.arange(10.0, 101, 5)])  # times the rows
+ENOUGH = 10  # splits that anyone would run on them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +69,16 @@ class Posterior:
 
     def splits_needed(self, rope: float) -> int | None:
         """How many splits would probably tell, if gain and spread stay; ``None`` if no number would."""
-        numbers = np.arange(np.max(self.splits) + 1, MOST_SPLITS + 1)
+        numbers = SPLITS[np.max(self.splits) < SPLITS]
         return _first(numbers, dataclasses.replace(self, splits=numbers).tells(rope))
 
     def data_needed(self, rope: float) -> float | None:
-        """How many times the rows would probably tell, with as many splits; ``None`` if not even a hundred times."""
-        times = np.geomspace(1, MOST_DATA, 500)
-        return _first(times, dataclasses.replace(self, data=times).tells(rope))
+        """How many times the rows would probably tell; ``None`` if not even a hundred times.
+
+        With ten splits, or as many as there are if they are more: on few of them even a sure gain shows badly.
+        """
+        splits = max(int(np.max(self.splits)), ENOUGH)
+        return _first(DATA, dataclasses.replace(self, splits=splits, data=DATA).tells(rope))
 
 
 def finest_spread(test: int) -> float:

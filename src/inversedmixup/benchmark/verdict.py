@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from inversedmixup.benchmark.posterior import SURE, Posterior, finest_spread
+from inversedmixup.benchmark.posterior import ENOUGH, SURE, Posterior, finest_spread
 from inversedmixup.benchmark.records import BASELINE, PLACE, Record, by_place, check_records, paired
 from inversedmixup.benchmark.statistics import LEVEL, ROPE
 from inversedmixup.benchmark.tables import points
@@ -34,7 +33,8 @@ class Verdict:
         interval: 95 % interval of the gain; ``None`` where the splits show no spread to reckon with.
         probability: that the gain is below −rope (``worse``), within the rope (``equal``), above it (``better``).
         splits_needed: how many splits would probably tell, if the gain and the spread stay as they are.
-        data_needed: where no number of splits would: how many times the rows; ``None`` if not even a hundred times.
+        data_needed: where no number of splits would: how many times the rows, with ten splits or more; ``None`` if not
+            even a hundred times.
     """
 
     method: str
@@ -84,13 +84,14 @@ class Verdict:
         if self.interval is None:
             return "Every split was trained on the same rows: draw fewer of them, or cross-validate."
         if self.splits_needed is not None:
-            return f"If this holds on, about {self.splits_needed:,} splits would tell."
+            return f"If gain and spread stay as they are, about {self.splits_needed:,} splits would tell."
+        splits = f"with {max(self.splits, ENOUGH)} splits, if gain and spread stay as they are"
         if self.data_needed is None:
-            return f"Not even a hundred times the rows would tell whether it is {_amount(self.rope)} or more."
-        train, test = (math.ceil(rows * self.data_needed) for rows in (self.train, self.test))
+            return f"Not even a hundred times the rows would tell whether it is {_amount(self.rope)} or more, {splits}."
+        rows = _rows(*(_round(rows * self.data_needed) for rows in (self.train, self.test)))
         return (
-            f"More splits would not tell, for they share rows; about {self.data_needed:.1f} times the rows would: "
-            f"{train:,} / {test:,}."
+            f"More splits would not tell, for they share rows; about {self.data_needed:g} times the rows "
+            f"would, {splits}: {rows}."
         )
 
 
@@ -157,6 +158,15 @@ def give_verdict(
     splits = posterior.splits_needed(rope)
     data = posterior.data_needed(rope) if splits is None else None
     return dataclasses.replace(verdict, splits_needed=splits, data_needed=data)
+
+
+def _rows(train: int, test: int) -> str:
+    return f"{train:,} training and {test:,} test rows"
+
+
+def _round(rows: float) -> int:
+    """To two digits."""
+    return int(float(f"{rows:.2g}"))
 
 
 def _amount(rope: float) -> str:
