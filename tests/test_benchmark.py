@@ -5,6 +5,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ from inversedmixup.benchmark.estimate import estimated_seconds, in_words
 from inversedmixup.benchmark.records import MEASURES
 from inversedmixup.benchmark.splits import FOLDS, LARGEST, draw_rows, parse_draw, shared_rows
 from inversedmixup.cli import main
+from inversedmixup.commands import benchmark as benchmark_command
 from inversedmixup.errors import InputError
 from inversedmixup.models.task_model import HEAD_ROWS
 from inversedmixup.options import build
@@ -402,12 +404,30 @@ def test_the_command_prints_a_verdict_and_keeps_it(train_file, tmp_path, tiny_pa
     assert main(["benchmark", *arguments, "--splits=3", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["verdicts"] == [printed["methods"]["duplicate"]["verdict"]["sentence"]]
-    assert "over 3 splits of 14 / 4 rows" in printed["verdicts"][0]
+    assert "over the same rows alone, trained as long" in printed["verdicts"][0]
+    assert "3 splits of 14 training and 4 test rows" in printed["verdicts"][0]
+    assert {name: found["added"] for name, found in printed["methods"].items()} == {BASELINE: 0, "duplicate": 6}
+    assert all(0 <= found["rare_recall"] <= 1 for found in printed["methods"].values())  # 5, 5 and 4 rows
     assert json.loads((out / "benchmark.json").read_text())["verdicts"] == printed["verdicts"]
     assert main(["benchmark", *arguments, "--splits=1"]) == 0
     shown = capsys.readouterr().out
-    assert "equal-steps" in shown
+    assert "equal-steps: the same rows alone, trained as long" in shown
     assert "One split shows no spread" in shown
+
+
+def test_the_table_has_gains_in_points_rows_added_and_the_recall_of_rare_classes(capsys):
+    means = {**dict.fromkeys(MEASURES, 0.5), "rare_recall": 0.25, "added": 1234.0}
+    verdict = {"gain": 0.0361, "interval": [-0.0049, 0.0771], "word": "cannot tell"}
+    methods = {BASELINE: {**means, "added": 0.0}, "eda": {**means, "verdict": verdict}}
+    benchmark_command.show({"methods": methods, "verdicts": [], "output": "bench"})
+    header, baseline, eda, *_ = capsys.readouterr().out.splitlines()
+    assert "recall of rare classes" in header
+    assert re.split(r" {2,}", baseline.strip()) == [BASELINE, *["0.500"] * 4, "0.250", "0"]
+    shown = [*["0.500"] * 4, "0.250", "1,234", "+3.6", "−0.5 … +7.7", "cannot tell"]
+    assert re.split(r" {2,}", eda.strip()) == ["eda", *shown]
+    del means["rare_recall"]
+    benchmark_command.show({"methods": {BASELINE: means}, "verdicts": [], "output": "bench"})
+    assert "rare classes" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -310,8 +310,9 @@ def test_equal_differences_on_a_few_rows_are_no_certainty():
 def test_the_sentence_says_how_much_and_how_sure():
     values = 0.03 + np.tile([-0.01, 0.01], 5)
     assert verdict(values).sentence() == (
-        "inversed helps on your data: +3.0 points of accuracy (95 % interval +1.9 … +4.1; probability 1.00 that it is "
-        "better by at least 1 point), over 10 splits of 900 / 100 rows."
+        "inversed helps on your data: +3.0 points of accuracy over the same rows alone, trained as long (95 % interval "
+        "+1.9 … +4.1; probability 1.00 that it is better by at least 1 point); 10 splits of 900 training and 100 test "
+        "rows."
     )
     assert verdict(-values).sentence().startswith("inversed hurts on your data: −3.0 points")
     assert ": 0.0 points" in verdict([0.0001, -0.0001] * 5, test=10000).sentence()

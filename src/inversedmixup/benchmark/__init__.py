@@ -18,7 +18,7 @@ import numpy as np
 from inversedmixup.baselines import chosen
 from inversedmixup.benchmark.cells import RUN, Bench
 from inversedmixup.benchmark.estimate import cores_each, estimated_seconds, in_words
-from inversedmixup.benchmark.records import MEASURES, Record
+from inversedmixup.benchmark.records import ADDED, MEASURES, RARE, Record
 from inversedmixup.benchmark.splits import DRAW_HELP, parse_draw
 from inversedmixup.benchmark.verdict import verdicts
 from inversedmixup.errors import InputError, clear_write_errors, local_path, write_whole
@@ -175,14 +175,16 @@ def judge_benchmark(bench: Bench, records: Sequence[Record]) -> dict[str, Any]:
     """What the records of one benchmark say, also written into its folder.
 
     Returns:
-        ``verdicts`` in words, and ``methods`` by name: means of every measure, and for all but the baseline the gain in
-        accuracy, its interval and the verdict.
+        ``verdicts`` in words, and ``methods`` by name: means of every measure, of the rows added and, where classes are
+        uneven, of the recall of rare classes, and for all but the baseline the gain in accuracy, its interval and the
+        verdict.
     """
     found = {verdict.method: verdict for verdict in verdicts(records, overlap=bench.overlap)}
     methods: dict[str, Any] = {}
     for method in bench.methods:
         own = [record for record in records if record["method"] == method.name]
-        methods[method.name] = {name: float(np.mean([record[name] for record in own])) for name in MEASURES}
+        measured = {name: [one[name] for one in own if one.get(name) is not None] for name in (*MEASURES, RARE, ADDED)}
+        methods[method.name] = {name: float(np.mean(values)) for name, values in measured.items() if values}
         if method.name in found:
             methods[method.name]["verdict"] = found[method.name].as_dict()
     result = {"verdicts": [verdict.sentence() for verdict in found.values()], "methods": methods}

@@ -55,8 +55,8 @@ class Verdict:
         start = f"{self.method} {self.word}" if told else f"It cannot be told whether {self.method} helps"
         splits = f"{self.splits} split" + ("s" if self.splits != 1 else "")
         found = (
-            f"{start} on your data: {points(self.gain)} points of accuracy{self._how_sure()}, over {splits} of "
-            f"{self.train:,} / {self.test:,} rows."
+            f"{start} on your data: {points(self.gain)} points of accuracy over the same rows alone, trained as long"
+            f"{self._how_sure()}; {splits} of {_rows(self.train, self.test)}."
         )
         return found if told else f"{found} {self._advice()}"
 

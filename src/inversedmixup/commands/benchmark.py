@@ -10,6 +10,8 @@ from typing import Any
 from inversedmixup.baselines import methods
 from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
 from inversedmixup.benchmark.cells import RUN
+from inversedmixup.benchmark.records import ADDED, BASELINE, MEASURES, RARE
+from inversedmixup.benchmark.tables import NAMES, points
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.terminal import new_table, output
 
@@ -38,11 +40,17 @@ def run(options: dict[str, Any]) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """A line a method, and the verdicts in words."""
     out = output()
-    table = new_table("method", "accuracy", "macro-F1", "ECE", "NLL", "gain in accuracy", "95 %", "verdict")
-    for name, found in result["methods"].items():
-        means = (f"{found[metric]:.3f}" for metric in ("accuracy", "macro_f1", "ece", "nll"))
-        table.add_row(name, *means, *_compared(found))
+    methods = result["methods"]
+    shown = [name for name in (*MEASURES, RARE) if any(name in found for found in methods.values())]
+    titles = (NAMES[name] for name in shown)
+    table = new_table("method", *titles, "rows added", "gain in points of accuracy", "95 %", "verdict")
+    for name, found in methods.items():
+        means = (f"{found[measure]:.3f}" if measure in found else "–" for measure in shown)
+        added = f"{found[ADDED]:,.0f}" if ADDED in found else "–"
+        table.add_row(name, *means, added, *_compared(found))
     out.print(table)
+    rare = "; rare classes have fewer rows than the median one" if RARE in shown else ""
+    out.print(f"{BASELINE}: the same rows alone, trained as long; gains are over it{rare}", soft_wrap=True)
     for sentence in result["verdicts"]:
         out.print(sentence, soft_wrap=True)
     out.print(f"every run is a file in {Path(result['output'], RUN, 'runs')}", soft_wrap=True)
@@ -53,5 +61,5 @@ def _compared(found: Mapping[str, Any]) -> tuple[str, ...]:
     verdict = found.get("verdict")
     if verdict is None:
         return "", "", ""
-    interval = "" if verdict["interval"] is None else "{:+.3f} … {:+.3f}".format(*verdict["interval"])
-    return f"{verdict['gain']:+.3f}", interval, verdict["word"]
+    interval = "" if verdict["interval"] is None else " … ".join(map(points, verdict["interval"]))
+    return points(verdict["gain"]), interval, verdict["word"]
