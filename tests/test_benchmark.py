@@ -22,6 +22,7 @@ from sklearn.metrics import log_loss
 
 from conftest import write_jsonl
 from inversedmixup import baselines, benchmark
+from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.baselines import BASELINE, Added, Method
 from inversedmixup.benchmark import BenchmarkConfig, estimate, run_all, run_benchmark
 from inversedmixup.benchmark.cells import Bench
@@ -413,6 +414,24 @@ def test_the_command_prints_a_verdict_and_keeps_it(train_file, tmp_path, tiny_pa
     shown = capsys.readouterr().out
     assert "equal-steps: the same rows alone, trained as long" in shown
     assert "One split shows no spread" in shown
+
+
+def test_a_report_shows_the_verdict_of_a_benchmark_of_the_same_rows_and_no_other(train_file, tmp_path, config, capsys):
+    out, page = tmp_path / "out.jsonl", tmp_path / "report.html"
+    settings = config(methods="inversed", splits=1, n=3)
+    run_benchmark(str(train_file), None, str(tmp_path / "bench"), settings)
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(train_file.read_text(encoding="utf-8").splitlines()[1:]) + "\n", encoding="utf-8")
+    command = ["report", str(out), "-o", str(page), "--benchmark", str(tmp_path / "bench")]
+    job = build(AugmentJobConfig, {**QUICK, "pair": settings.pair, "n": 4, "overwrite": True})
+    run_augment_job(str(train_file), str(out), job)
+    assert main(command) == 0
+    shown = page.read_text(encoding="utf-8")
+    assert "<strong>Verdict of the benchmark:</strong> It cannot be told whether inversed helps" in shown
+    assert "The benchmark had other settings: n 3 (here 4)." in shown
+    run_augment_job(str(other), str(out), job)
+    assert main(command) == 2
+    assert "is a benchmark of other rows" in capsys.readouterr().err
 
 
 def test_the_table_has_gains_in_points_rows_added_and_the_recall_of_rare_classes(capsys):

@@ -138,7 +138,70 @@ def test_the_verdict_of_a_benchmark_is_shown(run, capsys):
     assert "helps &lt; by two points" in (run / "again.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("content", ['{"verdicts": 3}', "{", "[]"])
+def reported(run, capsys, benchmark):
+    """The verdict and the comparison in the report of a run with this ``benchmark.json``, or why it was refused."""
+    (run / "bench").mkdir(exist_ok=True)
+    (run / "bench" / "benchmark.json").write_text(json.dumps(benchmark), encoding="utf-8")
+    page = run / "again.html"
+    if main(["report", str(run / "out.jsonl"), "-o", str(page), "--benchmark", str(run / "bench")]):
+        return capsys.readouterr().err.strip()
+    found = re.search(
+        r'<p class="verdict">(.*?)</p>(?:\s*<p class="soft">(For comparison.*?)</p>)?', page.read_text("utf-8")
+    )
+    return [" ".join(re.sub("<.*?>", "", part or "").split()) for part in found.groups()]
+
+
+@pytest.fixture
+def bench(run):
+    """What ``benchmark`` writes on the rows of the run, with the settings of the run."""
+    settings, made = read_run(run / "out.jsonl").settings, read_run(run / "out.jsonl").provenance
+    methods = {"duplicate": "duplicate helps.", "inversed": "inversed hurts."}
+    return {
+        "verdicts": list(methods.values()),
+        "methods": {name: {"verdict": {"sentence": sentence}} for name, sentence in methods.items()},
+        "inputs_sha256": settings["inputs_sha256"], "train_sha256": made["train_sha256"],
+        "settings": {name: value for name, value in settings.items() if name not in ("places", "shots")},
+    }  # fmt: skip
+
+
+def test_the_verdict_on_the_runs_own_method_comes_first(run, capsys, bench):
+    verdict, others = reported(run, capsys, bench)
+    assert verdict == "Verdict of the benchmark: inversed hurts."
+    assert others == "For comparison, other methods: duplicate helps."
+
+
+def test_a_benchmark_without_the_runs_own_method_is_no_verdict_on_it(run, capsys, bench):
+    del bench["methods"]["inversed"], bench["verdicts"][1]
+    verdict, others = reported(run, capsys, bench)
+    assert "did not run inversed" in verdict
+    assert "duplicate helps." not in verdict
+    assert "duplicate helps." in others
+
+
+def test_a_benchmark_of_other_rows_is_refused(run, capsys, bench):
+    line = reported(run, capsys, {**bench, "inputs_sha256": "another", "train_sha256": "another"})
+    assert "is a benchmark of other rows than the run's" in line.splitlines()[-1]
+    # of some rows of the same file: with --shots
+    assert reported(run, capsys, {**bench, "inputs_sha256": "another"})[0].startswith("Verdict of the benchmark")
+
+
+def test_settings_of_a_benchmark_that_differ_are_named_where_they_matter(run, capsys, bench):
+    files = {**bench["settings"]["files_sha256"], "unlabelled": "another", "adaptor.safetensors": "another"}
+    changes = {"n": 100, "seed": 9, "dtype": "bfloat16", "text_column": "body", "files_sha256": files, "correct": 3}
+    verdict, _ = reported(run, capsys, {**bench, "settings": {**bench["settings"], **changes}})
+    note = "other settings: another pair, another unlabelled, correct 3 (here 0), n 100 (here 40)."
+    assert verdict.endswith(note)
+
+
+def test_a_benchmark_of_an_earlier_version_cannot_tell_whether_it_is_about_the_same_rows(run, capsys, bench):
+    verdict, _ = reported(run, capsys, {name: bench[name] for name in ("verdicts", "methods")})
+    assert verdict.startswith("Verdict of the benchmark: inversed hurts. ")
+    assert "whether it is about the same rows and settings cannot be told" in verdict
+
+
+@pytest.mark.parametrize(
+    "content", ['{"verdicts": 3}', "{", "[]", '{"methods": {"inversed": 3}}', '{"train_sha256": 1}']
+)
 def test_a_damaged_benchmark_is_told_with_what_mends_it(run, capsys, content):
     (run / "broken").mkdir(exist_ok=True)
     (run / "broken" / "benchmark.json").write_text(content)

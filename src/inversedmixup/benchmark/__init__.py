@@ -27,6 +27,7 @@ from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_ours
 from inversedmixup.remote import check_local
 from inversedmixup.report.results import BENCHMARK_FILE
+from inversedmixup.runs import PLACES
 from inversedmixup.stages.augment import AugmentConfig
 from inversedmixup.stages.downstream import DownstreamConfig
 from inversedmixup.stages.warmup import WarmedConfig, fit_settings
@@ -177,7 +178,8 @@ def judge_benchmark(bench: Bench, records: Sequence[Record]) -> dict[str, Any]:
     Returns:
         ``verdicts`` in words, and ``methods`` by name: means of every measure, of the rows added and, where classes are
         uneven, of the recall of rare classes, and for all but the baseline the gain in accuracy, its interval and the
-        verdict.
+        verdict. Then ``train_sha256`` and ``inputs_sha256``, of the training file and of its rows, ``splits`` and
+        ``settings``, which tell :func:`~inversedmixup.report.results.read_run` what it is about.
     """
     found = {verdict.method: verdict for verdict in verdicts(records, overlap=bench.overlap)}
     methods: dict[str, Any] = {}
@@ -187,7 +189,11 @@ def judge_benchmark(bench: Bench, records: Sequence[Record]) -> dict[str, Any]:
         methods[method.name] = {name: float(np.mean(values)) for name, values in measured.items() if values}
         if method.name in found:
             methods[method.name]["verdict"] = found[method.name].as_dict()
-    result = {"verdicts": [verdict.sentence() for verdict in found.values()], "methods": methods}
+    result = {
+        "verdicts": [verdict.sentence() for verdict in found.values()], "methods": methods, **bench.origin,
+        "splits": bench.config.splits,
+        "settings": {name: value for name, value in bench.settings.items() if name != PLACES},
+    }  # fmt: skip
     with clear_write_errors(bench.folder):
         write_whole(bench.folder / BENCHMARK_FILE, json.dumps(result, indent=1, ensure_ascii=False).encode())
     return result

@@ -21,7 +21,8 @@ from inversedmixup.benchmark.splits import FOLDS, draw_rows, parse_draw, shared_
 from inversedmixup.data import check_texts, read_examples
 from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.identity import choice_settings, work_settings
-from inversedmixup.labelled import check_classes, check_known_labels, class_counts, class_numbers
+from inversedmixup.labelled import check_classes, check_known_labels, class_counts, class_numbers, inputs_digest
+from inversedmixup.models.sources import file_sha256
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.provenance import commit
 from inversedmixup.report.results import BENCHMARK_FILE
@@ -76,6 +77,8 @@ class Bench:
             raise InputError("test_rows: are rows of a test file; give one, or leave the option away")
         columns = {"text_column": config.text_column, "label_column": config.label_column}
         self.rows = read_examples(train, **columns)
+        # by which a report knows whether a run is of the same rows
+        self.origin = {"train_sha256": file_sha256(local_path(train)), "inputs_sha256": inputs_digest(self.rows)}
         classes = check_classes(self.rows, train)
         self.test = _some(read_examples(test, **columns), config.test_rows) if test else []
         self.rows = _unseen(self.rows, self.test, train)
@@ -93,9 +96,9 @@ class Bench:
         self.folder = local_path(output)
         with clear_write_errors(self.folder):
             # a method may add any rows: whatever decides which ones are kept decides every record
-            settings = {**work_settings(config, self.rows), **choice_settings(config, self.test)}
+            self.settings = {**work_settings(config, self.rows), **choice_settings(config, self.test)}
             self.run = RunFolder(
-                self.folder / RUN, settings, overwrite=config.overwrite, lock=lock,
+                self.folder / RUN, self.settings, overwrite=config.overwrite, lock=lock,
                 results=[self.folder / BENCHMARK_FILE],
             )  # fmt: skip
 

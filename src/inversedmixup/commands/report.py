@@ -17,7 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("run", metavar="RUN", help="OUT or OUT.run of `augment TRAIN -o OUT`")
     parser.add_argument("-o", "--output", default="report.html", metavar="FILE.html", help="(default: report.html)")
-    parser.add_argument("--benchmark", metavar="DIR", help="folder of a `benchmark`, whose verdict the report shows")
+    parser.add_argument(
+        "--benchmark", metavar="DIR", help="folder of a `benchmark` of the same rows, whose verdict is shown"
+    )
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def render(results: RunResults, evidence: Evidence) -> str:
     )  # fmt: skip
     copies = evidence.near_copies
     return environment.get_template("page.html").render(
-        mark=mark("report", results.output) + " -->", name=results.output.name, verdict=results.verdict,
+        mark=mark("report", results.output) + " -->", name=results.output.name, benchmark=results.benchmark,
         provenance=results.provenance, summary=results.summary, asked=results.asked,
         settings={name: results.settings[name] for name in SETTINGS if name in results.settings},
         seeds={name: results.settings.get(name) for name in ("seed", "data_seed")},

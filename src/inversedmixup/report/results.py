@@ -20,6 +20,27 @@ MADE = {"command", "train", "train_sha256", "versions", "platform"}  # what a pr
 COUNTS = {"kept": int, "tried": int, "rejected": dict, "originals": dict}  # without which it is no summary of a run
 NOT_AS_WRITTEN = "{}: not as `augment` wrote it; run the same command again (of another command there is no report)"
 BENCHMARK_FILE = "benchmark.json"  # what ``benchmark`` found, in its folder
+OWN = "inversed"  # its method that does what ``augment`` does
+# settings that decide nothing that a verdict is about, or are looked at apart
+NO_MATTER = {"seed", "data_seed", "dtype", "engine", "api_url", "inputs_sha256", "test_sha256", "unread_sha256"}
+COLUMNS = {"text_column", "label_column"}
+UNKNOWN = "The benchmark is one of an earlier version: whether it is about the same rows and settings cannot be told."
+APART = ("encoder", "llm", "unlabelled", "descriptions")  # files that are no part of the pair
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmarked:
+    """What a benchmark says that bears on a run.
+
+    Attributes:
+        verdict: on ``inversed``, what ``augment`` does; ``None`` if the benchmark did not run it.
+        note: how far it is about this run, if that is not plain; else empty.
+        others: its verdicts on other methods.
+    """
+
+    verdict: str | None
+    note: str
+    others: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +55,7 @@ class RunResults:
         summary: counts, rates, mean scores.
         provenance: command, versions; see :func:`inversedmixup.provenance.provenance`.
         examples: the labelled rows that were mixed.
-        verdict: what a benchmark says of these settings, if one was given.
+        benchmark: what a benchmark says of it, if one was given.
     """
 
     folder: Path
@@ -44,7 +65,7 @@ class RunResults:
     summary: dict[str, Any]
     provenance: dict[str, Any]
     examples: ExampleFile
-    verdict: str | None
+    benchmark: Benchmarked | None
 
     @property
     def fluencies(self) -> list[float] | None:
@@ -116,11 +137,12 @@ def read_run(
 
     Args:
         path: either of them.
-        benchmark: the folder of a ``benchmark``, whose verdict belongs to the results.
+        benchmark: the folder of a ``benchmark`` of the same rows, whose verdict belongs to the results.
         examples: the rows that were mixed, where they have been read already.
 
     Raises:
-        InputError: if there is no finished run, or no finished benchmark, or a file of it is damaged.
+        InputError: if there is no finished run, or no finished benchmark, if a file of it is damaged, or if the
+            benchmark is known to be of other rows.
     """
     folder = run_folder(path)
     if not (folder / "config.json").is_file():
@@ -128,11 +150,11 @@ def read_run(
     output = folder.with_name(folder.name.removesuffix(RUN_SUFFIX))
     if not (folder / SUMMARY).is_file():
         raise InputError(f"{folder}: the run is not finished; run the same `augment` command again to finish it")
+    settings, made = _settings(folder / "config.json"), _provenance(folder / "provenance.json")
     return RunResults(
-        folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), _settings(folder / "config.json"),
-        _summary(folder / SUMMARY), _provenance(folder / "provenance.json"),
-        examples or _examples(folder / EXAMPLES_FILE),
-        None if benchmark is None else _verdict(local_path(benchmark)),
+        folder, output, output.with_name(f"{output.stem}.rejected{output.suffix}"), settings,
+        _summary(folder / SUMMARY), made, examples or _examples(folder / EXAMPLES_FILE),
+        None if benchmark is None else _benchmarked(local_path(benchmark), settings, made),
     )  # fmt: skip
 
 
@@ -169,14 +191,40 @@ def _examples(path: Path) -> ExampleFile:
         ) from None
 
 
-def _verdict(folder: Path) -> str:
+def _benchmarked(folder: Path, settings: dict[str, Any], made: dict[str, Any]) -> Benchmarked:
+    """What the benchmark in a folder says of a run with these settings and this provenance."""
     path = folder / BENCHMARK_FILE
     if not path.is_file():
         raise InputError(f"{folder}: no finished benchmark there; give the folder of `inversedmixup benchmark -o`")
-    verdicts = _read(path, "benchmark").get("verdicts", [])
-    if not isinstance(verdicts, list):
-        raise InputError(f"{path}: not as `benchmark` wrote it; run the same command again")
-    return " ".join(map(str, verdicts))
+    found = _read(path, "benchmark")
+    same_rows = found.get("inputs_sha256") == settings.get("inputs_sha256")
+    if "train_sha256" in found and not same_rows and found["train_sha256"] != made["train_sha256"]:
+        raise InputError(
+            f"{folder}: is a benchmark of other rows than the run's, which says nothing of it; give one of "
+            f"{made['train']} as it was, or leave --benchmark away"
+        )
+    try:
+        verdict = found.get("methods", {}).get(OWN, {}).get("verdict", {}).get("sentence")
+        others = [str(sentence) for sentence in found.get("verdicts", []) if sentence != verdict]
+        note = _differences(found["settings"], settings, same_rows) if "train_sha256" in found else UNKNOWN
+    except (AttributeError, LookupError, TypeError):
+        raise InputError(f"{path}: not as `benchmark` wrote it; run the same command again") from None
+    return Benchmarked(verdict, note, others)
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], same_rows: bool) -> str:
+    """The settings of a benchmark that are others than a run's, in words; empty: none that matters."""
+    files = there["files_sha256"]
+    own = here.get("files_sha256", files)
+    changed = {name for name in {*files, *own} if files.get(name) != own.get(name)}
+    parts = {name if name in APART else "pair" for name in changed}
+    said = {name: f"another {name}" for name in sorted(parts)}
+    there = {**there, "shots": None}  # it draws rows of its own
+    for name in sorted(here.keys() & there.keys() - NO_MATTER - {"files_sha256"} - (COLUMNS if same_rows else set())):
+        if here[name] != there[name]:
+            theirs, ours = ("none" if value is None else value for value in (there[name], here[name]))
+            said.setdefault(name, f"{name} {theirs} (here {ours})")
+    return f"The benchmark had other settings: {', '.join(said.values())}." if said else ""
 
 
 def run_folder(path: str | Path) -> Path:
