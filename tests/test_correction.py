@@ -53,6 +53,12 @@ def test_the_pair_stays_as_it_was_and_gains_a_corrector(taught):
     assert (folder / "corrects" / "correction_lora").exists() == (before.config.lora_rank > 0)
 
 
+def test_loading_a_pair_takes_nothing_from_the_callers_random_state(taught):
+    before = torch.get_rng_state()
+    Pair.load(taught[0] / "corrects")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_corrected_texts_are_never_further_away(taught):
     pair = Pair.load(taught[0] / "corrects")
     wanted = pair.task_model.encode(SENTENCES)

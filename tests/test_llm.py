@@ -76,12 +76,18 @@ def test_texts_end_at_the_end_token_and_at_max_tokens(llm, soft):
         assert len(text.split()) <= SAMPLED.max_tokens
 
 
-def test_the_global_random_state_is_left_alone(llm, soft):
+def test_the_global_random_state_is_left_alone(llm, soft, tiny_llm, tmp_path):
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002 (the caller's global state is the point)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     llm.decode(soft, SAMPLED, np.random.default_rng(0).random((9, 10)))
     llm.add_lora(2, seed=0)
+    llm.add_correction()
+    llm.save_lora(tmp_path / "lora")
+    llm.save_correction(tmp_path / "correction_lora")
+    again = SoftTokenLLM.from_pretrained(tiny_llm)
+    again.load_lora(tmp_path / "lora")
+    again.load_correction(tmp_path / "correction_lora")
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
 

@@ -10,6 +10,8 @@ import torch
 from inversedmixup import InputError, InversedMixup
 from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.mixer import _dataset, _like, as_examples
+from inversedmixup.models.pair import Pair
+from inversedmixup.models.word_head import WordHead
 from inversedmixup.schema import Row
 from tiny import LABELS, SENTENCES
 
@@ -49,6 +51,24 @@ def test_the_default_mixes_across_classes_and_asks_the_tuned_judge(mixer):
     assert all(0.5 <= lam <= 0.8 for lam in rows["lam"])
     assert rows["label"] == [labels["pool"] for labels in rows["labels"]]
     assert mixer.result_.summary["judge"]["name"] == "task+tuned"
+
+
+def test_the_callers_random_state_is_left_alone(tiny_encoder, tiny_llm, tmp_path):
+    pair = Pair.fresh(tiny_encoder, tiny_llm, soft_tokens=2, hidden=16, layers=1, lora=2, encoder_lora=2)
+    words = [pair.llm.ids(text) for text in SENTENCES]
+    pair.word_head = WordHead.for_texts(words, embedding_dim=24, vocabulary=pair.llm.vocabulary, seed=0)
+    pair.save(tmp_path, encoder=False)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    mixer = InversedMixup.from_pretrained(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    mixer.fit(SENTENCES, LABELS, **QUICK)
+    assert torch.equal(torch.get_rng_state(), before)
+    mixer.augment(n=4, **LOOSE | {"labels": "pool:task+tuned"}, judge_steps=2, force_judge=True)
+    mixer.label(SENTENCES[:4], judge_steps=2, force_judge=True)
+    mixer.save_pretrained(tmp_path / "fitted")
+    InversedMixup.from_pretrained(tmp_path / "fitted")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_strip_has_a_seed_of_its_own(mixer, tiny_pair_folder):

@@ -138,6 +138,14 @@ def test_a_head_on_a_frozen_encoder_is_left_as_sure_as_it_is(tiny_pair, examples
     assert held_out.temperature == 1
 
 
+def test_a_new_head_takes_nothing_from_the_callers_random_state(tiny_pair):
+    before = torch.get_rng_state()
+    tiny_pair.task_model.set_classes(["a", "b", "c"])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(weight.any() for weight in tiny_pair.task_model.head.parameters())
+    assert all(weight.requires_grad for weight in tiny_pair.task_model.head.parameters())
+
+
 def test_what_no_row_says_anything_about_a_head_knows_nothing_of(tiny_pair):
     model = tiny_pair.task_model
     known = torch.eye(model.dim)[:2]  # two rows, and a direction at right angles to both

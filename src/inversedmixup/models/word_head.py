@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from inversedmixup.errors import InputError
+from inversedmixup.models.randomness import own_randomness
 
 LIMIT = 10.0  # nats by which a token's odds may rise or fall; a wrong word then costs no more than that
 RAREST = 10  # a token in fewer texts than this is not learnt
@@ -80,8 +81,7 @@ class WordHead(nn.Module):
         if not tokens:
             raise InputError("no words to teach: the corpus has none, or the LLM's tokens are parts of characters")
         share = np.array([texts_with[token] for token in tokens], dtype=np.float64)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # not the device's
+        with own_randomness(seed):
             head = cls(WordHeadConfig(embedding_dim, vocabulary, len(tokens)))
             nn.init.normal_(head.out.weight, std=0.02)
         head.tokens.copy_(torch.tensor(tokens))
