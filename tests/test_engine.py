@@ -5,6 +5,7 @@ import sys
 import types
 
 import numpy as np
+import peft
 import pytest
 import torch
 from hypothesis import given, settings
@@ -382,6 +383,43 @@ class Engine:
         self.calls.append((prompts, params))
         answer = types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=[5, 6, 7, 0])])
         return [answer] * len(prompts)
+
+
+@pytest.fixture
+def stored_lora(llm, tmp_path):
+    """A folder with LoRA weights to write with and such to correct with, of a tiny LLM."""
+    llm.add_lora(2, seed=0)
+    llm.add_correction()
+    llm.save_lora(tmp_path / "lora")
+    llm.save_correction(tmp_path / "correction_lora")
+    return tmp_path
+
+
+def test_lora_weights_are_read_to_where_the_model_is(tiny_llm, stored_lora, monkeypatch):
+    asked = []
+    load = peft.peft_model.load_peft_weights
+    monkeypatch.setattr(peft.peft_model, "infer_device", lambda: "cuda")  # a machine with a GPU, but --device cpu
+    monkeypatch.setattr(
+        peft.peft_model, "load_peft_weights", lambda at, device, **more: asked.append(device) or load(at, "cpu", **more)
+    )
+    again = SoftTokenLLM.from_pretrained(tiny_llm)
+    again.load_lora(stored_lora / "lora")
+    again.load_correction(stored_lora / "correction_lora")
+    assert asked == ["cpu", "cpu"]
+    assert not any(weight.requires_grad for weight in again.model.parameters())
+
+
+def test_lack_of_memory_is_not_told_as_lora_weights_of_another_model(tiny_llm, stored_lora, monkeypatch):
+    def full(*given, **more):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    again = SoftTokenLLM.from_pretrained(tiny_llm)
+    again.load_lora(stored_lora / "lora")
+    monkeypatch.setattr(peft.peft_model, "load_peft_weights", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        again.load_correction(stored_lora / "correction_lora")
+    with pytest.raises(torch.OutOfMemoryError):
+        SoftTokenLLM.from_pretrained(tiny_llm).load_lora(stored_lora / "lora")
 
 
 def test_vllm_gets_one_request_a_text_with_the_rows_own_seed(llm, monkeypatch):

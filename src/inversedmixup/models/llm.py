@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from inversedmixup.errors import InputError, first_line, one_line
 from inversedmixup.loading import SAFE, quiet_loading
-from inversedmixup.models.lora import add_lora, load_lora, save_lora
+from inversedmixup.models.lora import add_lora, load_lora, load_more_lora, save_lora
 from inversedmixup.models.lower_layers import READ_TOKENS, deepest_stacks
 from inversedmixup.models.nll import chunked_nll
 from inversedmixup.models.randomness import own_randomness
@@ -235,8 +235,7 @@ class SoftTokenLLM:
 
     def load_correction(self, folder: Path) -> None:
         """Read the second set of LoRA weights."""
-        with own_randomness():
-            self.model.load_adapter(str(folder), adapter_name=CORRECTION)
+        load_more_lora(self.model, folder, CORRECTION)
         self._activate("default")
 
     def save_correction(self, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from inversedmixup.errors import InputError, first_line
+from inversedmixup.errors import InputError, first_line, out_of_memory
 from inversedmixup.models.randomness import own_randomness
 from inversedmixup.models.sources import without_commit
 
@@ -91,10 +91,30 @@ def load_lora(model: nn.Module, folder: Path) -> Any:  # noqa: ANN401
     from peft import PeftModel
 
     _check_there(folder)
+    with _fitting(model, folder) as device:
+        return PeftModel.from_pretrained(model, str(folder), torch_device=device).eval()
+
+
+def load_more_lora(lora: Any, folder: Path, adapter: str) -> None:  # noqa: ANN401
+    """Put a second set of LoRA weights that :func:`save_lora` wrote on a peft model, frozen and not in use.
+
+    Raises:
+        InputError: as :func:`load_lora` does.
+    """
+    _check_there(folder)
+    with _fitting(lora.get_base_model(), folder) as device:
+        lora.load_adapter(str(folder), adapter_name=adapter, torch_device=device)
+
+
+@contextlib.contextmanager
+def _fitting(model: nn.Module, folder: Path) -> Iterator[str]:
+    """Where weights are to be read to: peft would take a GPU if there is one, wherever the model is."""
     try:
-        with own_randomness(), _without_peft_warnings():  # peft draws what it then reads over
-            return PeftModel.from_pretrained(model, str(folder)).eval()
+        with own_randomness(), _without_peft_warnings():  # peft draws what it then replaces
+            yield str(next(model.parameters()).device)
     except (RuntimeError, ValueError) as error:  # layers of another size; none of these names
+        if out_of_memory(error):
+            raise
         raise InputError(
             f"{folder}: its LoRA weights do not fit the model at hand, {type(model).__name__} "
             f"({first_line(error)}); use the model that they were trained with"
