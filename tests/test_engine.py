@@ -409,6 +409,21 @@ def test_lora_weights_are_read_to_where_the_model_is(tiny_llm, stored_lora, monk
     assert not any(weight.requires_grad for weight in again.model.parameters())
 
 
+def test_weights_are_as_frozen_after_an_error_as_before(llm):
+    llm.add_lora(2, seed=0)
+    llm.add_correction()
+    llm.model.requires_grad_(False)
+
+    def fail_in(block):
+        with pytest.raises(KeyboardInterrupt), block:
+            raise KeyboardInterrupt
+
+    for block in (llm.plain, llm.correcting, lambda: llm.correcting(learning=True)):
+        fail_in(block())
+        assert not any(weight.requires_grad for weight in llm.model.parameters())
+        assert llm.model.active_adapter == "default"
+
+
 def test_lack_of_memory_is_not_told_as_lora_weights_of_another_model(tiny_llm, stored_lora, monkeypatch):
     def full(*given, **more):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -287,10 +287,12 @@ class SoftTokenLLM:
     def _gradients_kept(self) -> Iterator[None]:
         """Leave every weight as trainable or frozen as it is: peft changes that when it switches LoRA weights."""
         learning = [weight for weight in self.model.parameters() if weight.requires_grad]
-        yield
-        self.model.requires_grad_(False)
-        for weight in learning:
-            weight.requires_grad_(True)
+        try:
+            yield
+        finally:
+            self.model.requires_grad_(False)
+            for weight in learning:
+                weight.requires_grad_(True)
 
     def compile_layers(self) -> None:
         """Compile the repeated layer rather than the whole model: the layers share their code, kept on disk."""
