@@ -1,6 +1,7 @@
 """The explorer without its page: strips, candidates, the map, curation."""
 
 import dataclasses
+import re
 import sys
 from importlib.machinery import ModuleSpec
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
+from inversedmixup.explore import fragments
 from inversedmixup.explore.curation import (
     BY_HAND,
     Decision,
@@ -208,6 +210,15 @@ def test_candidates_between_rows_of_a_file_are_judged_as_augment_would_by_defaul
     models = PairOptions(tiny_pair_folder)
     explorer = open_explorer(str(train_file), models, text_column="text", label_column="label")
     assert explorer.gate.accepted == AugmentConfig().accepted == "any"
+
+
+def test_a_row_that_nobody_labelled_can_be_given_any_class(explorer):
+    rows = [make_row(0, label=""), make_row(1, label="delivery")]
+    shown = [re.findall(r"<option[^>]*>", fragments.table(explorer, [row], {}, 1)) for row in rows]
+    # what is shown as chosen cannot be chosen: a browser tells of no change
+    assert [option for option in shown[0] if "selected" in option] == ['<option value="" selected>']
+    assert [option for option in shown[1] if "selected" in option] == ['<option value="delivery" selected>']
+    assert len(shown[0]) == 1 + len(shown[1]) == 1 + len(explorer.classes)
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
