@@ -221,6 +221,29 @@ def test_a_row_that_nobody_labelled_can_be_given_any_class(explorer):
     assert len(shown[0]) == 1 + len(shown[1]) == 1 + len(explorer.classes)
 
 
+def test_what_a_visitor_exports_is_gone_when_the_page_closes(explorer, tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    from gradio_client import Client
+
+    from inversedmixup.explore.page import launch
+
+    for place in ("ours", "gradio", "visitor"):
+        (tmp_path / place).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "ours"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    page = launch(explorer)
+    try:
+        client = Client(page.local_url, download_files=str(tmp_path / "visitor"), verbose=False)
+        client.predict(".jsonl", api_name="/save_curated")
+        assert [path.name for path in (tmp_path / "ours").rglob("curated.*")] == ["curated.jsonl"]
+        client.close()
+    finally:
+        page.close(verbose=False)
+    left = [path for place in ("ours", "gradio") for path in (tmp_path / place).rglob("*") if path.is_file()]
+    assert left == []
+    assert [path.name for path in (tmp_path / "visitor").rglob("*.jsonl")] == ["curated.jsonl"]
+
+
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "inversedmixup.explore.page", raising=False)

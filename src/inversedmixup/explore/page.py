@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from inversedmixup.gate import REASONS
 from inversedmixup.row_file import SUFFIXES
 
 TITLE = "inversedmixup explorer"
+DAY = 86_400  # seconds
 OFFERED = 300  # training sentences in the lists; any other can be typed
 # A click or a choice in a table tells the server which row; afterwards the keyboard stays where it was.
 TABLE_EVENTS = """
@@ -68,29 +70,39 @@ def launch(explorer: Explorer, *, host: str = "127.0.0.1", port: int | None = No
     Raises:
         InputError: if the port is taken or the host cannot be bound.
     """
-    page = build_page(explorer)
+    exports = tempfile.TemporaryDirectory(prefix="inversedmixup-")
+    page = build_page(explorer, Path(exports.name))
+
+    @asynccontextmanager
+    async def served(app: object) -> AsyncIterator[None]:
+        with exports:  # the user's rows do not outlive the page
+            yield
+
     try:
         page.launch(
             server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True, quiet=True, share=False,
+            app_kwargs={"lifespan": served},
             css=(files("inversedmixup.explore") / "page.css").read_text(encoding="utf-8"), footer_links=[],
             # the stock themes fetch their fonts
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         )  # fmt: skip
     except (OSError, ValueError, OverflowError) as error:
+        exports.cleanup()
         raise InputError(
             f"explore: {host}:{port or 'any port'} cannot be used ({error}); choose another --port"
         ) from None
     return page
 
 
-def build_page(explorer: Explorer) -> gr.Blocks:
-    """The page."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+def build_page(explorer: Explorer, exports: Path) -> gr.Blocks:
+    """The page; curated sets are written into folders in ``exports``."""
+    # gradio copies what is downloaded: a day later, or when the page closes, the copy is removed
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(DAY, DAY)) as page:
         gr.Markdown(f"# {TITLE}\nWhat a language model writes between two sentences, and what a run made of yours.")
         with gr.Tab("Mix"):
             _mix_tab(explorer)
         with gr.Tab("Rows"):
-            _rows_tab(explorer)
+            _rows_tab(explorer, exports)
     return page
 
 
@@ -177,7 +189,7 @@ def _offered(explorer: Explorer) -> tuple[list[str], tuple[str, str]]:
 # ---- rows --------------------------------------------------------------------------------------------------------
 
 
-def _rows_tab(explorer: Explorer) -> None:
+def _rows_tab(explorer: Explorer, exports: Path) -> None:
     by_id = {row.id: row for row in explorer.rows}
     pairs = sorted(pair_name(classes) for classes in explorer.evidence.pairs)
     reasons = [reason for reason in REASONS if reason in explorer.evidence.by_reason]
@@ -226,7 +238,7 @@ def _rows_tab(explorer: Explorer) -> None:
         return event.pair if event.pair in pairs else ANY
 
     def save_curated(decisions: dict[str, Decision], suffix: str) -> tuple[Any, str]:
-        path = Path(tempfile.mkdtemp(prefix="inversedmixup-")) / f"curated{suffix}"
+        path = Path(tempfile.mkdtemp(dir=exports)) / f"curated{suffix}"
         written = export(
             explorer.rows, decisions, path, explorer.evidence, explorer.classes, originals=explorer.originals
         )  # fmt: skip
