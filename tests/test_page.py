@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from inversedmixup.explore.explorer import Explorer
+from inversedmixup.gate import REASONS, GateConfig
 from inversedmixup.schema import Example
 from test_run_report import HOSTILE, make_row
 from tiny import LABELS, SENTENCES, make_pair
@@ -38,7 +39,8 @@ def url(tiny_encoder, tiny_llm, rows):
 
     labelled = [*zip(SENTENCES, LABELS, strict=True), *((text, "refund") for text in HOSTILE)]
     examples = [Example(str(at), text, label) for at, (text, label) in enumerate(labelled)]
-    page = launch(Explorer(make_pair(tiny_encoder, tiny_llm), examples, rows=rows, fluencies=[-3.0] * 20))
+    gate = GateConfig(min_words=99)  # no candidate can pass
+    page = launch(Explorer(make_pair(tiny_encoder, tiny_llm), examples, gate=gate, rows=rows, fluencies=[-3.0] * 20))
     yield page.local_url
     page.close()
 
@@ -131,7 +133,11 @@ def test_typed_sentences_candidates_and_a_refused_sentence(visit):
     write_strip(page, HOSTILE[0], "بيت")
     page.get_by_role("button", name="Draw candidates").click()
     page.locator("#candidates tr").nth(6).wait_for()
-    assert "kept" in page.locator("#candidates").inner_text() or "✗" in page.locator("#candidates").inner_text()
+    found = page.locator("#candidates td.gate").all_inner_texts()
+    written = page.locator("#candidates td:nth-child(2)").all_inner_texts()
+    reasons = ["empty" if text == "(nothing)" else "too_short" for text in written]
+    assert found == [f"✗ {reason.replace('_', ' ')}\n{REASONS[reason]}" for reason in reasons]
+    assert "too_short" in reasons
     page.locator("#first-sentence input").fill("x" * 2001)
     page.locator("#first-sentence input").press("Enter")
     page.get_by_role("button", name="Write the strip").click()
