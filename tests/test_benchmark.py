@@ -642,12 +642,29 @@ def test_variants_share_texts_and_a_resumed_run_does_not_write_them_again(split,
     assert np.array_equal(again.targets, soft.targets)
 
 
-def test_the_tuned_judge_is_made_once_and_asked_about_a_text_once(split, monkeypatch):
+def test_what_a_judge_says_does_not_depend_on_what_it_was_asked_before():
+    class Judge:
+        name = "rounds"
+
+        def probabilities(self, texts, embeddings):
+            asked.append(list(texts))
+            return np.full((len(texts), 2), len(texts), dtype=float)  # as if the batch decided
+
+    asked = []
+    judge, whole = baselines.Remembering(Judge()), torch.empty(3, 0)
+    assert judge.probabilities(["a", "b"], whole[:2]).tolist() == [[2, 2]] * 2
+    assert judge.probabilities(["a", "b", "c"], whole).tolist() == [[3, 3]] * 3
+    judge.probabilities(["a", "b"], whole[:2])[:] = 0  # the caller's own
+    assert judge.probabilities(["a", "b"], whole[:2]).tolist() == [[2, 2]] * 2
+    assert asked == [["a", "b"], ["a", "b", "c"]]
+
+
+def test_the_tuned_judge_is_made_once_and_asked_the_same_once(split, monkeypatch):
     asked = []
     judge = split.dear("tuned").judge
     real = judge.probabilities
     monkeypatch.setattr(
-        judge, "probabilities", lambda texts, embeddings: asked.extend(texts) or real(texts, embeddings)
+        judge, "probabilities", lambda texts, embeddings: asked.append(tuple(texts)) or real(texts, embeddings)
     )
     methods = baselines.methods()
     for name in ("inversed-judged", "inversed-mitigated", "inversed-cross-pooled"):

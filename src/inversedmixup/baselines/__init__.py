@@ -84,7 +84,7 @@ class Split:
         return pair
 
     def dear(self, name: str) -> Judge:
-        """A judge of :data:`~inversedmixup.judges.TUNED`: one for all methods, asked about no text twice."""
+        """A judge of :data:`~inversedmixup.judges.TUNED`: one for all methods, asked the same no second time."""
         if name not in self._dear:
             folder = self.run.folder / "judges" / self.name
             case = Case(self.pair, self.examples, self.classes, self.config, self.config.seed, folder=folder)
@@ -129,11 +129,15 @@ class Split:
 
 
 class Remembering:
-    """A judge that is asked about each text once; see :class:`~inversedmixup.judges.Judge`."""
+    """A judge that is asked about the same texts once; see :class:`~inversedmixup.judges.Judge`.
+
+    Texts of which some are known are asked about whole: the last bits of an answer depend on the texts beside it, and
+    must not depend on what other methods have asked about.
+    """
 
     def __init__(self, judge: Judge) -> None:
         self.judge, self.name = judge, judge.name
-        self._said: dict[str, np.ndarray] = {}
+        self._said: dict[tuple[str, ...], np.ndarray] = {}
 
     @property
     def expects(self) -> np.ndarray | None:
@@ -151,11 +155,10 @@ class Remembering:
 
     def probabilities(self, texts: Sequence[str], embeddings: Tensor) -> np.ndarray:
         """Class probabilities [n, classes]."""
-        new = {text: at for at, text in enumerate(texts) if text not in self._said}
-        if new:
-            rows = list(new.values())
-            self._said |= zip(new, self.judge.probabilities(list(new), embeddings[rows]), strict=True)
-        return np.array([self._said[text] for text in texts])
+        asked = tuple(texts)
+        if asked not in self._said:
+            self._said[asked] = self.judge.probabilities(texts, embeddings)
+        return self._said[asked].copy()
 
     def held_out(self, rows: Sequence[int]) -> np.ndarray:
         """As the judge says it."""
