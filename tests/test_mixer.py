@@ -83,6 +83,14 @@ def test_augment_before_fit_says_what_to_do(mixer):
         mixer.augment(n=3)
 
 
+def test_setting_no_parameter_keeps_the_fit(mixer):
+    mixer.fit(SENTENCES, LABELS, **QUICK)
+    fitted = mixer.models_
+    assert mixer.set_params() is mixer
+    assert mixer.models_ is fitted
+    assert len(mixer.augment(n=2, **LOOSE)) == 2
+
+
 def test_fitting_twice_equals_fitting_once(mixer):
     once = mixer.fit(SENTENCES, LABELS, **QUICK).augment(n=8, **LOOSE)["text"]
     twice = mixer.fit(SENTENCES, LABELS, **QUICK).augment(n=8, **LOOSE)["text"]

@@ -97,12 +97,13 @@ class InversedMixup:
         return {name: getattr(self, name) for name in PARAMETERS}
 
     def set_params(self, **params: Any) -> InversedMixup:
-        """Change constructor arguments; the models are loaded anew."""
+        """Change constructor arguments; the models are loaded anew, unless none is given."""
         if unknown := params.keys() - set(PARAMETERS):
             raise InputError(f"InversedMixup has no parameter {min(unknown)!r}")
         for name, value in params.items():
             setattr(self, name, value)
-        self._pair, self._examples, self._last_panel = None, [], None
+        if params:
+            self._pair, self._examples, self._last_panel = None, [], None
         return self
 
     # ---- the stages ------------------------------------------------------------------------------------------
