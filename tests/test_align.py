@@ -269,6 +269,15 @@ def test_bfloat16_training_stays_near_float32(corpus_file, tmp_path, config):
     assert rough["loss"] == pytest.approx(exact["loss"], rel=0.03)
 
 
+def test_only_the_process_that_reports_keeps_losses(corpus_file, tmp_path, config):
+    team = align.Team("cpu")
+    team.rank = 1
+    run = align._Run([corpus_file], tmp_path, config(sentences=32), SENTENCES[:6], team)
+    run.train()
+    assert run.state.step == 4
+    assert run.losses == []
+
+
 def test_two_processes_train_as_one(corpus_file, tmp_path, config, tiny_encoder, tiny_llm):
     options = config(sentences=40, batch_size=7, dtype="float32")
     run_align([corpus_file], tmp_path / "one", options)

@@ -378,7 +378,8 @@ class _Run:
             state.step, state.batch = state.step + 1, state.batch + 1
             state.sentences += len(rows)
             state.tokens += tokens
-            self.losses.append((generation, drift))
+            if self.team.leads:  # who alone reports, and then forgets them
+                self.losses.append((generation, drift))
 
     def fraction(self) -> float:
         """Share of the budget that is spent, in [0, 1]: the largest over the budgets given."""
