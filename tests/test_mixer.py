@@ -12,6 +12,7 @@ from inversedmixup.judges.tuned import TunedJudge
 from inversedmixup.mixer import _dataset, _like, as_examples
 from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
+from inversedmixup.row_file import RowFile
 from inversedmixup.schema import Row
 from tiny import LABELS, SENTENCES
 
@@ -283,7 +284,27 @@ def test_labels_may_be_a_column(y):
     assert [row.label for row in as_examples(["one", "two", "three"], y)] == ["1", "0", "1"]
 
 
+def test_the_types_of_columns_do_not_depend_on_what_the_rows_hold(mixer, tmp_path):
+    mixer.fit(SENTENCES, LABELS, **QUICK)
+    quick = {"judge_steps": 2, "force_judge": True}
+    soft, pool, none = (
+        mixer.augment(n=4, **{**LOOSE, "tries": 1.0, **more})
+        for more in ({}, {"labels": "pool:task+tuned", **quick}, {"min_words": 99})
+    )
+    assert (len(soft), len(pool), len(none)) == (4, 4, 0)
+    assert soft.features == pool.features == none.features
+    assert soft.features["labels"]["probe"] == soft.features["reject_reason"] == datasets.Value("string")
+    with RowFile(tmp_path / "rows.parquet", mixer.classes_) as file:
+        file.write(dataclasses.asdict(mixer.result_.rejected[0]))
+    soft.to_parquet(tmp_path / "soft.parquet")
+    pool.to_parquet(tmp_path / "pool.parquet")
+    files = [str(tmp_path / f"{name}.parquet") for name in ("soft", "pool", "rows")]
+    assert len(datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))) == 9
+    labelled = mixer.label(["where is my box", "refund me today"], labels="pool:task+tuned", **quick)
+    assert labelled.features == mixer.label(SENTENCES[:1], labels="pool:task", **quick).features
+
+
 def test_no_rows_are_a_data_set_with_columns():
-    rows = _dataset([], Row)
+    rows = _dataset([], ["a", "b"], Row)
     assert rows.column_names == [field.name for field in dataclasses.fields(Row)]
     assert list(rows["text"]) == []

@@ -21,6 +21,7 @@ from inversedmixup.mixing import row_stream
 from inversedmixup.models.pair import Pair, warn_if_fitted
 from inversedmixup.models.task_model import TaskModel
 from inversedmixup.options import WORK, build, deciding
+from inversedmixup.row_file import arrow_schema
 from inversedmixup.schema import Example, LabelledText, Row
 from inversedmixup.sealed import digest
 from inversedmixup.stages.augment import AugmentConfig, AugmentResult, check_rows, run_augment
@@ -153,7 +154,7 @@ class InversedMixup:
             InputError: before :meth:`fit`, or for options that the rows cannot serve.
         """
         self.result_ = self._augment(n, options)
-        return _dataset(self.result_.kept, Row)
+        return _dataset(self.result_.kept, self.classes_, Row)
 
     def _augment(self, n: int, options: dict[str, Any], attempt: int = 0) -> AugmentResult:
         self._check_fitted("augment")
@@ -223,7 +224,7 @@ class InversedMixup:
             self.models_, self._examples, self.classes_, list(checked_examples(numbered, "texts", labelled=False)),
             config, rows.append, cross_validated=self._cross_validated, panel=self._panel(config.labels, config),
         )  # fmt: skip
-        return _dataset(rows, LabelledText)
+        return _dataset(rows, self.classes_, LabelledText)
 
     def _fresh(self) -> TaskModel:
         """An untrained task model."""
@@ -331,13 +332,15 @@ class InversedMixup:
             self.models_.save(target, encoder=self.models_.task_model.head is not None)
 
 
-def _dataset(rows: Sequence[Row] | Sequence[LabelledText], kind: type[Row] | type[LabelledText]) -> Dataset:
-    """A data set with every column of the schema, even if there are no rows."""
+def _dataset(
+    rows: Sequence[Row] | Sequence[LabelledText], classes: Sequence[str], kind: type[Row] | type[LabelledText]
+) -> Dataset:
+    """A data set with the columns and types of the files, whatever the rows hold, and if there are none."""
+    import pyarrow as pa
     from datasets import Dataset
 
-    if not rows:
-        return Dataset.from_dict({field.name: [] for field in dataclasses.fields(kind)})
-    return Dataset.from_list([dataclasses.asdict(row) for row in rows])
+    records = [dataclasses.asdict(row) for row in rows]
+    return Dataset(pa.Table.from_pylist(records, schema=arrow_schema(classes, kind)))
 
 
 def flatten(texts: Any) -> list[Any]:  # noqa: ANN401

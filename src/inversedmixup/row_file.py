@@ -67,7 +67,7 @@ class RowFile:
         if self.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            self._schema = _schema(classes, kind)
+            self._schema = arrow_schema(classes, kind)
             self._table = pq.ParquetWriter(self.partial, self._schema)
         else:
             self._file = self.partial.open("w", encoding="utf-8", newline="" if self.suffix == ".csv" else "\n")
@@ -122,8 +122,8 @@ def _cell(value: Any) -> Any:  # noqa: ANN401
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
-def _schema(classes: Sequence[str], kind: type[Row] | type[LabelledText]) -> Any:  # noqa: ANN401 (pyarrow.Schema)
-    """Arrow types of a kind of row, so that an empty or all-null column still has its type."""
+def arrow_schema(classes: Sequence[str], kind: type[Row] | type[LabelledText]) -> Any:  # noqa: ANN401
+    """Arrow types of a kind of row (a ``pyarrow.Schema``), so that an empty or all-null column still has its type."""
     import pyarrow as pa
 
     text, real, flag = pa.string(), pa.float64(), pa.bool_()
