@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +34,8 @@ def run(examples: list[Example], *, device: str, dtype: str, repeats: int) -> di
     lams = points.new_tensor([draw.lam for draw in draws])
     mixes = interpolate(points[[draw.first for draw in draws]], points[[draw.second for draw in draws]], lams)
     uniforms = np.concatenate([row_stream(1, row).random((1, config.max_tokens)) for row in range(ROWS)])
-    texts = pair.invert(mixes, config.sampling(), uniforms)
+    write = partial(pair.invert, mixes, config.sampling(), uniforms, word_weight=config.word_weight)
+    texts = write()
     found = pair.task_model.encode(texts)
     with TemporaryDirectory() as folder:
         judges = {
@@ -42,9 +44,7 @@ def run(examples: list[Example], *, device: str, dtype: str, repeats: int) -> di
         for judge in judges.values():
             judge.prepare()
         ways = {name: lambda judge=judge: judge.probabilities(texts, found) for name, judge in judges.items()}
-        seconds = side_by_side(
-            {"decoding": lambda: pair.invert(mixes, config.sampling(), uniforms), **ways}, repeats=repeats
-        )
+        seconds = side_by_side({"decoding": write, **ways}, repeats=repeats)
     return {
         "dtype": str(pair.llm.lm.dtype),
         "texts": ROWS, "classes": len(classes), "words_a_text": float(np.mean([len(text.split()) for text in texts])),

@@ -31,7 +31,7 @@ from inversedmixup.errors import write_whole
 from inversedmixup.labelled import take_shots
 from inversedmixup.mixing import PairSampler, interpolate, parse_lambda, row_stream
 from inversedmixup.models.pair import Pair
-from inversedmixup.models.sampling import GREEDY, Sampling
+from inversedmixup.models.sampling import GREEDY, WORD_WEIGHT, Sampling
 from inversedmixup.reconstruction import token_f1
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.schema import Example
@@ -138,7 +138,7 @@ def _by_choice(
     agreement = 1 - np.abs(ours.repeat(candidates, axis=0) - theirs).sum(1) / 2  # 1 − total variation distance
     greedy = pair.invert(wanted, dataclasses.replace(GREEDY, max_tokens=SAMPLING.max_tokens))
     chosen = {"greedy": greedy}
-    if steps := pair.corrections(None, SAMPLING.word_weight):
+    if steps := pair.corrections(None, WORD_WEIGHT):
         chosen[f"corrected {steps} times"], _ = pair.correct(
             wanted, greedy, pair.task_model.encode(greedy), steps=steps, max_tokens=SAMPLING.max_tokens
         )

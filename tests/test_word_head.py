@@ -71,7 +71,7 @@ def test_the_pair_stays_as_it_was_and_gains_a_word_head(taught, pair):
     assert pair.config.training["sentences"] == before.config.training["sentences"]
     assert 400 <= pair.config.training["words"]["sentences"] < 408
     wanted = pair.task_model.encode(SENTENCES)
-    assert pair.invert(wanted, dataclasses.replace(GREEDY_8, word_weight=0.0)) == before.invert(wanted, GREEDY_8)
+    assert pair.invert(wanted, GREEDY_8, word_weight=0.0) == before.invert(wanted, GREEDY_8)
     assert not pair.llm.wordless() & set(pair.word_head.tokens.tolist())
     card = (folder / "words" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "the word head, in all its passes, 40" in card

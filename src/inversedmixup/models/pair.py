@@ -472,19 +472,20 @@ class Pair:
     @torch.no_grad()
     def invert(
         self, embeddings: Tensor, sampling: Sampling = GREEDY, uniforms: np.ndarray | None = None, *,
-        candidates: int = 1, batch_size: int | None = None,
+        candidates: int = 1, batch_size: int | None = None, word_weight: float = WORD_WEIGHT,
     ) -> list[str]:  # fmt: skip
         """The texts that live at embeddings [n, d]: M_ψ(A_φ(h)), its words weighed by the word head if there is one.
 
-        See :meth:`Decoder.decode <inversedmixup.models.sampling.Decoder.decode>` for the other arguments.
+        ``word_weight`` is how much that counts beside the LLM; 0 is the LLM alone, as in the paper. See
+        :meth:`Decoder.decode <inversedmixup.models.sampling.Decoder.decode>` for the other arguments.
         """
         texts: list[str] = []
         for at in range(0, len(embeddings), LIFTED_ROWS):
             wanted = embeddings[at : at + LIFTED_ROWS].to(self.llm.device)
             drawn = None if uniforms is None else uniforms[at * candidates : (at + LIFTED_ROWS) * candidates]
             lift = None
-            if self.word_head is not None and sampling.word_weight:
-                lift = self.word_head.lift(wanted).mul_(sampling.word_weight)
+            if self.word_head is not None and word_weight:
+                lift = self.word_head.lift(wanted).mul_(word_weight)
             texts += self.decoder.decode(
                 self.adaptor(wanted), sampling, drawn, candidates=candidates, batch_size=batch_size, lift=lift
             )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WORD_WEIGHT = 0.7  # chosen on validation texts (docs/log.md)
+WORD_WEIGHT = 0.7  # of a pair's word head beside the LLM, chosen on validation texts (docs/log.md)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +21,12 @@ class Sampling:
         top_p: smallest set of tokens with this much probability is kept.
         top_k: no more than this many tokens are kept; drawing needs no sort of the whole vocabulary.
         max_tokens: longest text, in tokens.
-        word_weight: how much the word head of a pair counts beside the LLM; 0 is the LLM alone, as in the paper.
     """
 
     temperature: float = 0.7
     top_p: float = 0.95
     top_k: int = 64
     max_tokens: int = 48
-    word_weight: float = WORD_WEIGHT
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -327,13 +327,13 @@ def evaluate_pair(
     wanted = pair.task_model.encode(texts)
     order = np.argsort([len(text) for text in texts], kind="stable")
     written, nll, count = [""] * len(texts), 0.0, 0
-    sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens, word_weight=word_weight)
+    sampling = dataclasses.replace(GREEDY, max_tokens=max_tokens)
     for first in range(0, len(order), BATCH):
         rows = order[first : first + BATCH]
         embeddings = wanted[torch.from_numpy(rows)]
         soft = pair.adaptor(embeddings.to(pair.llm.device))
         targets = pair.llm.targets([texts[i] for i in rows], max_tokens)
         nll, count = nll + pair.llm.nll(soft, targets).sum().item(), count + sum(map(len, targets))
-        for row, text in zip(rows, pair.invert(embeddings, sampling), strict=True):
+        for row, text in zip(rows, pair.invert(embeddings, sampling, word_weight=word_weight), strict=True):
             written[row] = text
     return {"loss": nll / count, **reconstruction.score(written, texts, pair.task_model.encode(written), wanted)}

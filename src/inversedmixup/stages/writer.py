@@ -60,7 +60,7 @@ class WriteConfig(Options):
 
     def sampling(self) -> Sampling:
         """The LLM's share of these settings."""
-        return Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens, word_weight=self.word_weight)
+        return Sampling(self.temperature, self.top_p, max_tokens=self.max_tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,10 @@ def write_texts(
     """
     n, many = len(wanted), config.candidates if config.temperature > 0 else 1
     uniforms = np.concatenate([stream.random((many, config.max_tokens)) for stream in streams])
-    texts = pair.invert(wanted, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size)
+    texts = pair.invert(
+        wanted, config.sampling(), uniforms, candidates=many, batch_size=config.batch_size,
+        word_weight=config.word_weight,
+    )  # fmt: skip
     reread = pair.task_model.encode(texts)
     merit = merit or nearness(wanted)
     merits = merit(reread, torch.arange(n).repeat_interleave(many))
