@@ -182,6 +182,8 @@ class Pair:
         llm: M_ψ.
         decoder: what writes texts from soft tokens: the LLM itself, or another engine that holds the same weights.
         word_head: which words a sentence holds, if the pair has learnt that.
+        corrector: what a text lacks as soft tokens, if the pair has learnt to correct.
+        encoder_lora: the peft model around the encoder, while stage 1 trains it.
         config: the record.
     """
 
@@ -190,7 +192,7 @@ class Pair:
         self.decoder: Decoder = llm
         self.word_head: WordHead | None = None
         self.corrector: Corrector | None = None
-        self.encoder_lora: Any = None  # the peft model around the encoder, while stage 1 trains it
+        self.encoder_lora: Any = None
 
     @classmethod
     def fresh(
