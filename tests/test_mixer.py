@@ -117,13 +117,13 @@ IMBALANCED = SENTENCES[:6] + SENTENCES[6:9] + SENTENCES[12:14]
 TAGS = ["delivery"] * 6 + ["refund"] * 3 + ["account"] * 2
 
 
-@pytest.mark.parametrize("kind", ["list", "array", "column", "series", "frame"])
+@pytest.mark.parametrize("kind", ["list", "tuple", "array", "column", "series", "frame"])
 def test_fit_resample_adds_to_the_rare_classes_and_keeps_the_types(tiny_pair_folder, kind):
     X = {
         "list": IMBALANCED, "array": np.array(IMBALANCED), "column": np.array(IMBALANCED)[:, None],
-        "series": pd.Series(IMBALANCED), "frame": pd.DataFrame({"t": IMBALANCED}),
+        "series": pd.Series(IMBALANCED), "frame": pd.DataFrame({"t": IMBALANCED}), "tuple": tuple(IMBALANCED),
     }[kind]  # fmt: skip
-    y = pd.Series(TAGS) if kind in ("series", "frame") else np.array(TAGS) if kind != "list" else TAGS
+    y = pd.Series(TAGS) if kind in ("series", "frame") else np.array(TAGS) if kind in ("array", "column") else TAGS
     mixer = InversedMixup(tiny_pair_folder, options={**QUICK, **LOOSE})
     new_X, new_y = mixer.fit_resample(X, y)
     assert type(new_X) is type(X)
@@ -264,7 +264,13 @@ def test_an_unknown_parameter_changes_none(mixer, tiny_pair_folder):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"lamm": "0.5"}, "unknown option 'lamm'"), ({"lam": "much"}, "much"), ({"n": "x"}, "n: ")]
+    ("options", "said"),
+    [
+        ({"lamm": "0.5"}, "unknown option 'lamm'"),
+        ({"lam": "much"}, "much"),
+        ({"max_tokens": "x"}, "max_tokens: "),
+        ({"n": 300}, "options: n is not to be chosen"),
+    ],
 )
 def test_options_of_a_resampler_are_refused_before_the_fit(tiny_pair_folder, monkeypatch, options, said):
     monkeypatch.setattr(InversedMixup, "fit", None)

@@ -291,10 +291,16 @@ class InversedMixup:
             y: their labels.
 
         Returns:
-            The originals followed by the new rows, in the types that came in.
+            The originals followed by the new rows, as arrays, Series, DataFrames or tuples where such came in, else as
+            lists.
+
+        Raises:
+            InputError: for rows or options that cannot be used; as :meth:`fit` and :meth:`augment` do.
         """
         texts, labels = flatten(X), flatten(y)
         options = dict(self.options or {})
+        if "n" in options:
+            raise InputError("options: n is not to be chosen, as the classes say how many rows they lack; leave it out")
         fields = {config: {f.name for f in dataclasses.fields(config)} for config in (WarmupConfig, AugmentConfig)}
         chosen = {"pairs": "balanced"} | {
             k: v for k, v in options.items() if k in fields[AugmentConfig] or k not in fields[WarmupConfig]
@@ -379,7 +385,7 @@ def _like(template: Any, values: list[Any]) -> Any:  # noqa: ANN401
         if hasattr(template, "columns"):
             return pd.DataFrame({template.columns[0]: values})
         return pd.Series(values, name=template.name, dtype=template.dtype)
-    return values
+    return tuple(values) if isinstance(template, tuple) else values
 
 
 def as_examples(texts: Any, labels: Any = None) -> list[Example]:  # noqa: ANN401
