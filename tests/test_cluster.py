@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from inversedmixup import cluster, remote
+from inversedmixup import augment_job, cluster, remote
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
@@ -246,6 +246,16 @@ def test_no_cluster_at_the_address_is_one_clear_line_before_any_work(train_file,
     with pytest.raises(InputError, match=f"--engine ray:{address}: no cluster there"):
         run_augment_job(str(train_file), str(tmp_path / "o.jsonl"), config(engine=f"ray:{address}"))
     assert not (tmp_path / "o.jsonl.run").exists()
+
+
+def test_a_run_on_a_cluster_records_the_command_that_was_given(train_file, tmp_path, config, monkeypatch):
+    monkeypatch.setattr(augment_job, "check_address", lambda address: None)
+    given = config(engine="ray:10.0.0.1:6379", workers=3, labels="soft", pairs="same-class")
+    with augment_job.on_this_machine([train_file], tmp_path / "out.jsonl", given) as names:
+        job = augment_job._AugmentJob(names, given)
+    command = job.run_folder.read("provenance")["command"]
+    assert "--engine=ray:10.0.0.1:6379" in command
+    assert "--workers=3" in command
 
 
 def test_files_at_urls(train_file, tmp_path, config, monkeypatch):

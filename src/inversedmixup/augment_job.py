@@ -79,7 +79,7 @@ class _AugmentJob(Job[Row]):
     command, kind, shard_rows = "augment", Row, SHARD_ROWS
 
     def __init__(self, names: Names, config: AugmentJobConfig) -> None:
-        self.seconds, self.cluster = dict[str, float](), address_of(config.engine)
+        self.seconds, self.cluster, given = dict[str, float](), address_of(config.engine), config
         if self.cluster is not None:
             check_labels(config.labels)
             check_address(self.cluster)
@@ -102,7 +102,7 @@ class _AugmentJob(Job[Row]):
             check_texts(config.unlabelled, config.text_column)
         # texts that are measured on are not replayed
         self.unread = () if config.unlabelled is None else self.test
-        self.begin(unread=self.unread)
+        self.begin(unread=self.unread, given=given)
         self.examples.save(self.folder / EXAMPLES_FILE)
 
     def pages(self) -> dict[Path, str]:

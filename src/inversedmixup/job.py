@@ -163,11 +163,20 @@ class Job(Generic[New]):
         columns = {"text_column": self.config.text_column, "label_column": self.config.label_column}
         return self.on_disk(iter_examples(path, **columns, origin=origin))
 
-    def begin(self, *, unread: Sequence[Example] = (), texts: Sequence[Example] | None = None) -> None:
-        """Take the run up, or begin it; for its arguments see :mod:`inversedmixup.identity`."""
+    def begin(
+        self, *, unread: Sequence[Example] = (), texts: Sequence[Example] | None = None,
+        given: JobOptions | None = None,
+    ) -> None:  # fmt: skip
+        """Take the run up, or begin it.
+
+        Args:
+            unread: see :mod:`inversedmixup.identity`.
+            texts: the same.
+            given: the settings as they were given, where those of the job are others.
+        """
         config, names = self.config, self.names
-        *given, output = names.given
-        made = provenance(self.command, given, output, config, train=local_path(names.inputs[0]))
+        *inputs, output = names.given
+        made = provenance(self.command, inputs, output, given or config, train=local_path(names.inputs[0]))
         self.run_folder = RunFolder(
             self.folder, work_settings(config, self.examples, unread=unread),
             choice=choice_settings(config, self.test, texts), overwrite=config.overwrite,
