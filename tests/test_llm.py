@@ -101,6 +101,17 @@ def test_log_likelihood_equals_a_full_pass_per_text(llm):
     assert scores[-1] == EMPTY_FLUENCY
 
 
+def test_one_string_is_not_taken_for_its_letters(tiny_pair):
+    wanted = tiny_pair.task_model.encode(SENTENCES[:1])
+    for read in (
+        tiny_pair.task_model, tiny_pair.task_model.encode, tiny_pair.task_model.features, tiny_pair.llm.log_likelihood,
+        lambda text: tiny_pair.llm.targets(text, 8), lambda text: tiny_pair.llm.read(text, 8),
+        lambda text: tiny_pair.correct(wanted, text, wanted, steps=0, max_tokens=8),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="one string was given where a list of sentences is expected"):
+            read("where is my parcel")
+
+
 def test_loading_lora_weights_warns_of_nothing(llm, tiny_llm, tmp_path, recwarn):
     llm.add_lora(2, seed=0)
     llm.save_lora(tmp_path)

@@ -37,6 +37,16 @@ def unusable(text: str) -> str | None:
     return _unwritable(text)
 
 
+def check_several(texts: Any) -> None:  # noqa: ANN401
+    """Refuse one string where several are expected: it is a sequence, too, of its letters.
+
+    Raises:
+        InputError: if it is one.
+    """
+    if isinstance(texts, str):
+        raise InputError("one string was given where a list of sentences is expected; put it in brackets")
+
+
 def check_sentence(name: str, text: str) -> None:
     """Refuse what can be neither end of a mix.
 

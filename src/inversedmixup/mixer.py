@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from inversedmixup.data import check_sentence, checked_examples, label_name
+from inversedmixup.data import check_sentence, check_several, checked_examples, label_name
 from inversedmixup.errors import InputError, clear_write_errors, local_path
 from inversedmixup.judges import Case, JudgeConfig, make_panel
 from inversedmixup.judges.panel import Panel
@@ -355,8 +355,7 @@ def flatten(texts: Any) -> list[Any]:  # noqa: ANN401
     Raises:
         InputError: for more columns, or a single string.
     """
-    if isinstance(texts, str):
-        raise InputError("one string was given where a list of sentences is expected; put it in brackets")
+    check_several(texts)
     if not hasattr(texts, "__iter__"):
         raise InputError(f"a {type(texts).__name__} was given where a list is expected")
     names = list(getattr(texts, "column_names", None) or [])  # of a datasets.Dataset

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inversedmixup.data import check_several
 from inversedmixup.errors import InputError, first_line, one_line
 from inversedmixup.loading import SAFE, quiet_loading
 from inversedmixup.models.lora import add_lora, load_lora, load_more_lora, save_lora
@@ -196,7 +197,12 @@ class SoftTokenLLM:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def targets(self, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-        """Token ids of each text, ended by end-of-text; a longer text is cut at ``max_tokens`` and left open."""
+        """Token ids of each text, ended by end-of-text; a longer text is cut at ``max_tokens`` and left open.
+
+        Raises:
+            InputError: for a single string.
+        """
+        check_several(texts)
         encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return [[*ids, self.eos][:max_tokens] for ids in encoded]
 
@@ -359,7 +365,12 @@ class SoftTokenLLM:
         return torch.cat(parts, dim=1)
 
     def read(self, texts: Sequence[str], length: int) -> Tensor:
-        """Embeddings [n, length, D] of texts, each cut or filled up with end-of-text to the same length."""
+        """Embeddings [n, length, D] of texts, each cut or filled up with end-of-text to the same length.
+
+        Raises:
+            InputError: for a single string.
+        """
+        check_several(texts)
         ids = [[*self.ids(text)[:length], *[self.eos] * length][:length] for text in texts]
         return self._embed(torch.tensor(ids, device=self.device))
 
@@ -480,7 +491,11 @@ class SoftTokenLLM:
 
         The encoder of an encoder-decoder reads an empty text meanwhile, so that its decoder is on its own. Few are
         trained on that: compare such figures within one LLM only. An empty text scores :data:`EMPTY_FLUENCY`.
+
+        Raises:
+            InputError: for a single string.
         """
+        check_several(texts)
         encoded = [self.ids(text)[:READ_TOKENS] for text in texts]
         scores = np.full(len(texts), EMPTY_FLUENCY)
         order = [i for i in np.argsort([len(ids) for ids in encoded], kind="stable") if encoded[i]]

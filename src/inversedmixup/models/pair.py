@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from inversedmixup.data import check_several
 from inversedmixup.errors import InputError, local_path, one_line
 from inversedmixup.loading import quiet_loading
 from inversedmixup.models.adaptor import Adaptor, AdaptorConfig
@@ -430,8 +431,10 @@ class Pair:
             merit: what is better; default: an embedding nearer to the one wanted.
 
         Raises:
-            InputError: if the pair has neither a word head nor a corrector, and ``steps`` is not 0.
+            InputError: if the pair has neither a word head nor a corrector, and ``steps`` is not 0; for a single
+                string.
         """
+        check_several(texts)
         if not steps:
             return list(texts), found
         if self.word_head is None and self.corrector is None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inversedmixup.data import check_several
 from inversedmixup.errors import InputError, one_line
 from inversedmixup.loading import SAFE, quiet_loading, refuse_pickles
 from inversedmixup.models.sources import ORGANISATIONS, resolve
@@ -179,12 +180,21 @@ class TaskModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def features(self, texts: Sequence[str]) -> dict[str, Any]:
-        """What the encoder reads: token numbers and attention mask [n, t] of one padded batch, on the device."""
+        """What the encoder reads: token numbers and attention mask [n, t] of one padded batch, on the device.
+
+        Raises:
+            InputError: for a single string.
+        """
+        check_several(texts)
         features = self.encoder.preprocess(list(texts))  # type: ignore[operator]
         return {key: value.to(self.device) if torch.is_tensor(value) else value for key, value in features.items()}
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings [n, d] with gradients, as one padded batch."""
+        """Embeddings [n, d] with gradients, as one padded batch.
+
+        Raises:
+            InputError: for a single string.
+        """
         return self.embedded(self.features(texts))
 
     def embedded(self, features: dict[str, Any]) -> Tensor:
@@ -194,7 +204,12 @@ class TaskModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
-        """Embeddings [n, d], no gradients, in the order given. Similar lengths share a batch."""
+        """Embeddings [n, d], no gradients, in the order given. Similar lengths share a batch.
+
+        Raises:
+            InputError: for a single string.
+        """
+        check_several(texts)
         order = np.argsort([len(text) for text in texts], kind="stable")
         out = torch.empty(len(texts), self.dim)
         for start in range(0, len(order), batch_size):
