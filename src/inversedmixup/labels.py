@@ -20,7 +20,8 @@ POLICIES = {
 }
 JUDGES = ("task", "probe", "llm", "tuned", "incontext", "api")
 JUDGES_HELP = f"{', '.join(JUDGES)}, or several joined by +"
-LABELS_HELP = f"soft, or hard, pool, mitigated or drop and a judge: {JUDGES_HELP}, as in pool:task+tuned"
+RECOMMENDED = "pool:task+tuned"  # did best on training rows (docs/log.md)
+LABELS_HELP = f"soft, or hard, pool, mitigated or drop and a judge: {JUDGES_HELP}, as in {RECOMMENDED}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class LabelConfig(Options):
 
     GROUP: ClassVar[str] = "labels"
 
-    labels: str = option("pool:task+tuned", f"label policy: {LABELS_HELP}; a judge alone means hard")
+    labels: str = option(RECOMMENDED, f"label policy: {LABELS_HELP}; a judge alone means hard")
     label_temperature: float | None = option(
         None, "sharpness of label_probs: 1 leaves the policy's probabilities as they are, 0 is the most probable class "
         "alone; default: 0 for a judge's class, else 1"

@@ -19,7 +19,7 @@ from torch import Tensor
 from inversedmixup.errors import InputError
 from inversedmixup.judges import TUNED, Case, Judge, check_judges, make_judge
 from inversedmixup.judges.panel import Panel
-from inversedmixup.labels import parse_labels
+from inversedmixup.labels import RECOMMENDED, parse_labels
 from inversedmixup.models.task_model import Mixer, TaskModel
 from inversedmixup.schema import Example
 from inversedmixup.stages.warmup import CrossValidation, run_warmup
@@ -116,8 +116,8 @@ class Split:
         return Panel(judges, case.shares, pooled=policy.kind == "pool")
 
     def labelled(self, texts: Sequence[str]) -> Added:
-        """Texts, whoever wrote them, with what :data:`POOL` says of them."""
-        panel = self.panel(POOL)
+        """Texts, whoever wrote them, with what :data:`~inversedmixup.labels.RECOMMENDED` says of them."""
+        panel = self.panel(RECOMMENDED)
         if panel is None or not texts:
             return Added([], np.empty((0, len(self.classes))))
         return Added(texts, panel.hear(texts, self.pair.task_model.encode(texts))[panel.verdict])
@@ -205,7 +205,6 @@ class Method:
         return parse_labels(labels).judges if self.tunes is None else TUNED[: self.tunes]
 
 
-POOL = "pool:task+tuned"  # the labels that did best on training rows (docs/log.md)
 THREE = "pool:task+tuned+incontext"
 BASELINE = "equal-steps"  # what every method is compared with
 _FILES = (

@@ -12,8 +12,9 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from inversedmixup.baselines import POOL, THREE, Added, Method, Split
+from inversedmixup.baselines import THREE, Added, Method, Split
 from inversedmixup.gate import Gate
+from inversedmixup.labels import RECOMMENDED
 from inversedmixup.runs import recorded
 from inversedmixup.schema import Row
 from inversedmixup.sealed import digest
@@ -81,7 +82,7 @@ def _as_record(writer: RowWriter, number: int) -> dict[str, Any]:
 
 def weighted(split: Split) -> Added:
     """Mixes towards rarer classes, beside originals that count the more the rarer their class is."""
-    added = variant("balanced", POOL)(split)
+    added = variant("balanced", RECOMMENDED)(split)
     weights = original_weights(split.examples, split.classes, even=True)
     return dataclasses.replace(added, original_weights=weights)
 
@@ -94,7 +95,7 @@ METHODS = (
     ),
     Method(
         "inversed-reconstruction-pooled", "the same, labelled by what task model and tuned LLM say together",
-        added=variant("same-class", POOL, ENDS), writes=True, tunes=1, within=True,
+        added=variant("same-class", RECOMMENDED, ENDS), writes=True, tunes=1, within=True,
     ),
     Method(
         "inversed-same-class", "mixes within a class, kept where the task model agrees",
@@ -102,7 +103,7 @@ METHODS = (
     ),
     Method(
         "inversed-pooled", "mixes within a class, labelled by what task model and tuned LLM say together",
-        added=variant("same-class", POOL), writes=True, tunes=1, within=True,
+        added=variant("same-class", RECOMMENDED), writes=True, tunes=1, within=True,
     ),
     Method(
         "inversed-soft", "mixes across classes, the interpolated label: the paper's soft variant",
@@ -118,7 +119,7 @@ METHODS = (
     ),
     Method(
         "inversed-cross-pooled", "mixes across classes, labelled by what task model and tuned LLM say together",
-        added=variant("cross-class", POOL), writes=True, tunes=1,
+        added=variant("cross-class", RECOMMENDED), writes=True, tunes=1,
     ),
     Method(
         "inversed-cross-incontext", "the same mixes, labelled by task model, tuned LLM and in-context tuned LLM",
@@ -126,7 +127,7 @@ METHODS = (
     ),
     Method(
         "inversed-balanced", "mixes towards rarer classes, labelled by what task model and tuned LLM say together",
-        added=variant("balanced", POOL), writes=True, tunes=1,
+        added=variant("balanced", RECOMMENDED), writes=True, tunes=1,
     ),
     Method(
         "inversed-weighted", "the same, beside originals of rarer classes weighted up, as in class-weights",

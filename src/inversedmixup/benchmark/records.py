@@ -15,7 +15,6 @@ import numpy as np
 
 from inversedmixup.errors import InputError
 
-BASELINE = "equal-steps"
 MEASURES = ("accuracy", "macro_f1", "ece", "nll")  # the first decides; of the last two less is better
 RARE = "rare_recall"  # mean recall of the rarer half of the classes, in records of long tails
 ADDED = "added"  # rows that the method added to a split's own

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from inversedmixup.baselines import BASELINE
 from inversedmixup.benchmark.ranks import Ranks, draw_ranks, rank
-from inversedmixup.benchmark.records import BASELINE, Record
+from inversedmixup.benchmark.records import Record
 from inversedmixup.benchmark.summary import summarise
 from inversedmixup.benchmark.tables import PROTOCOLS, render_tables, shots_order, shots_words
 from inversedmixup.errors import write_whole

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from inversedmixup.baselines import BASELINE
 from inversedmixup.benchmark import statistics
 from inversedmixup.benchmark.records import (
     ADDED,
-    BASELINE,
     MEASURES,
     RARE,
     Place,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inversedmixup.benchmark.records import ADDED, BASELINE, MEASURES, RARE
+from inversedmixup.baselines import BASELINE
+from inversedmixup.benchmark.records import ADDED, MEASURES, RARE
 from inversedmixup.benchmark.statistics import ALPHA, LEVEL
 
 PROTOCOLS = {"frozen": "frozen encoder", "fine-tuned": "fine-tuned"}

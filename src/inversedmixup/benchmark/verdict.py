@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from inversedmixup.baselines import BASELINE
 from inversedmixup.benchmark.posterior import ENOUGH, SURE, Posterior, finest_spread
-from inversedmixup.benchmark.records import BASELINE, PLACE, Record, by_place, check_records, paired
+from inversedmixup.benchmark.records import PLACE, Record, by_place, check_records, paired
 from inversedmixup.benchmark.statistics import LEVEL, ROPE
 from inversedmixup.benchmark.tables import points
 from inversedmixup.errors import InputError

@@ -11,6 +11,7 @@ from inversedmixup.options import Options, build, check_known, read_settings
 from inversedmixup.options import add_arguments as add_options
 
 T = TypeVar("T", bound=Options)
+EXAMPLE = "example"  # names the bundled rows where a labelled file is expected
 
 
 def add_config(parser: argparse.ArgumentParser, config: type) -> None:

@@ -13,14 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
-from inversedmixup.commands import add_config, compared, resolve
+from inversedmixup.commands import EXAMPLE, add_config, compared, resolve
 from inversedmixup.gate import REASONS
 from inversedmixup.report.evidence import NEAR_COPY
 from inversedmixup.report.results import observer, those_of
 from inversedmixup.stages.trust import describe
 from inversedmixup.terminal import new_table, output
-
-EXAMPLE = "example"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

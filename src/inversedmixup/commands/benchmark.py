@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.baselines import methods
+from inversedmixup.baselines import BASELINE, methods
 from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
 from inversedmixup.benchmark.cells import RUN
 from inversedmixup.benchmark.records import ADDED, BASELINE, MEASURES, RARE
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     width = max(map(len, methods())) + 2
     parser.epilog = "methods:\n" + "\n".join(f"  {name:{width}}{method.about}" for name, method in methods().items())
-    parser.epilog += "\n  (equal-steps is always run: the others are compared with it)"
+    parser.epilog += f"\n  ({BASELINE} is always run: the others are compared with it)"
 
 
 def run(options: dict[str, Any]) -> dict[str, Any]:

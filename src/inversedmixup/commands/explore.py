@@ -10,14 +10,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from inversedmixup.commands import add_config, resolve
+from inversedmixup.commands import EXAMPLE, add_config, resolve
 from inversedmixup.errors import InputError
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.options import at_least, option
 from inversedmixup.remote import check_local
 from inversedmixup.terminal import console, output
-
-EXAMPLE = "example"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from inversedmixup.errors import InputError
 from inversedmixup.judges import Case, JudgeConfig, check_judges, judge_record, make_panel
 from inversedmixup.judges.panel import Panel, by_source, named
 from inversedmixup.labelled import class_counts
-from inversedmixup.labels import JUDGES_HELP, LabelConfig, LabelPolicy, choose_label, parse_labels
+from inversedmixup.labels import JUDGES_HELP, RECOMMENDED, LabelConfig, LabelPolicy, choose_label, parse_labels
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import CHOICE, at_least, option
 from inversedmixup.runs import RunFolder, recorded, shard_name
@@ -47,7 +47,7 @@ class PseudoLabelConfig(LabelConfig, JudgeConfig):
     GROUP: ClassVar[str] = "labels"
 
     labels: str = option(
-        "pool:task+tuned", f"pool or hard and a judge: {JUDGES_HELP}; "
+        RECOMMENDED, f"pool or hard and a judge: {JUDGES_HELP}; "
         "pool keeps their probabilities, hard their class; a judge alone means hard"
     )  # fmt: skip
     min_confidence: float = option(
@@ -74,7 +74,7 @@ def check_policy(labels: str, config: JudgeConfig) -> LabelPolicy:
     if policy.judge is None or policy.kind not in ("pool", "hard"):
         raise InputError(
             f"labels {labels!r}: a sentence of yours lies between no two rows, so only a judge can label it; use pool "
-            f"or hard and a judge, as in pool:task+tuned"
+            f"or hard and a judge, as in {RECOMMENDED}"
         )
     check_judges(policy.judge, config)
     return policy
