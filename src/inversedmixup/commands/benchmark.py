@@ -10,7 +10,7 @@ from typing import Any
 from inversedmixup.baselines import BASELINE, methods
 from inversedmixup.benchmark import BenchmarkConfig, run_benchmark
 from inversedmixup.benchmark.cells import RUN
-from inversedmixup.benchmark.records import ADDED, BASELINE, MEASURES, RARE
+from inversedmixup.benchmark.records import ADDED, MEASURES, RARE
 from inversedmixup.benchmark.tables import NAMES, points
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.terminal import new_table, output
