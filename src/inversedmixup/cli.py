@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from inversedmixup import __version__
 from inversedmixup.errors import InputError, out_of_memory
+from inversedmixup.escapes import printable, printable_json
 
 COMMANDS = {
     "augment": "make more labelled sentences from a labelled file (the main job)",
@@ -88,7 +89,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and where all of them are told."""
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
+        self.exit(2, f"{self.prog}: {printable(message)}; see --help\n")
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
@@ -154,7 +155,7 @@ def _show(command: Any, result: dict[str, Any], *, as_json: bool) -> None:  # no
     try:
         if as_json:
             unicode = "utf" in (getattr(sys.stdout, "encoding", None) or "utf").lower()
-            sys.stdout.write(json.dumps(result, ensure_ascii=not unicode) + "\n")
+            sys.stdout.write(printable_json(json.dumps(result, ensure_ascii=not unicode)) + "\n")
         else:
             command.show(result)
         sys.stdout.flush()

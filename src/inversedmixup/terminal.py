@@ -7,11 +7,12 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
+from typing import Any
 
 from rich.box import HEAVY_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
@@ -21,11 +22,39 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from inversedmixup.escapes import printable
+
 Advance = Callable[[float], None]
-console = Console(stderr=True, highlight=False)
+
+
+class _Console(Console):
+    """Shows data as text, whoever prints: what a terminal would obey is replaced as the last thing of all."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+class _Table(Table):
+    """Replaces it in the cells too, where it counts for the width of a column."""
+
+    def add_row(self, *cells: RenderableType | None, **how: Any) -> None:
+        super().add_row(*map(_printable_cell, cells), **how)
+
+
+def _printable_cell(cell: RenderableType | None) -> RenderableType | None:
+    if isinstance(cell, Text):
+        cell = cell.copy()
+        cell.plain = printable(cell.plain)  # as many characters, so that its styles stay where they were
+        return cell
+    return printable(cell) if isinstance(cell, str) else cell
+
+
+console = _Console(stderr=True, highlight=False, emoji=False)
 
 
 PIPED_WIDTH = 10_000  # wide enough that a line of piped output is never broken
@@ -34,13 +63,13 @@ PIPED_WIDTH = 10_000  # wide enough that a line of piped output is never broken
 def output() -> Console:
     """Where results are printed: stdout; in colour on a terminal unless NO_COLOR is set, unbroken in a pipe."""
     width = None if sys.stdout.isatty() else PIPED_WIDTH
-    return Console(file=sys.stdout, highlight=False, markup=False, width=width)
+    return _Console(file=sys.stdout, highlight=False, markup=False, emoji=False, width=width)
 
 
 def new_table(*columns: str, title: str | None = None) -> Table:
     """A table with lines around it on a terminal, plain columns in a pipe."""
     box = HEAVY_HEAD if sys.stdout.isatty() else None
-    return Table(*columns, title=title, title_justify="left", box=box, pad_edge=box is not None)
+    return _Table(*columns, title=title, title_justify="left", box=box, pad_edge=box is not None)
 
 
 def gauge(ratio: float, width: int = 11) -> str:
@@ -80,7 +109,8 @@ def show_logs(verbosity: int = 0) -> None:
 def progress(title: str, total: float) -> Iterator[Advance]:
     """A progress bar on a terminal, nothing elsewhere; yields ``advance(amount)``."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from inversedmixup.commands import add_config, resolve
 from inversedmixup.remote import check_local
 from inversedmixup.stages.align import METRICS, AlignConfig, run_align
+from inversedmixup.terminal import output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,15 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: dict[str, Any]) -> dict[str, Any]:
     """Train, or take up again; the last validation record, or nothing if another process has it."""
-    corpus, output = options.pop("corpus"), options.pop("output")
+    corpus, where = options.pop("corpus"), options.pop("output")
     config = resolve(AlignConfig, options)
-    check_local("align", *corpus, output, config.validation)
-    record = run_align(corpus, output, config)
-    return record and {**record, "output": output}
+    check_local("align", *corpus, where, config.validation)
+    record = run_align(corpus, where, config)
+    return record and {**record, "output": where}
 
 
 def show(result: dict[str, Any]) -> None:
     """The scores, and how to use the pair."""
     scores = ", ".join(f"{name} {result[name]:.4g}" for name in METRICS if name in result)
-    sys.stdout.write(f"{result['sentences']} sentences seen: {scores}\n")
-    sys.stdout.write(f"use it with --pair {result['output']}\n")
+    out = output()
+    out.print(f"{result['sentences']} sentences seen: {scores}", soft_wrap=True)
+    out.print(f"use it with --pair {result['output']}", soft_wrap=True)
