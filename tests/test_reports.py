@@ -1,16 +1,22 @@
 """Reports: reconstruction by length and source, label retention, λ control, the model card."""
 
+import dataclasses
 import json
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from markdown_it import MarkdownIt
 
 from conftest import write_jsonl
 from inversedmixup import control, reconstruction
+from inversedmixup.card import CARD, write_card
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import INTERPOLATIONS, interpolate
+from inversedmixup.models.pair import read_config
 from inversedmixup.options import build
 from inversedmixup.reference import ReferenceLabeller
 from inversedmixup.stages.writer import DecodeConfig
@@ -82,6 +88,37 @@ def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsy
     assert f"The worst of {tmp_path.name}/texts.jsonl" in card
     assert "came back as" in card
     assert main([*command[:4], "--max-tokens", "6", "--rows", "3"]) == 0  # the pair still loads
+
+
+def test_the_shipped_card_is_what_its_record_gives(tmp_path):
+    folder = files("inversedmixup") / "default_pair"
+    write_card(tmp_path, read_config(folder))
+    assert (tmp_path / CARD).read_bytes() == (folder / CARD).read_bytes()
+
+
+def test_a_model_card_shows_names_and_sources_as_text(tmp_path, tiny_pair_folder):
+    config = read_config(Path(tiny_pair_folder))
+    scores = {"n": 1, "by_length": {}}
+    config.training |= {
+        "corpus": ["![x](http://evil/c.txt)"], "licences": {"[a](http://evil)": "**mine**\r| x"},
+        "reports": {"__a__|`b`.jsonl": {"greedy": scores, "reference": {"n": 1, "accuracy": None}}},
+    }  # fmt: skip
+    write_card(tmp_path, dataclasses.replace(config, encoder="`enc`oder", llm="![l](http://evil)"))
+    elements = MarkdownIt("commonmark").enable("table").parse((tmp_path / CARD).read_text(encoding="utf-8"))
+    inline = [child for token in elements for child in token.children or []]
+    assert not {"image", "strong", "em"} & {token.type for token in inline}
+    assert [token.attrs["href"] for token in inline if token.type == "link_open"] == [
+        "https://arxiv.org/abs/2601.21543"
+    ]
+    assert {"`enc`oder", "![l](http://evil)"} <= {token.content for token in inline if token.type == "code_inline"}
+    shown = "".join(token.content for token in inline)
+    for text in (
+        "![x](http://evil/c.txt)",
+        "[a](http://evil)",
+        "**mine** | x",
+        "Reference labeller of __a__|`b`.jsonl",
+    ):
+        assert text in shown
 
 
 def test_a_reference_with_a_class_of_one_row_still_knows_its_error(tmp_path, capsys, tiny_pair_folder, corpus_file):

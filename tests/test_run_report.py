@@ -11,12 +11,15 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
 
 from conftest import write_jsonl
 from inversedmixup.augment_job import AugmentJobConfig, run_augment_job
 from inversedmixup.cli import _parser, main
 from inversedmixup.commands import resolve
 from inversedmixup.errors import InputError
+from inversedmixup.escapes import CONTROLS, code, code_block, markdown
 from inversedmixup.options import build
 from inversedmixup.provenance import command_line
 from inversedmixup.report.dataset_card import write_dataset_card
@@ -420,6 +423,83 @@ def test_the_card_is_one_that_the_hub_reads(run):
     assert read_run(run / "out.jsonl").provenance["command"] in card.text
     assert "b<i>" not in card.text
     assert "b&lt;i&gt;" in card.text
+
+
+MARKUP = [
+    "![x](http://evil/t.png)", "[link](http://evil) [r]: /u", "__init__ _a_ *a* **b** ~~c~~", "`a` ``b``",
+    "<b>i</b> &amp; &#65;", "<http://evil>", "a | b \\| c", "\\", "\\* \\[x](y)", "# head #",
+    "a\r| b\n\nc\x1b[31m\u202e", "www.evil.com $a$ $$b$$",
+    "How much is it, 3.50 or 4? It's 10% off - \"really\" (see card_arrival); yes!",
+]  # fmt: skip
+
+
+def shown(source):
+    """The text of the elements that a Markdown renderer makes of a source, by their tags."""
+    tree = SyntaxTreeNode(MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(source))
+    assert not {"link", "image", "em", "strong", "s", "html_inline", "html_block"} & {node.type for node in tree.walk()}
+    return [
+        (
+            node.type,
+            "".join(part.content for part in node.walk() if part.type in ("text", "text_special", "code_inline")),
+        )
+        for node in tree.walk()
+        if node.type in ("heading", "td", "code_inline", "fence", "paragraph")
+    ]
+
+
+def as_line(text):
+    return "".join(" " if letter in "\n\t" or ord(letter) in CONTROLS else letter for letter in text)
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markdown_shows_a_text_as_it_is(text):
+    table = f"| a | b |\n|---|---|\n| {markdown(text)} | 1 |"
+    assert shown(table) == [("td", as_line(text).strip()), ("td", "1")]
+    assert shown(f"# {markdown(text)}") == [("heading", as_line(text).strip())]
+    assert ("code_inline", as_line(text)) in shown(f"A file {code(text)}, sha256 `0`.")
+    fence = MarkdownIt("commonmark").parse(code_block(text))
+    assert [(token.type, token.content) for token in fence] == [("fence", as_line(text) + "\n")]
+
+
+@given(
+    st.text(alphabet="a_ `*[]()!<>&;|\\~$#/:.w\r\n\x1b", min_size=1, max_size=12).filter(
+        lambda text: as_line(text).strip()
+    )
+)
+def test_markdown_shows_any_text_as_it_is(text):
+    table = f"| a | b |\n|---|---|\n| {markdown(text)} | 1 |"
+    assert [[kind, found.strip()] for kind, found in shown(table)] == [["td", as_line(text).strip()], ["td", "1"]]
+    assert shown(f"A file {code(text)}.")[1:] == [("code_inline", as_line(text))]
+
+
+def test_what_needs_no_escape_gets_none():
+    for text in (MARKUP[-1], "card_arrival", "train-00000-of-00004.parquet", "What's 2 + 2? (4!) - yes; #1 @home"):
+        assert markdown(text) == text
+
+
+def test_a_card_shows_hostile_classes_and_names_as_text(tmp_path, tiny_pair_folder):
+    labels = ["![x](http://evil/t.png)\x1b[31m", "__init__\r| [a](http://evil)"]
+    rows = [{"text": text, "label": labels[at % 2]} for at, text in enumerate(SENTENCES)]
+    train = write_jsonl(tmp_path / "`tr``ain*a*.jsonl", rows)
+    config = build(AugmentJobConfig, {**QUICK, "pair": tiny_pair_folder, "pairs": "any"})
+    run_augment_job(str(train), str(tmp_path / "__o__`.jsonl"), config)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    elements = MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1])
+    inline = [child for token in elements for child in token.children or []]
+    assert "image" not in {token.type for token in inline}
+    assert [token.attrs["href"] for token in inline if token.type == "link_open"] == [
+        "https://arxiv.org/abs/2601.21543"
+    ]
+    assert "\x1b" not in card
+    assert "\r" not in card
+    cells = [token.content for token in elements if token.type == "inline"]
+    text = "".join(token.content for token in inline)
+    for label in labels:
+        assert as_line(label) in text
+    assert sum("evil" in cell for cell in cells) == 2
+    codes = [token.content for token in inline if token.type == "code_inline"]
+    assert train.name in codes
+    assert "__o__`.rejected.jsonl" in codes
 
 
 def test_the_card_says_which_rows_people_wrote(tmp_path, tiny_pair_folder, train_file):

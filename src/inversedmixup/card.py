@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from inversedmixup.escapes import code, markdown
 from inversedmixup.models.pair import PairConfig, read_config, write_config
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.sealed import write_text
@@ -23,15 +24,15 @@ PUBLISHED = (
 MARK = "<!-- model card, written by inversedmixup"
 TEMPLATE = """{mark}
 
-# {encoder} → {llm}
+# {title}
 
-An adaptor that turns sentence embeddings of `{encoder}` into soft tokens of `{llm}`{extras}. Trained by
+An adaptor that turns sentence embeddings of {encoder} into soft tokens of {llm}{extras}. Trained by
 [inversedmixup](https://arxiv.org/abs/2601.21543) (an implementation of "inversedMixup", arXiv 2601.21543).
 
 ## What it is made of
 
 {models}
-- adaptor: {soft_tokens} soft tokens, {layers} hidden layers of {hidden}; prompt `{prompt}`
+- adaptor: {soft_tokens} soft tokens, {layers} hidden layers of {hidden}; prompt {prompt}
 
 ## What it was trained on
 
@@ -78,10 +79,11 @@ def write_card(folder: Path, config: PairConfig) -> None:
     extras += ", with an LLM all of whose weights were trained" if config.own_llm else ""
     extras += f", with a word head that knows {config.words.words:,} of its tokens" if config.words else ""
     card = TEMPLATE.format(
-        mark=MARK, encoder=config.encoder, llm=config.llm, extras=extras, models=_models(config),
-        soft_tokens=adaptor.soft_tokens, layers=adaptor.layers, hidden=adaptor.hidden, prompt=config.prompt,
+        mark=MARK, title=markdown(f"{config.encoder} → {config.llm}"), encoder=code(config.encoder),
+        llm=code(config.llm), extras=extras, models=_models(config), soft_tokens=adaptor.soft_tokens,
+        layers=adaptor.layers, hidden=adaptor.hidden, prompt=code(config.prompt),
         sentences=f"{training.get('sentences', 0):,}", tokens=f"{training.get('target_tokens', 0):,}",
-        corpus=", ".join(training.get("corpus", [])) or "no corpus", figures=_figures(training),
+        corpus=_names(training.get("corpus", [])) or "no corpus", figures=_figures(training),
         published="\n".join(f"| {' | '.join(row)} |" for row in PUBLISHED), failures=_failures(training),
         taught=_taught(training), licences=_licences(training.get("licences", {})),
     )  # fmt: skip
@@ -93,17 +95,21 @@ def _taught(training: dict[str, Any]) -> str:
     parts = (("words", "word head"), ("correction", "corrector"))
     return "".join(
         f"; the {part}, in all its passes, {training[name]['sentences']:,} of "
-        + ", ".join(training[name].get("corpus", training.get("corpus", [])))
+        + _names(training[name].get("corpus", training.get("corpus", [])))
         for name, part in parts
         if name in training
     )
+
+
+def _names(files: Sequence[str]) -> str:
+    return ", ".join(map(markdown, files))
 
 
 def _licences(known: dict[str, str]) -> str:
     """Whose texts they were, as many licences want it said."""
     if not known:
         return "The licences of those texts are those of the corpus."
-    rows = "\n".join(f"| {source} | {licence} |" for source, licence in known.items())
+    rows = "\n".join(f"| {markdown(source)} | {markdown(licence)} |" for source, licence in known.items())
     return f"Their sources:\n\n| source | licence |\n|---|---|\n{rows}"
 
 
@@ -113,7 +119,7 @@ def _models(config: PairConfig) -> str:
         known, source = WHEELS.get(name), config.sources.get(name)
         about = f": {known.about} ({known.licence})" if known else ""
         pinned = f", {source['package']} {source['version']}, sha256 `{source['sha256']}`" if source else ""
-        lines.append(f"- {part} `{name}`{about}{pinned}")
+        lines.append(f"- {part} {code(name)}{about}{pinned}")
     return "\n".join(lines)
 
 
@@ -125,7 +131,7 @@ def _figures(training: dict[str, Any]) -> str:
         if "reference" in report:
             seen = report["reference"]
             known = "unknown" if seen["accuracy"] is None else f"{seen['accuracy']:.3f}"
-            notes.append(f"- Reference labeller of {name}: {seen['n']} rows, accuracy {known}.")
+            notes.append(f"- Reference labeller of {markdown(name)}: {seen['n']} rows, accuracy {known}.")
         for way in WAYS:
             if way in report:
                 lines.append(_line(name, way, report[way]))
@@ -138,21 +144,17 @@ def _figures(training: dict[str, Any]) -> str:
 
 def _line(name: str, way: str, scores: dict[str, Any]) -> str:
     cells = [f"{scores[key]:.4g}" if key in scores else "" for key in SHOWN]
-    return f"| {name} | {way} | {' | '.join(cells)} |"
+    return f"| {markdown(name)} | {way} | {' | '.join(cells)} |"
 
 
 def _failures(training: dict[str, Any]) -> str:
     """The worst texts of the first report that keeps them."""
     for name, report in training.get("reports", {}).items():
         rows = [
-            f"| {_cell(row['text'])} | {_cell(row['reconstruction'])} | {row['cosine']:.2f} |"
+            f"| {markdown(row['text'])} | {markdown(row['reconstruction'])} | {row['cosine']:.2f} |"
             for row in report.get("failures", [])
         ]
-        head = [f"The worst of {name}:", "", "| sentence | came back as | cosine |", "|---|---|---|"]
+        head = [f"The worst of {markdown(name)}:", "", "| sentence | came back as | cosine |", "|---|---|---|"]
         if rows:
             return "\n".join([*head, *rows, "", ""])
     return ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

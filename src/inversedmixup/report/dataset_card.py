@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import logging
 from pathlib import Path
 from typing import Any
 
 from inversedmixup.errors import InputError
+from inversedmixup.escapes import code, code_block, markdown
 from inversedmixup.models.pair import pair_folder, read_config
 from inversedmixup.models.sources import WHEELS
 from inversedmixup.outputs import is_marked, mark
@@ -23,7 +23,7 @@ TEMPLATE = """
 
 # {title}
 
-{kept} labelled sentences written by a language model between labelled sentences of `{train}`, with
+{kept} labelled sentences written by a language model between labelled sentences of {train}, with
 [inversedMixup](https://arxiv.org/abs/2601.21543). None of these was written by a person. {originals}
 
 ## Rows
@@ -33,21 +33,19 @@ TEMPLATE = """
 {labels}
 
 {asked} were asked for, {tried} tried, {rejected} rejected; the rejected ones and their reasons are in
-`{rejected_file}`. Columns: `id`, `text`, `label`, `label_probs`, `parents` (ids in the training file), `lam` (mixing
+{rejected_file}. Columns: `id`, `text`, `label`, `label_probs`, `parents` (ids in the training file), `lam` (mixing
 ratio), `lam_realised`, `cycle_similarity`, `fluency` (nats a token), `labels` (what each source says), `intruded`,
 `seed`, `kept`, `reject_reason`.
 {intrusion}
 ## Provenance
 
-- training file: `{train}`, sha256 `{sha256}`
+- training file: {train}, sha256 `{sha256}`
 - {versions}
 {models}
 
 Made by:
 
-```
 {command}
-```
 
 ## Licences
 
@@ -107,17 +105,21 @@ def _originals(results: RunResults) -> int:
 
 def _body(results: RunResults, kept: dict[str, int]) -> str:
     summary, made = results.summary, results.provenance
-    labels, train = sorted({*summary["originals"], *kept}), made.get("train", "the training file")
+    labels, train = (
+        sorted({*summary["originals"], *kept}),
+        code(made["train"]) if "train" in made else "the training file",
+    )
     count = _originals(results)
     return TEMPLATE.format(
-        mark=mark("card", results.output), title=_cell(results.output.stem),
+        mark=mark("card", results.output), title=markdown(results.output.stem),
         train=train, kept=summary["kept"], asked=results.asked,
-        labels="\n".join(f"| {_cell(n)} | {summary['originals'].get(n, 0)} | {kept.get(n, 0)} |" for n in labels),
-        tried=summary["tried"], rejected=summary["tried"] - summary["kept"], rejected_file=results.rejected.name,
+        labels="\n".join(f"| {markdown(n)} | {summary['originals'].get(n, 0)} | {kept.get(n, 0)} |" for n in labels),
+        tried=summary["tried"], rejected=summary["tried"] - summary["kept"], rejected_file=code(results.rejected.name),
         sha256=made.get("train_sha256", "not recorded"),
         versions=", ".join(f"{n} {v}" for n, v in made.get("versions", {}).items()) or "versions not recorded",
-        originals=f"The first {count} rows of the file are those of `{train}` itself." if count else "",
-        intrusion=_intrusion(summary), models=_models(results.settings), command=made.get("command", "(not recorded)"),
+        originals=f"The first {count} rows of the file are those of {train} itself." if count else "",
+        intrusion=_intrusion(summary), models=_models(results.settings),
+        command=code_block(made.get("command", "(not recorded)")),
     )  # fmt: skip
 
 
@@ -139,15 +141,10 @@ def _models(settings: dict[str, Any]) -> str:
     try:
         pair = read_config(pair_folder(name))
     except InputError:
-        return f"- pair: `{name}`"
+        return f"- pair: {code(str(name))}"
     lines = []
     for part, name in (("encoder", pair.encoder), ("LLM", pair.llm)):
         wheel = WHEELS.get(name)
         about = f"{wheel.about}; {wheel.package} {wheel.version}; licence {wheel.licence}" if wheel else "see its card"
-        lines.append(f"- {part} `{name}`: {about}")
+        lines.append(f"- {part} {code(name)}: {about}")
     return "\n".join(lines)
-
-
-def _cell(text: str) -> str:
-    """Text in a Markdown table: no markup, no cell border."""
-    return html.escape(text).replace("|", "\\|").replace("\n", " ")
