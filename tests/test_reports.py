@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from conftest import write_jsonl
 from inversedmixup import control, reconstruction
-from inversedmixup.card import CARD, write_card
+from inversedmixup.card import CARD, WORST, write_card
 from inversedmixup.cli import main
 from inversedmixup.errors import InputError
 from inversedmixup.mixing import INTERPOLATIONS, interpolate
@@ -82,11 +82,16 @@ def test_invert_reports_by_length_and_source_and_writes_the_card(tmp_path, capsy
         assert set(result[way]) == {*SCORES, "decodes", "by_length", "by_source", "label_retention"}
         assert set(result[way]["by_source"]) == {"a", "b"}
     assert result["reference"]["n"] == len(SENTENCES)
-    card = (tmp_path / "pair" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert f"| {tmp_path.name}/texts.jsonl | reranked |" in card
-    assert "| old.jsonl | greedy |" in card  # a report of a version that kept no failures with it
-    assert f"The worst of {tmp_path.name}/texts.jsonl" in card
-    assert "came back as" in card
+    card, record = (tmp_path / "pair" / CARD, tmp_path / "pair" / "pair.json")
+    shown = card.read_text(encoding="utf-8")
+    assert f"| {tmp_path.name}/texts.jsonl | reranked |" in shown
+    assert "| old.jsonl | greedy |" in shown  # a report of a version that kept no failures with it
+    assert "came back as" not in shown
+    assert not [text for text in SENTENCES if text in shown or text in record.read_text(encoding="utf-8")]
+    assert main([*command, "--max-tokens", "6", "--record-worst"]) == 0
+    shown = card.read_text(encoding="utf-8")
+    assert f"The worst of {tmp_path.name}/texts.jsonl" in shown
+    assert sum(text in shown for text in SENTENCES) == WORST
     assert main([*command[:4], "--max-tokens", "6", "--rows", "3"]) == 0  # the pair still loads
 
 
@@ -142,6 +147,8 @@ def test_a_reference_with_a_class_of_one_row_still_knows_its_error(tmp_path, cap
 def test_record_needs_a_pair_to_write_to(corpus_file, capsys):
     assert main(["invert", str(corpus_file), "--evaluate", "--record"]) == 2
     assert "--pair" in capsys.readouterr().err
+    assert main(["invert", str(corpus_file), "--evaluate", "--record-worst"]) == 2
+    assert "--record-worst needs --record" in capsys.readouterr().err
 
 
 def test_lambda_control_counts_every_ratio_of_every_pair(tiny_pair):

@@ -59,14 +59,21 @@ much longer ones come back as their gist at best. Facts in its sentences are inv
 
 
 def record_report(folder: Path, name: str, result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    """Add what ``invert --evaluate`` measured on the file ``name`` to the record of a pair, and write its card."""
+    """Add what ``invert --evaluate`` measured on the file ``name`` to the record of a pair, and write its card.
+
+    Args:
+        folder: of the pair.
+        name: of the file.
+        result: its scores.
+        rows: its sentences, whose worst are quoted; none where nothing of the file is to be told but scores.
+    """
     config = read_config(folder)
     config.training.pop("failures", None)  # as earlier versions kept them
-    worst = sorted(rows, key=lambda row: row["cosine"])[:WORST]
-    config.training.setdefault("reports", {})[name] = {
-        **{key: result[key] for key in (*WAYS, "reference") if key in result},
-        "failures": [{key: row[key] for key in ("text", "reconstruction", "cosine")} for row in worst],
-    }
+    report = {key: result[key] for key in (*WAYS, "reference") if key in result}
+    if rows:
+        worst = sorted(rows, key=lambda row: row["cosine"])[:WORST]
+        report["failures"] = [{key: row[key] for key in ("text", "reconstruction", "cosine")} for row in worst]
+    config.training.setdefault("reports", {})[name] = report
     write_config(folder, config)
     write_card(folder, config)
 

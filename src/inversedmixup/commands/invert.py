@@ -16,7 +16,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from inversedmixup import reconstruction
-from inversedmixup.card import WAYS, record_report
+from inversedmixup.card import WAYS, WORST, record_report
 from inversedmixup.commands import add_config, kept, resolve
 from inversedmixup.data import iter_sourced, read_examples
 from inversedmixup.errors import InputError, clear_write_errors, local_path
@@ -57,6 +57,11 @@ class InvertConfig(PairOptions, WriteConfig):
     record: bool = option(
         False,
         "with --evaluate and --pair: add the scores to the pair's record and model card, by FOLDER/FILE",
+        decides=NOTHING,
+    )
+    record_worst: bool = option(
+        False,
+        f"with --record: also the {WORST} sentences of the file that come back worst, word for word",
         decides=NOTHING,
     )
     output: str | None = option(
@@ -111,7 +116,7 @@ def _inverted(config: InvertConfig, path: str) -> dict[str, Any]:
         name = "/".join(local_path(path).absolute().parts[-2:])  # trec/test.jsonl: many files are called test
         folder = local_path(str(config.pair))  # a folder of this machine, see _check_writes
         with clear_write_errors(folder):
-            record_report(folder, name, result, rows)
+            record_report(folder, name, result, rows if config.record_worst else [])
     if not config.evaluate:
         for way in WAYS:
             if way in result:
@@ -130,6 +135,8 @@ def _check_writes(config: InvertConfig, path: str) -> Path | None:
         check_ours(_settings_file(output), output, overwrite=config.overwrite)
     if config.record and not (config.evaluate and config.pair and local_path(config.pair).is_dir()):
         raise InputError("--record needs --evaluate, and --pair for the folder whose card to write")
+    if config.record_worst and not config.record:
+        raise InputError("--record-worst needs --record")
     return output
 
 
