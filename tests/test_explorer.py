@@ -4,6 +4,7 @@ import dataclasses
 import re
 import sys
 from importlib.machinery import ModuleSpec
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from inversedmixup.explore.curation import (
     select,
 )
 from inversedmixup.explore.explorer import LAMS, Explorer, open_explorer
+from inversedmixup.explore.fragments import MARKS, training_map
 from inversedmixup.judges.panel import adjusted
 from inversedmixup.models.pair import PairOptions
 from inversedmixup.report.evidence import gather
@@ -102,6 +104,62 @@ def test_the_way_on_the_map_leads_from_parent_to_parent(explorer):
     np.testing.assert_allclose(mixed[10], places[[0, 7]].mean(axis=0), atol=1e-4)  # PCA keeps straight lines straight
     assert reread.shape == (21, 2)
     assert (places.min(), places.max()) == (0, 1)
+
+
+def keys(page):
+    """The legend of a map: every mark as it is drawn, with its name."""
+    caption = page[page.index("<figcaption>") :]
+    return re.findall(r'<svg[^>]* class="(\w+)">\s*(<.*?/>)\s*</svg>(?:<span dir="auto">)?([^<]*)<', caption, re.DOTALL)
+
+
+@pytest.fixture
+def with_classes(tiny_encoder, tiny_llm):
+    """Makes an explorer of rows in so many classes, a row each."""
+    from tiny import make_pair
+
+    def made(many):
+        examples = [Example(str(at), f"row {at}", f"class {at:02}") for at in range(many)]
+        return Explorer(make_pair(tiny_encoder, tiny_llm), examples)
+
+    return made
+
+
+def test_twenty_classes_have_marks_that_differ_without_colour(with_classes):
+    drawn = with_classes(MARKS)
+    found = keys(training_map(drawn, None, "PCA"))
+    assert [name for _, _, name in found] == drawn.evidence.classes
+    assert len({mark for _, mark, _ in found}) == MARKS == 20
+
+
+def test_of_more_classes_the_map_shows_those_of_the_two_parents(with_classes):
+    drawn = with_classes(MARKS + 1)
+    assert [name for *_, name in keys(training_map(drawn, None, "PCA"))] == ["one of 21 classes"]
+    strip = next(iter(drawn.strip("row 20", "row 3")))
+    assert drawn.labels_of(strip) == ("class 20", "class 03")
+    page = training_map(drawn, strip, "PCA")
+    assert [name for *_, name in keys(page)] == ["class 03", "class 20", "one of 19 other classes"]
+    assert len({mark for _, mark, _ in keys(page)}) == 3
+    assert [page.count(f'<g class="{colour}">') for colour in ("class0", "class1", "other")] == [1, 1, 19]
+    typed = next(iter(drawn.strip("words of my own", "row 3")))
+    assert drawn.labels_of(typed)[0] in drawn.classes
+
+
+def luminance(colour):
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#0f0f11", "#27272a"])  # Gradio's: light, dark, a block in the dark
+def test_every_mark_stands_out_on_the_page_in_both_modes(page):
+    style = (files("inversedmixup.explore") / "page.css").read_text(encoding="utf-8")
+    rules = [rule for rule in style.split("}") if ".map .class" in rule or ".map g:not" in rule]
+    colours = {colour for rule in rules for colour in re.findall("#[0-9a-f]{6}", rule)}
+    assert len(colours) == 7
+    assert not [rule for rule in rules if "opacity" in rule]
+    for colour in colours:
+        low, high = sorted((luminance(colour), luminance(page)))
+        assert (high + 0.05) / (low + 0.05) >= 3, colour
 
 
 def test_few_rows_are_offered_no_map_that_fails_on_them(explorer, monkeypatch):

@@ -161,14 +161,22 @@ class Explorer:
             ends = self.pair.task_model.encode([first, second])
         a, b = (end.expand(many, -1) for end in ends)
         points, _ = self._write(a, b, torch.full((many,), lam), list(range(many)), self._sampled)
-        seen = self.pair.task_model.predict_proba(ends).argmax(axis=1)
-        labels = tuple(
-            self._label_of.get(text, self.classes[at]) for text, at in zip((first, second), seen, strict=True)
-        )
-        rows = [self._row(number, point, (labels[0], labels[1])) for number, point in enumerate(points)]
+        labels = self._labels(first, second, ends)
+        rows = [self._row(number, point, labels) for number, point in enumerate(points)]
         gate = Gate(self.gate, (example.text for example in self.examples), self._known_fluencies())
         rows.sort(key=lambda row: -row.cycle_similarity)
-        return [gate.judge(row, (first, second), (labels[0], labels[1])) for row in rows]
+        return [gate.judge(row, (first, second), labels) for row in rows]
+
+    def labels_of(self, strip: Strip) -> tuple[str, str]:
+        """The classes of the parents; of one that is no training text, the class that the task model sees in it."""
+        return self._labels(strip.first, strip.second, strip.mixed[[0, -1]])
+
+    def _labels(self, first: str, second: str, ends: Tensor) -> tuple[str, str]:
+        """The same of two sentences and their embeddings [2, d]."""
+        seen = self.pair.task_model.predict_proba(ends).argmax(axis=1)
+        return (
+            self._label_of.get(first, self.classes[seen[0]]), self._label_of.get(second, self.classes[seen[1]])
+        )  # fmt: skip
 
     def _write(
         self, first: Tensor, second: Tensor, lams: Tensor, streams: list[int], config: DecodeConfig

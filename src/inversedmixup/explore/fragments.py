@@ -13,6 +13,7 @@ from inversedmixup.report.page import grid
 from inversedmixup.schema import Row
 
 MAP_POINTS = 600  # training rows drawn; more would only be a cloud, and each λ move sends them
+MARKS = 20  # different ones; of more classes the map shows those of the two parents
 PROBS = 8  # label probabilities shown of a point
 SIZE = 320  # of the map, in its own units
 PAD = 14
@@ -74,20 +75,28 @@ def table(explorer: Explorer, rows: Sequence[Row], decisions: Decisions, total: 
 
 
 def training_map(explorer: Explorer, strip: Strip | None, kind: str) -> str:
-    """The training rows, the way between the parents and, for every point, where it was meant to be and where it is."""
+    """The training rows, the way between the parents and, for every point, where it was meant to be and where it is.
+
+    Classes have marks of their own; where there are too many for that, those of the two parents have.
+    """
     places = explorer.places(kind)
     step = max(1, -(-len(places) // MAP_POINTS))
-    classes = explorer.evidence.classes
+    classes, marked = explorer.evidence.classes, explorer.evidence.classes
+    if len(classes) > MARKS:
+        marked = sorted(set(explorer.labels_of(strip)) & set(classes)) if strip else []
+    marks = {name: number for number, name in enumerate(marked)}
+    examples = explorer.examples
     rows = [
-        (*_scaled(places[index]), classes.index(explorer.examples[index].label), explorer.examples[index])
+        (*_scaled(places[index]), marks.get(examples[index].label), examples[index])
         for index in range(0, len(places), step)
     ]
+    rows.sort(key=lambda row: row[2] is not None)  # what has a mark of its own is drawn above the rest
     path, ends = [], []
     if strip is not None:
         mixed, reread = explorer.places_of(strip, kind)
         path = [_scaled(place) for place in mixed]
         ends = list(zip(strip.points, path, map(_scaled, reread), strict=False))
-    return _fragment("training_map", rows, classes, path, ends, kind, SIZE)
+    return _fragment("training_map", rows, marks, len(classes) - len(marks), path, ends, kind, SIZE)
 
 
 def _scaled(place: Any) -> tuple[float, float]:  # noqa: ANN401 (a row [2] of an array)
