@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 WORDNET := $(VENV)/nltk_data/corpora/wordnet
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test test-fast lint format audit test-minimum test-extras bench faults fuzz dist docs wordnet models clean
+.PHONY: help setup demo test test-fast lint format audit test-minimum test-extras bench faults fuzz notebook dist docs wordnet models clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ fuzz: setup  ## feed every reader bytes of all kinds, guided by coverage, a minu
 	for target in csv jsonl parquet txt yaml lam pair record tensors; do \
 		PYTHONPATH=tests $(BIN)/python tests/fuzz.py $$target -max_total_time=60 -timeout=20 || exit 1; \
 	done
+
+notebook: setup  ## run docs/story.ipynb, in float32 on one thread, and keep what it shows
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/test_notebook.py
 
 audit: setup  ## known weaknesses of the pinned dependencies; fails where it cannot ask
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[audit]"
