@@ -111,12 +111,13 @@ RESULTS = {
     },
     augment: {
         "sample": [{"lam": 0.5, "label": OBEYED, "text": OBEYED, "parents": [OBEYED, OBEYED]}], "output": OBEYED,
-        "kept": 1, "tried": 1, "rejected": {}, "intrusion_rate": 0.0, "cycle_similarity": 0.5, "lam_correlation": None,
+        "asked": 1, "kept": 1, "tried": 1, "rejected": {}, "intrusion_rate": 0.0, "intrusion_rate_kept": 0.0,
+        "cycle_similarity": 0.5, "lam_correlation": None, "near_copies": 0, "near_copies_searched": 1,
         "report": OBEYED, "seconds_by_stage": {OBEYED: 1.0},
     },
     benchmark: {"methods": {OBEYED: SCORES}, "verdicts": [OBEYED], "output": "there"},
     invert: {
-        "sample": [{"text": OBEYED, "reconstruction": OBEYED, "token_f1": 0.5, "cosine": 0.5}],
+        "sample": [{"text": OBEYED, "reconstruction": OBEYED, "token_f1": 0.5, "cosine": 0.5}], "sample_way": "greedy",
         "greedy": {"n": 1, "by_length": {}, "by_source": {OBEYED: dict.fromkeys(
             ("n", "token_f1", "bleu", "exact", "cosine", "fluency"), 1.0
         )}},
