@@ -57,6 +57,7 @@ def test_in_a_pipe_a_log_line_is_unbroken_and_ends_where_it_ends(capsys, verbosi
 
 
 def test_on_a_terminal_log_lines_keep_to_its_width(terminal, monkeypatch):
+    monkeypatch.setattr(shown_by.console, "_width", None)  # COLUMNS as it was when the console was made
     monkeypatch.setenv("COLUMNS", "40")
     with contextlib.redirect_stderr(terminal):
         show_logs()
