@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
+from inversedmixup.models.randomness import own_randomness
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<start>", "eos_token": "<end>", "unk_token": "<unk>"}
 # the names that BERT-type tokenizers give to the same roles
@@ -192,8 +192,7 @@ def make_sentence_encoder(kind: str, size: Size, texts: Iterable[str], folder: P
 
 def _save(make: Callable[[Size, dict[str, int]], Any], size: Size, tokens: int, folder: Path, seed: int) -> str:
     ids = {"vocab_size": tokens, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_randomness(seed):
         make(size, ids).save_pretrained(folder)
     return str(folder)
 

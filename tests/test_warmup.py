@@ -76,12 +76,17 @@ def test_only_the_folds_that_are_asked_about_are_fitted(tiny_pair, examples):
     assert len(made) == 1
 
 
+def honest_probabilities(rng, classes):
+    """Class probabilities of 4,000 rows, and classes drawn from them."""
+    honest = warmup.softened(rng.dirichlet(np.full(classes, 0.3), 4000), 1.5)
+    return honest, (honest.cumsum(1) > rng.random((4000, 1))).argmax(1)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.floats(1.0, 8.0))
 def test_a_temperature_makes_too_sure_probabilities_honest_and_none_surer(seed, classes, too_sure):
     rng = np.random.default_rng(seed)
-    honest = warmup.softened(rng.dirichlet(np.full(classes, 0.3), 4000), 1.5)
-    true = (honest.cumsum(1) > rng.random((4000, 1))).argmax(1)
+    honest, true = honest_probabilities(rng, classes)
     claimed = honest**too_sure / (honest**too_sure).sum(1, keepdims=True)
     found = warmup.best_temperature(claimed, true)
     assert found == pytest.approx(too_sure, rel=0.15)
@@ -93,9 +98,7 @@ def test_a_temperature_makes_too_sure_probabilities_honest_and_none_surer(seed, 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.floats(2.0, 8.0))
 def test_a_cold_temperature_makes_timid_probabilities_honest_and_few_rows_prove_little(seed, classes, timid):
-    rng = np.random.default_rng(seed)
-    honest = warmup.softened(rng.dirichlet(np.full(classes, 0.3), 4000), 1.5)
-    true = (honest.cumsum(1) > rng.random((4000, 1))).argmax(1)
+    honest, true = honest_probabilities(np.random.default_rng(seed), classes)
     claimed = warmup.softened(honest, timid)
     for smoothed in (False, True):
         found = warmup.best_temperature(claimed, true, coldest=0.05, smoothed=smoothed)

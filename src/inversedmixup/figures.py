@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from inversedmixup.escapes import printable
 from inversedmixup.rates import KINDS
 
 MOST_CLASSES = 24  # that a heat map can show
@@ -134,9 +134,7 @@ def _frequent(classes: Sequence[str], rates: Sequence[Mapping[str, Any]]) -> lis
 
 def _short(name: str) -> str:
     """A class's name as a picture can show it: without control characters, its middle left out if it is long."""
-    name = "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) == "Cc" else c for c in " ".join(name.split())
-    )
+    name = printable(" ".join(name.split()))
     if len(name) > LONGEST:
         name = name[: LONGEST * 2 // 3] + "…" + name[-(LONGEST // 3 - 1) :]
     return name.replace("$", r"\$")  # no formulas

@@ -105,10 +105,8 @@ def _originals(results: RunResults) -> int:
 
 def _body(results: RunResults, kept: dict[str, int]) -> str:
     summary, made = results.summary, results.provenance
-    labels, train = (
-        sorted({*summary["originals"], *kept}),
-        code(made["train"]) if "train" in made else "the training file",
-    )
+    labels = sorted({*summary["originals"], *kept})
+    train = code(made["train"]) if "train" in made else "the training file"
     count = _originals(results)
     return TEMPLATE.format(
         mark=mark("card", results.output), title=markdown(results.output.stem),

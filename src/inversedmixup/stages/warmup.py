@@ -280,9 +280,7 @@ class CrossValidation:
         return np.array([self._said[row] for row in rows]).reshape(len(rows), len(self.classes))
 
 
-def best_temperature(
-    probs: np.ndarray, true: np.ndarray, *, coldest: float = 1.0, smoothed: bool = False
-) -> float:  # fmt: skip
+def best_temperature(probs: np.ndarray, true: np.ndarray, *, coldest: float = 1.0, smoothed: bool = False) -> float:
     """The temperature, from ``coldest`` to :data:`HOTTEST`, at which rows are likeliest.
 
     Args:
