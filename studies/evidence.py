@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,16 @@ def benches(options: argparse.Namespace, settings: dict[str, Any]) -> Iterator[t
                         str(options.output / protocol / draw.replace(":", "-") / name),
                         build(BenchmarkConfig, settings, own), known,
                     )  # fmt: skip
+
+
+def place(bench: Bench, number: int) -> dict[str, Any]:
+    """Which cell of the grid a split of a benchmark is."""
+    return {"set": bench.name, "shots": bench.draw, "split": number, "protocol": bench.protocol}
+
+
+def cell_name(cell: dict[str, Any]) -> str:
+    """Name of a cell's record, from what :func:`place` says."""
+    return "cells/" + re.sub(r"[^\w-]", "_", f"{cell['protocol']}-{cell['shots']}-{cell['set']}-{cell['split']:03d}")
 
 
 def main() -> None:

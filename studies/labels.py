@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from inversedmixup.options import read_settings
 from inversedmixup.runs import recorded
 from inversedmixup.terminal import new_table, output, show_logs
 from studies.common import interval_words, json_lines, read_json_lines, run, study_run
-from studies.evidence import Reference, add_options, benches, cross_class
+from studies.evidence import Reference, add_options, benches, cell_name, cross_class, place
 
 ASKED = "task+probe+llm+tuned+incontext"
 REFERENCE = "reference"
@@ -99,16 +98,6 @@ def by_distance(split: Split, embeddings: Tensor) -> dict[str, np.ndarray]:
     self_trained = learner.fit(*every).transduction_[len(known) :]
     sure = np.eye(len(split.classes))
     return {"prototypes": sure[prototypes], "self-training": sure[self_trained]}
-
-
-def place(bench: Bench, number: int) -> dict[str, Any]:
-    """Which cell of the grid a split of a benchmark is."""
-    return {"set": bench.name, "shots": bench.draw, "split": number, "protocol": bench.protocol}
-
-
-def cell_name(cell: dict[str, Any]) -> str:
-    """Name of a cell's record, from what :func:`place` says."""
-    return "cells/" + re.sub(r"[^\w-]", "_", f"{cell['protocol']}-{cell['shots']}-{cell['set']}-{cell['split']:03d}")
 
 
 def cell(bench: Bench, number: int, reference: Reference, asked: str = ASKED) -> dict[str, Any]:

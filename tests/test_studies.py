@@ -22,7 +22,7 @@ from inversedmixup.models.pair import Pair
 from inversedmixup.models.word_head import WordHead
 from inversedmixup.schema import Example
 from inversedmixup.stages.align import AlignConfig
-from studies import architectures, common, compare, evidence, labels, merge, misalignment, probes, retention
+from studies import amounts, architectures, common, compare, evidence, labels, merge, misalignment, probes, retention
 from studies.families import Size
 from tiny import LABELS, SENTENCES
 
@@ -87,6 +87,30 @@ def test_label_policies_are_compared_on_the_texts_of_the_evidence(unseen, shippe
     monkeypatch.setattr(labels, "POLICIES", {name: labels.POLICIES[name] for name in ("interpolated", "pool")})
     study(labels, "--splits", "2", "--first-split", "1")
     assert {run["split"] for run in map(json.loads, (tmp_path / "out/labels/runs.jsonl").open())} == {1}
+
+
+def test_fewer_pairs_are_the_first_of_the_most(unseen, shipped, tmp_path, monkeypatch):
+    def study(module, folder, n, *more):
+        settings = tmp_path / "study.yaml"
+        settings.write_text(f"{{n: {n}, tries: 1, candidates: 1, judge_steps: 2, augmented_weight: 0.25}}")
+        where = [str(unseen), "-o", str(tmp_path / folder), "--config", str(settings), "--sets", "toy"]
+        monkeypatch.setattr("sys.argv", ["study", *where, "--draws", "3", "--splits", "1", *more])
+        module.main()
+        file = tmp_path / folder / ("amounts" if module is amounts else "") / "runs.jsonl"
+        return {run["method"]: run for run in map(json.loads, file.open())}
+
+    few = study(evidence, "few", 32, "--methods", "inversed-cross-pooled")
+    asked = ["--pairs", "0", "32", "64", "--weights", "0.25", "0.5"]
+    many = study(amounts, "many", 1, *asked)
+    assert list(many) == ["equal-steps", *(f"{pairs} × {weight}" for pairs in (0, 32, 64) for weight in (0.25, 0.5))]
+    for name, method in (("equal-steps", "equal-steps"), ("32 × 0.25", "inversed-cross-pooled")):
+        assert {key: many[name][key] for key in ("accuracy", "nll", "added")} == {
+            key: few[method][key] for key in ("accuracy", "nll", "added")
+        }
+    assert many["0 × 0.5"]["nll"] == many["equal-steps"]["nll"]
+    assert many["64 × 0.5"]["added"] > many["32 × 0.5"]["added"] > 0
+    monkeypatch.setattr(amounts, "cell", lambda *_: pytest.fail("made again"))
+    assert study(amounts, "more", 1, *asked, "--finished", str(tmp_path / "many/amounts/runs.jsonl")) == many
 
 
 def test_a_finished_cell_is_not_made_again(tmp_path):

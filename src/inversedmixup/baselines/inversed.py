@@ -55,10 +55,15 @@ def _added(rows: list[Row], split: Split) -> Added:
 
 def kept_rows(split: Split, config: AugmentConfig) -> list[Row]:
     """The first ``n`` rows that pass the gate, of at most ``tries · n`` (rounded up to whole shards)."""
+    return list(islice((row for row in tried_rows(split, config) if row.kept), config.n))
+
+
+def tried_rows(split: Split, config: AugmentConfig) -> Iterator[Row]:
+    """Every row that is tried, with what the gate says of it: ``tries · n``, rounded up to whole shards."""
     writer = RowWriter(split.pair, split.examples, split.classes, config, panel=split.panel(config.labels))
     originals = [example.text for example in split.examples]
     gate = Gate(config, originals, known_fluencies(writer, split.run, f"fluencies/{split.name}"))
-    return list(islice((row for row in gated(gate, writer, _shards(split, writer)) if row.kept), config.n))
+    return gated(gate, writer, _shards(split, writer))
 
 
 def _shards(split: Split, writer: RowWriter) -> Iterator[list[Row]]:

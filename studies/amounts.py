@@ -1,0 +1,94 @@
+"""How many texts should be added, and how much should each count?
+
+``python -m studies.amounts DATA -o DIR --config studies/evidence.yaml --pairs 96 192 384 768 --weights 0.5 0.25``.
+
+For each split of the evidence study, texts between two classes are written for the most pairs and labelled by the
+policy, once; a task model is then trained on what passes of the first so many pairs, at each weight. So amounts differ
+in nothing else, and the first 192 pairs are those of the evidence. ``DIR/amounts`` holds the runs, ``runs.jsonl``, in
+which ``192 × 0.5`` is a method, and the benchmark's tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from inversedmixup.baselines import BASELINE, Added, Method, Split
+from inversedmixup.baselines.inversed import tried_rows
+from inversedmixup.benchmark.cells import Bench
+from inversedmixup.benchmark.report import write_report
+from inversedmixup.errors import write_whole
+from inversedmixup.labels import RECOMMENDED
+from inversedmixup.options import read_settings
+from inversedmixup.provenance import commit
+from inversedmixup.runs import recorded
+from inversedmixup.schema import Row
+from inversedmixup.stages.downstream import row_targets
+from inversedmixup.terminal import show_logs
+from studies.common import json_lines, read_json_lines, run, study_run
+from studies.evidence import add_options, benches, cell_name, place
+
+
+def named(pairs: int, weight: float) -> str:
+    """What the records call so many pairs at this weight."""
+    return f"{pairs} × {weight:g}"
+
+
+def tried(split: Split) -> list[Row]:
+    """The policy's rows of every pair, passed by the gate or not."""
+    return list(tried_rows(split, dataclasses.replace(split.config, pairs="cross-class", labels=RECOMMENDED)))
+
+
+def cell(bench: Bench, number: int, pairs: Sequence[int], weights: Sequence[float]) -> list[dict[str, Any]]:
+    """One split: the baseline, then each amount at each weight."""
+    split, test = bench.split(number)
+    rows = tried(split)
+    baseline = next(method for method in bench.methods if method.name == BASELINE)
+    methods = [baseline]
+    for count in pairs:
+        kept = [row for row in rows[:count] if row.kept]
+        texts, targets = [row.text for row in kept], row_targets(kept, split.classes)
+        for weight in weights:
+            added = Added(texts, targets, weight=weight)
+            methods.append(Method(named(count, weight), "", added=lambda _, added=added: added))  # type: ignore[misc]
+    base = {**place(bench, number), "seed": split.config.seed}
+    return [{**base, "method": one.name, **bench.measured(one, split, test), "commit": commit()} for one in methods]
+
+
+def main() -> None:
+    """Run the grid; finished cells are not run again."""
+    parser = argparse.ArgumentParser(prog="python -m studies.amounts", description="How many texts, at what weight.")
+    add_options(parser)
+    parser.add_argument("--pairs", nargs="+", type=int, default=[96, 192, 384, 768], help="how many are tried")
+    parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
+    parser.add_argument("--weights", nargs="+", type=float, default=[0.5, 0.25], help="of a text beside a row of 1")
+    options = parser.parse_args()
+    show_logs()
+    settings = read_settings(options.config) if options.config else {}
+    settings |= {"methods": BASELINE, "n": max(options.pairs)}
+    folder = options.output / "amounts"
+    run = study_run(
+        folder,
+        {
+            "data": str(options.data.resolve()), "settings": settings, "pairs of rows": options.pairs,
+            "weights": options.weights,
+        }, [settings.get("pair")],
+    )  # fmt: skip
+    if options.finished:
+        for name, done in groupby(read_json_lines(options.finished), cell_name):
+            recorded(run, name, partial(list, done))
+    runs: list[dict[str, Any]] = []
+    for number, bench in benches(options, settings):
+        name = cell_name(place(bench, number))
+        runs += recorded(run, name, partial(cell, bench, number, options.pairs, options.weights))
+    write_whole(folder / "runs.jsonl", json_lines(runs))
+    write_report(runs, folder)
+
+
+if __name__ == "__main__":
+    run(main)
