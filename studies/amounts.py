@@ -4,8 +4,9 @@
 
 For each split of the evidence study, texts between two classes are written for the most pairs and labelled by the
 policy, once; a task model is then trained on what passes of the first so many pairs, at each weight. So amounts differ
-in nothing else, and the first 192 pairs are those of the evidence. ``DIR/amounts`` holds the runs, ``runs.jsonl``, in
-which ``192 × 0.5`` is a method, and the benchmark's tables.
+in nothing else, and the first 192 pairs are those of the evidence. What the amount does without new texts is shown by
+as many copies of the originals. ``DIR/amounts`` holds the runs, ``runs.jsonl``, in which ``192 × 0.5`` and
+``copies 192 × 0.5`` are methods, and the benchmark's tables.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from inversedmixup.baselines import BASELINE, Added, Method, Split
 from inversedmixup.baselines.inversed import tried_rows
+from inversedmixup.baselines.plain import duplicated
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.report import write_report
 from inversedmixup.errors import write_whole
@@ -34,11 +36,6 @@ from studies.common import json_lines, read_json_lines, run, study_run
 from studies.evidence import add_options, benches, cell_name, place
 
 
-def named(pairs: int, weight: float) -> str:
-    """What the records call so many pairs at this weight."""
-    return f"{pairs} × {weight:g}"
-
-
 def tried(split: Split) -> list[Row]:
     """The policy's rows of every pair, passed by the gate or not."""
     return list(tried_rows(split, dataclasses.replace(split.config, pairs="cross-class", labels=RECOMMENDED)))
@@ -49,15 +46,21 @@ def cell(bench: Bench, number: int, pairs: Sequence[int], weights: Sequence[floa
     split, test = bench.split(number)
     rows = tried(split)
     baseline = next(method for method in bench.methods if method.name == BASELINE)
-    methods = [baseline]
+    methods, copies = [baseline], duplicated(split)
     for count in pairs:
         kept = [row for row in rows[:count] if row.kept]
-        texts, targets = [row.text for row in kept], row_targets(kept, split.classes)
-        for weight in weights:
-            added = Added(texts, targets, weight=weight)
-            methods.append(Method(named(count, weight), "", added=lambda _, added=added: added))  # type: ignore[misc]
+        written = Added([row.text for row in kept], row_targets(kept, split.classes))
+        same = Added(copies.texts[: len(kept)], copies.targets[: len(kept)])
+        for kind, added in (("", written), ("copies ", same)):
+            for weight in weights:
+                weighted = dataclasses.replace(added, weight=weight)
+                methods.append(Method(f"{kind}{count} × {weight:g}", "", added=partial(_the_same, weighted)))
     base = {**place(bench, number), "seed": split.config.seed}
     return [{**base, "method": one.name, **bench.measured(one, split, test), "commit": commit()} for one in methods]
+
+
+def _the_same(added: Added, split: Split) -> Added:
+    return added
 
 
 def main() -> None:

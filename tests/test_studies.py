@@ -102,13 +102,14 @@ def test_fewer_pairs_are_the_first_of_the_most(unseen, shipped, tmp_path, monkey
     few = study(evidence, "few", 32, "--methods", "inversed-cross-pooled")
     asked = ["--pairs", "0", "32", "64", "--weights", "0.25", "0.5"]
     many = study(amounts, "many", 1, *asked)
-    assert list(many) == ["equal-steps", *(f"{pairs} × {weight}" for pairs in (0, 32, 64) for weight in (0.25, 0.5))]
+    names = [f"{kind}{pairs} × {w}" for pairs in (0, 32, 64) for kind in ("", "copies ") for w in (0.25, 0.5)]
+    assert list(many) == ["equal-steps", *names]
     for name, method in (("equal-steps", "equal-steps"), ("32 × 0.25", "inversed-cross-pooled")):
         assert {key: many[name][key] for key in ("accuracy", "nll", "added")} == {
             key: few[method][key] for key in ("accuracy", "nll", "added")
         }
     assert many["0 × 0.5"]["nll"] == many["equal-steps"]["nll"]
-    assert many["64 × 0.5"]["added"] > many["32 × 0.5"]["added"] > 0
+    assert many["copies 64 × 0.5"]["added"] == many["64 × 0.5"]["added"] > many["32 × 0.5"]["added"] > 0
     monkeypatch.setattr(amounts, "cell", lambda *_: pytest.fail("made again"))
     assert study(amounts, "more", 1, *asked, "--finished", str(tmp_path / "many/amounts/runs.jsonl")) == many
 
