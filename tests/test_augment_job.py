@@ -24,6 +24,7 @@ from inversedmixup.files import iter_records
 from inversedmixup.gate import GateConfig
 from inversedmixup.identity import files_digest
 from inversedmixup.judges.panel import adjusted
+from inversedmixup.label_job import LabelJobConfig, run_label_job
 from inversedmixup.models.pair import Pair
 from inversedmixup.options import build
 from inversedmixup.report.results import read_run
@@ -567,6 +568,22 @@ def test_a_judge_that_is_worse_is_refused_with_the_run_kept_and_forced_with_a_fl
     assert main([*arguments, "--labels", "llm", "--force-judge"]) == 0
     assert shard.read_bytes() == before
     assert (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("job", ["augment", "label"])
+def test_classes_that_the_llm_cannot_tell_apart_are_refused_before_anything_is_fitted(
+    job, train_file, tmp_path, config, tiny_pair_folder, monkeypatch
+):
+    train = tmp_path / "two.jsonl"
+    write_jsonl(train, [{"text": text, "label": "好坏"[at % 2]} for at, text in enumerate(SENTENCES)])
+    monkeypatch.setattr("inversedmixup.models.task_model.TaskModel.fit", lambda *_, **__: pytest.fail("fitted"))
+    settings, out = {"pair": tiny_pair_folder, "labels": "hard:llm"}, tmp_path / "out.jsonl"
+    with pytest.raises(InputError, match=r"'坏' and '好' are the same to LLM"):
+        (
+            run_augment_job(train, out, config(**settings))
+            if job == "augment"
+            else run_label_job(train, train_file, out, build(LabelJobConfig, settings))
+        )
 
 
 def test_the_task_model_is_cross_validated_before_it_labels(train_file, tmp_path, config):

@@ -114,7 +114,7 @@ class _AugmentJob(Job[Row]):
         """Every stage that is not finished yet, then the output files."""
         run, given = self.run_folder, (self.config, self.examples, self.classes)
         unread = {words_of(row.text) for row in self.unread}
-        pair = self._timed("warm-up", lambda: warmed_up(*given, run, self.cross_validated, unread))
+        pair = self._timed("warm-up", lambda: warmed_up(*given, run, self.cross_validated, unread, self.check_pair))
         made = self._timed("augmentation", lambda: self._augment(pair))
         downstream = self._timed("downstream", self.downstream) if self.test else {}
         report = self.names.beside("report.html")

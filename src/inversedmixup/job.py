@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from inversedmixup.data import iter_examples
 from inversedmixup.errors import clear_write_errors, local_path
 from inversedmixup.identity import choice_settings, work_settings
+from inversedmixup.judges import check_pair
 from inversedmixup.labelled import (
     ExampleFile,
     check_classes,
@@ -22,7 +23,8 @@ from inversedmixup.labelled import (
     iter_shots,
     warn_of_seen,
 )
-from inversedmixup.models.pair import PairOptions
+from inversedmixup.labels import parse_labels
+from inversedmixup.models.pair import Pair, PairOptions
 from inversedmixup.options import NOTHING, at_least, option
 from inversedmixup.outputs import check_apart, check_ours, check_unchanged
 from inversedmixup.provenance import provenance
@@ -162,6 +164,10 @@ class Job(Generic[New]):
     def _labelled(self, path: str, origin: str) -> ExampleFile:
         columns = {"text_column": self.config.text_column, "label_column": self.config.label_column}
         return self.on_disk(iter_examples(path, **columns, origin=origin))
+
+    def check_pair(self, pair: Pair) -> None:
+        """Refuse a pair whose LLM cannot tell the classes apart; see :func:`~inversedmixup.judges.check_pair`."""
+        check_pair(pair, self.classes, parse_labels(self.config.labels).judges, self.config)
 
     def begin(
         self, *, unread: Sequence[Example] = (), texts: Sequence[Example] | None = None,

@@ -96,6 +96,7 @@ class _LabelJob(Job[LabelledText]):
         """The pair with a task model fitted to the rows. Its adaptor does not follow: nothing is written with it."""
         config, folder = self.config, self.folder / "task_model"
         pair: Pair = config.load_pair()
+        self.check_pair(pair)
         if self.run_folder.read(FITTED) is not None:
             try:
                 pair.task_model = Pair.load_task_model(folder, device=config.device)

@@ -201,6 +201,18 @@ def check_judges(name: str, config: JudgeConfig) -> tuple[str, ...]:
     return parts
 
 
+def check_pair(pair: Pair, classes: Sequence[str], judges: Collection[str], config: JudgeConfig) -> None:
+    """Refuse a pair whose LLM is asked for classes that it cannot tell apart, before minutes are spent on it.
+
+    Raises:
+        InputError: naming two of them.
+    """
+    from inversedmixup.judges.prompt import check_names
+
+    if {"llm", *TUNED} & set(judges):
+        check_names(pair.llm, list(config.described(classes).values()))
+
+
 def make_panel(name: str, case: Case, *, pooled: bool = False, evened: bool = True) -> Panel:
     """The judges of this name: one, or several joined by ``+``; see :class:`~inversedmixup.judges.panel.Panel`.
 

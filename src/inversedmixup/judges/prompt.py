@@ -48,18 +48,12 @@ class Prompt:
         self, llm: SoftTokenLLM, names: Sequence[str], *, opening: str = "", shown: Sequence[tuple[str, str]] = (),
         calibrated: bool = True, lower: LowerLayers | None = None,
     ) -> None:  # fmt: skip
+        check_names(llm, names)
         self.llm = llm
         self._ask = self.ids("\nLabel:")
         line_end = self.ids("\n")[-1:] or [llm.eos]  # some tokenizers put a space before it
         answer_end = [llm.eos] if llm.encoder_decoder else line_end
         self.labels = [self.ids(f" {name}") + answer_end for name in names]
-        first = {tuple(ids): name for ids, name in reversed([*zip(self.labels, names, strict=True)])}
-        for ids, name in zip(self.labels, names, strict=True):
-            if (other := first[tuple(ids)]) != name:
-                raise InputError(
-                    f"classes {other!r} and {name!r} are the same to LLM {llm.name!r}, which knows no such characters; "
-                    f"say in other words what they mean, with --descriptions (and --overwrite or another output)"
-                )
         self._branches = branches(self.labels)
         self.prefix = self._start() + (self.ids(opening) if opening else [])
         room = llm.window - len(llm.empty) - MAX_TOKENS - len(self._ask) - max(map(len, self.labels))
@@ -88,7 +82,7 @@ class Prompt:
 
     def ids(self, text: str) -> list[int]:
         """Token ids; what looks like a special token in it is plain text."""
-        return list(self.llm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return token_ids(self.llm, text)
 
     def body(self, text: str) -> list[int]:
         """A text as it stands in the prompt, and the question after it."""
@@ -141,6 +135,27 @@ class Prompt:
                 if rivals:
                     total = total - row[at, rivals].float().log_softmax(dim=0)[rivals.index(token)]
         return total / len(right)
+
+
+def token_ids(llm: SoftTokenLLM, text: str) -> list[int]:
+    """Token ids of a text; what looks like a special token in it is plain text."""
+    return list(llm.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def check_names(llm: SoftTokenLLM, names: Sequence[str]) -> None:
+    """Refuse class names that the LLM's tokenizer cannot tell apart.
+
+    Raises:
+        InputError: naming two of them.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    for name in names:
+        other = first.setdefault(tuple(token_ids(llm, f" {name}")), name)
+        if other != name:
+            raise InputError(
+                f"classes {other!r} and {name!r} are the same to LLM {llm.name!r}, which knows no such characters; "
+                f"say in other words what they mean, with --descriptions (and --overwrite or another output)"
+            )
 
 
 def branches(labels: Sequence[Sequence[int]]) -> dict[tuple[int, ...], dict[int, list[int]]]:

@@ -99,9 +99,12 @@ class WarmedConfig(PairOptions, WarmupConfig):
 
 def warmed_up(
     config: WarmedConfig, examples: Sequence[Example], classes: Sequence[str], run: RunFolder,
-    cross_validated: CrossValidation, unread: Container[str] = (),
+    cross_validated: CrossValidation, unread: Container[str] = (), check: Callable[[Pair], None] = lambda _: None,
 ) -> Pair:  # fmt: skip
-    """The pair after stage 2, from the run folder if it was finished there; see :func:`run_warmup`."""
+    """The pair after stage 2, from the run folder if it was finished there; see :func:`run_warmup`.
+
+    ``check`` refuses a pair before stage 2.
+    """
     model = run.folder / "model"
     if run.read("warmup") is not None:
         try:
@@ -109,6 +112,7 @@ def warmed_up(
         except InputError as error:
             logger.warning("%s; stage 2 is done again", error)
     pair = config.load_pair()
+    check(pair)
     measured = run_warmup(pair, examples, classes, config, cross_validated, unread)
     pair.save(model, encoder=True)
     run.write("warmup", measured)
