@@ -1,26 +1,26 @@
-"""How many texts should be added, and how much should each count?
+"""How many texts should be added, how much should each count, and does mixing tell where there are many?
 
 ``python -m studies.amounts DATA -o DIR --config studies/evidence.yaml --pairs 96 192 384 768 --weights 0.5 0.25``.
 
-For each split of the evidence study, texts between two classes are written for the most pairs and labelled by the
-policy, once; a task model is then trained on what passes of the first so many pairs, at each weight. So amounts differ
-in nothing else, and the first 192 pairs are those of the evidence. What the amount does without new texts is shown by
-as many copies of the originals. ``DIR/amounts`` holds the runs, ``runs.jsonl``, in which ``192 × 0.5`` and
-``copies 192 × 0.5`` are methods, and the benchmark's tables.
+For each split of the evidence study, each of :data:`SOURCES` writes for the most pairs, and the policy labels that,
+once; a task model is then trained on what passes of the first so many pairs, at each weight. So amounts differ in
+nothing else, and the first 192 ``mixed`` pairs are those of the evidence. What an amount does without new texts is
+shown by as many copies of the originals. ``DIR/amounts`` holds the runs, ``runs.jsonl``, in which ``mixed 192 × 0.5``
+and ``copies 192 × 0.5`` are methods, and the benchmark's tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from inversedmixup.baselines import BASELINE, Added, Method, Split
-from inversedmixup.baselines.inversed import tried_rows
+from inversedmixup.baselines.inversed import ENDS, tried_rows
 from inversedmixup.baselines.plain import duplicated
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.report import write_report
@@ -35,26 +35,43 @@ from inversedmixup.terminal import show_logs
 from studies.common import json_lines, read_json_lines, run, study_run
 from studies.evidence import add_options, benches, cell_name, place
 
-
-def tried(split: Split) -> list[Row]:
-    """The policy's rows of every pair, passed by the gate or not."""
-    return list(tried_rows(split, dataclasses.replace(split.config, pairs="cross-class", labels=RECOMMENDED)))
+COPIES = "copies"
 
 
-def cell(bench: Bench, number: int, pairs: Sequence[int], weights: Sequence[float]) -> list[dict[str, Any]]:
-    """One split: the baseline, then each amount at each weight."""
-    split, test = bench.split(number)
-    rows = tried(split)
-    baseline = next(method for method in bench.methods if method.name == BASELINE)
-    methods, copies = [baseline], duplicated(split)
-    for count in pairs:
+def _tried(split: Split, pairs: str, lam: str | None = None) -> list[Row]:
+    """Rows of every pair under the policy's labels, passed by the gate or not."""
+    lam = lam or split.config.lam
+    return list(tried_rows(split, dataclasses.replace(split.config, pairs=pairs, lam=lam, labels=RECOMMENDED)))
+
+
+SOURCES: dict[str, Callable[[Split], list[Row]]] = {
+    "mixed": partial(_tried, pairs="cross-class"),
+    "rewritten": partial(_tried, pairs="same-class", lam=ENDS),  # each from one row's own embedding
+}
+
+
+def made(split: Split, source: str, counts: Sequence[int]) -> Iterator[Added]:
+    """What each number of pairs adds."""
+    if source == COPIES:
+        copies = duplicated(split)
+        yield from (Added(copies.texts[:count], copies.targets[:count]) for count in counts)
+        return
+    rows = SOURCES[source](split)
+    for count in counts:
         kept = [row for row in rows[:count] if row.kept]
-        written = Added([row.text for row in kept], row_targets(kept, split.classes))
-        same = Added(copies.texts[: len(kept)], copies.targets[: len(kept)])
-        for kind, added in (("", written), ("copies ", same)):
-            for weight in weights:
-                weighted = dataclasses.replace(added, weight=weight)
-                methods.append(Method(f"{kind}{count} × {weight:g}", "", added=partial(_the_same, weighted)))
+        yield Added([row.text for row in kept], row_targets(kept, split.classes))
+
+
+def cell(
+    bench: Bench, number: int, source: str, counts: Sequence[int], weights: Sequence[float]
+) -> list[dict[str, Any]]:
+    """One split and source, each amount at each weight; before copies comes the baseline."""
+    split, test = bench.split(number)
+    methods = [method for method in bench.methods if source == COPIES and method.name == BASELINE]
+    for count, added in zip(counts, made(split, source, counts), strict=True):
+        for weight in weights:
+            weighted = dataclasses.replace(added, weight=weight)
+            methods.append(Method(f"{source} {count} × {weight:g}", "", added=partial(_the_same, weighted)))
     base = {**place(bench, number), "seed": split.config.seed}
     return [{**base, "method": one.name, **bench.measured(one, split, test), "commit": commit()} for one in methods]
 
@@ -63,11 +80,20 @@ def _the_same(added: Added, split: Split) -> Added:
     return added
 
 
+def _cell_name(where: dict[str, Any], source: str) -> str:
+    return f"{cell_name(where)}-{source}"
+
+
+def _source(record: dict[str, Any]) -> str:
+    return COPIES if record["method"] == BASELINE else str(record["method"]).split()[0]
+
+
 def main() -> None:
     """Run the grid; finished cells are not run again."""
     parser = argparse.ArgumentParser(prog="python -m studies.amounts", description="How many texts, at what weight.")
     add_options(parser)
     parser.add_argument("--pairs", nargs="+", type=int, default=[96, 192, 384, 768], help="how many are tried")
+    parser.add_argument("--sources", nargs="+", default=["mixed"], choices=SOURCES, help="what is written")
     parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
     parser.add_argument("--weights", nargs="+", type=float, default=[0.5, 0.25], help="of a text beside a row of 1")
     options = parser.parse_args()
@@ -83,12 +109,13 @@ def main() -> None:
         }, [settings.get("pair")],
     )  # fmt: skip
     if options.finished:
-        for name, done in groupby(read_json_lines(options.finished), cell_name):
+        for name, done in groupby(read_json_lines(options.finished), lambda one: _cell_name(one, _source(one))):
             recorded(run, name, partial(list, done))
     runs: list[dict[str, Any]] = []
     for number, bench in benches(options, settings):
-        name = cell_name(place(bench, number))
-        runs += recorded(run, name, partial(cell, bench, number, options.pairs, options.weights))
+        for source in (COPIES, *options.sources):
+            name = _cell_name(place(bench, number), source)
+            runs += recorded(run, name, partial(cell, bench, number, source, options.pairs, options.weights))
     write_whole(folder / "runs.jsonl", json_lines(runs))
     write_report(runs, folder)
 

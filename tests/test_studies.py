@@ -99,18 +99,23 @@ def test_fewer_pairs_are_the_first_of_the_most(unseen, shipped, tmp_path, monkey
         file = tmp_path / folder / ("amounts" if module is amounts else "") / "runs.jsonl"
         return {run["method"]: run for run in map(json.loads, file.open())}
 
-    few = study(evidence, "few", 32, "--methods", "inversed-cross-pooled")
+    few = study(evidence, "few", 32, "--methods", "inversed-cross-pooled,inversed-reconstruction-pooled")
     asked = ["--pairs", "0", "32", "64", "--weights", "0.25", "0.5"]
-    many = study(amounts, "many", 1, *asked)
-    names = [f"{kind}{pairs} × {w}" for pairs in (0, 32, 64) for kind in ("", "copies ") for w in (0.25, 0.5)]
+    many = study(amounts, "many", 1, *asked, "--sources", "mixed", "rewritten")
+    kinds = ("copies", "mixed", "rewritten")
+    names = [f"{kind} {pairs} × {w}" for kind in kinds for pairs in (0, 32, 64) for w in (0.25, 0.5)]
     assert list(many) == ["equal-steps", *names]
-    for name, method in (("equal-steps", "equal-steps"), ("32 × 0.25", "inversed-cross-pooled")):
+    for name, method in (
+        ("equal-steps", "equal-steps"), ("mixed 32 × 0.25", "inversed-cross-pooled"),
+        ("rewritten 32 × 0.25", "inversed-reconstruction-pooled"),
+    ):  # fmt: skip
         assert {key: many[name][key] for key in ("accuracy", "nll", "added")} == {
             key: few[method][key] for key in ("accuracy", "nll", "added")
         }
-    assert many["0 × 0.5"]["nll"] == many["equal-steps"]["nll"]
-    assert many["copies 64 × 0.5"]["added"] == many["64 × 0.5"]["added"] > many["32 × 0.5"]["added"] > 0
+    assert many["mixed 0 × 0.5"]["nll"] == many["equal-steps"]["nll"]
+    assert many["copies 64 × 0.5"]["added"] == 64 >= many["mixed 64 × 0.5"]["added"] > many["mixed 32 × 0.5"]["added"]
     monkeypatch.setattr(amounts, "cell", lambda *_: pytest.fail("made again"))
+    asked += ["--sources", "mixed", "rewritten"]
     assert study(amounts, "more", 1, *asked, "--finished", str(tmp_path / "many/amounts/runs.jsonl")) == many
 
 
