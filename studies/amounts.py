@@ -3,10 +3,9 @@
 ``python -m studies.amounts DATA -o DIR --config studies/evidence.yaml --pairs 96 192 384 768 --weights 0.5 0.25``.
 
 For each split of the evidence study, each of :data:`SOURCES` writes for the most pairs, and the policy labels that,
-once; a task model is then trained on what passes of the first so many pairs, at each weight. So amounts differ in
-nothing else, and the first 192 ``mixed`` pairs are those of the evidence. What an amount does without new texts is
-shown by as many copies of the originals. ``DIR/amounts`` holds the runs, ``runs.jsonl``, in which ``mixed 192 × 0.5``
-and ``copies 192 × 0.5`` are methods, and the benchmark's tables.
+once; a task model is then trained on the first so many, at each weight. So amounts differ in nothing else, and the
+first 192 ``mixed`` pairs are those of the evidence. ``DIR/amounts`` holds the runs, ``runs.jsonl``, in which
+``mixed 192 × 0.5`` and ``copies 192 × 0.5`` are methods, and the benchmark's tables.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from inversedmixup.baselines import BASELINE, Added, Method, Split
+from inversedmixup.baselines.generate import pooled
 from inversedmixup.baselines.inversed import ENDS, tried_rows
 from inversedmixup.baselines.plain import duplicated
 from inversedmixup.benchmark.cells import Bench
@@ -29,7 +29,6 @@ from inversedmixup.labels import RECOMMENDED
 from inversedmixup.options import read_settings
 from inversedmixup.provenance import commit
 from inversedmixup.runs import recorded
-from inversedmixup.schema import Row
 from inversedmixup.stages.downstream import row_targets
 from inversedmixup.terminal import show_logs
 from studies.common import json_lines, read_json_lines, run, study_run
@@ -38,28 +37,35 @@ from studies.evidence import add_options, benches, cell_name, place
 COPIES = "copies"
 
 
-def _tried(split: Split, pairs: str, lam: str | None = None) -> list[Row]:
-    """Rows of every pair under the policy's labels, passed by the gate or not."""
-    lam = lam or split.config.lam
-    return list(tried_rows(split, dataclasses.replace(split.config, pairs=pairs, lam=lam, labels=RECOMMENDED)))
+def _first(added: Added, counts: Sequence[int]) -> Iterator[Added]:
+    return (Added(added.texts[:count], added.targets[:count]) for count in counts)
 
 
-SOURCES: dict[str, Callable[[Split], list[Row]]] = {
-    "mixed": partial(_tried, pairs="cross-class"),
-    "rewritten": partial(_tried, pairs="same-class", lam=ENDS),  # each from one row's own embedding
-}
+def copies(split: Split, counts: Sequence[int]) -> Iterator[Added]:
+    """Copies of the originals: what an amount does without new texts."""
+    return _first(duplicated(split), counts)
 
 
-def made(split: Split, source: str, counts: Sequence[int]) -> Iterator[Added]:
-    """What each number of pairs adds."""
-    if source == COPIES:
-        copies = duplicated(split)
-        yield from (Added(copies.texts[:count], copies.targets[:count]) for count in counts)
-        return
-    rows = SOURCES[source](split)
+def written(split: Split, counts: Sequence[int], pairs: str, lam: str | None = None) -> Iterator[Added]:
+    """What passes the gate of the first so many pairs, under the policy's labels."""
+    config = dataclasses.replace(split.config, pairs=pairs, lam=lam or split.config.lam, labels=RECOMMENDED)
+    rows = list(tried_rows(split, config))
     for count in counts:
         kept = [row for row in rows[:count] if row.kept]
         yield Added([row.text for row in kept], row_targets(kept, split.classes))
+
+
+def prompted(split: Split, counts: Sequence[int]) -> Iterator[Added]:
+    """The first so many usable texts of ``generate-pooled``."""
+    return _first(pooled(split), counts)
+
+
+SOURCES: dict[str, Callable[[Split, Sequence[int]], Iterator[Added]]] = {
+    COPIES: copies,
+    "mixed": partial(written, pairs="cross-class"),
+    "rewritten": partial(written, pairs="same-class", lam=ENDS),  # each from one row's own embedding
+    "prompted": prompted,
+}
 
 
 def cell(
@@ -68,7 +74,7 @@ def cell(
     """One split and source, each amount at each weight; before copies comes the baseline."""
     split, test = bench.split(number)
     methods = [method for method in bench.methods if source == COPIES and method.name == BASELINE]
-    for count, added in zip(counts, made(split, source, counts), strict=True):
+    for count, added in zip(counts, SOURCES[source](split, counts), strict=True):
         for weight in weights:
             weighted = dataclasses.replace(added, weight=weight)
             methods.append(Method(f"{source} {count} × {weight:g}", "", added=partial(_the_same, weighted)))
@@ -93,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m studies.amounts", description="How many texts, at what weight.")
     add_options(parser)
     parser.add_argument("--pairs", nargs="+", type=int, default=[96, 192, 384, 768], help="how many are tried")
-    parser.add_argument("--sources", nargs="+", default=["mixed"], choices=SOURCES, help="what is written")
+    parser.add_argument("--sources", nargs="+", default=["mixed"], choices=[*SOURCES][1:], help="what is written")
     parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
     parser.add_argument("--weights", nargs="+", type=float, default=[0.5, 0.25], help="of a text beside a row of 1")
     options = parser.parse_args()

@@ -99,15 +99,17 @@ def test_fewer_pairs_are_the_first_of_the_most(unseen, shipped, tmp_path, monkey
         file = tmp_path / folder / ("amounts" if module is amounts else "") / "runs.jsonl"
         return {run["method"]: run for run in map(json.loads, file.open())}
 
-    few = study(evidence, "few", 32, "--methods", "inversed-cross-pooled,inversed-reconstruction-pooled")
+    methods = "inversed-cross-pooled,inversed-reconstruction-pooled,generate-pooled"
+    few = study(evidence, "few", 32, "--methods", methods)
     asked = ["--pairs", "0", "32", "64", "--weights", "0.25", "0.5"]
-    many = study(amounts, "many", 1, *asked, "--sources", "mixed", "rewritten")
-    kinds = ("copies", "mixed", "rewritten")
+    asked += ["--sources", "mixed", "rewritten", "prompted"]
+    many = study(amounts, "many", 1, *asked)
+    kinds = ("copies", "mixed", "rewritten", "prompted")
     names = [f"{kind} {pairs} × {w}" for kind in kinds for pairs in (0, 32, 64) for w in (0.25, 0.5)]
     assert list(many) == ["equal-steps", *names]
     for name, method in (
         ("equal-steps", "equal-steps"), ("mixed 32 × 0.25", "inversed-cross-pooled"),
-        ("rewritten 32 × 0.25", "inversed-reconstruction-pooled"),
+        ("rewritten 32 × 0.25", "inversed-reconstruction-pooled"), ("prompted 32 × 0.25", "generate-pooled"),
     ):  # fmt: skip
         assert {key: many[name][key] for key in ("accuracy", "nll", "added")} == {
             key: few[method][key] for key in ("accuracy", "nll", "added")
@@ -115,7 +117,6 @@ def test_fewer_pairs_are_the_first_of_the_most(unseen, shipped, tmp_path, monkey
     assert many["mixed 0 × 0.5"]["nll"] == many["equal-steps"]["nll"]
     assert many["copies 64 × 0.5"]["added"] == 64 >= many["mixed 64 × 0.5"]["added"] > many["mixed 32 × 0.5"]["added"]
     monkeypatch.setattr(amounts, "cell", lambda *_: pytest.fail("made again"))
-    asked += ["--sources", "mixed", "rewritten"]
     assert study(amounts, "more", 1, *asked, "--finished", str(tmp_path / "many/amounts/runs.jsonl")) == many
 
 
