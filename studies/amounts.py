@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from inversedmixup.baselines.inversed import ENDS, tried_rows
 from inversedmixup.baselines.plain import duplicated
 from inversedmixup.benchmark.cells import Bench
 from inversedmixup.benchmark.report import write_report
+from inversedmixup.benchmark.summary import summarise
+from inversedmixup.benchmark.tables import shots_words
 from inversedmixup.errors import write_whole
 from inversedmixup.labels import RECOMMENDED
 from inversedmixup.options import read_settings
@@ -35,6 +37,7 @@ from studies.common import json_lines, read_json_lines, run, study_run
 from studies.evidence import add_options, benches, cell_name, place
 
 COPIES = "copies"
+PLACE = ("set", "shots", "split", "protocol")
 
 
 def _first(added: Added, counts: Sequence[int]) -> Iterator[Added]:
@@ -82,6 +85,42 @@ def cell(
     return [{**base, "method": one.name, **bench.measured(one, split, test), "commit": commit()} for one in methods]
 
 
+def plot(runs: Sequence[dict[str, Any]], path: Path, weight: float) -> None:
+    """Mean gain over the number of texts or pairs, a panel for each protocol and draw, a line for each source.
+
+    Only splits that every source has are drawn: means over other ones would not compare.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    sources = list(dict.fromkeys(map(_source, runs)))
+    had: dict[tuple[Any, ...], set[str]] = {}
+    for record in runs:
+        had.setdefault(tuple(record[key] for key in PLACE), set()).add(_source(record))
+    whole = [run for run in runs if len(had[tuple(run[key] for key in PLACE)]) == len(sources)]
+    over = summarise(whole)["over_sets"]
+    panels = [(shots, protocol) for shots in over for protocol in over[shots]]
+    figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
+    for axes, (shots, protocol) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        methods = over[shots][protocol]
+        for source, marker in zip(sources, cycle("sovD"), strict=False):
+            counts = [n for n in _counts(whole) if f"{source} {n} × {weight:g}" in methods]
+            found = [methods[f"{source} {n} × {weight:g}"]["measures"]["accuracy"] for n in counts]
+            axes.plot(counts, [100 * one["difference"] for one in found], f"{marker}-", label=source)
+        axes.set(xscale="log", xlabel="pairs or texts tried", ylabel="points of accuracy gained")
+        axes.set_xticks(_counts(whole), labels=map(str, _counts(whole)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_title(f"{protocol}, {shots_words(shots)}, weight {weight:g}")
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def _counts(runs: Sequence[dict[str, Any]]) -> list[int]:
+    return sorted({int(run["method"].split()[1]) for run in runs if run["method"] != BASELINE} - {0})
+
+
 def _the_same(added: Added, split: Split) -> Added:
     return added
 
@@ -102,6 +141,7 @@ def main() -> None:
     parser.add_argument("--sources", nargs="+", default=["mixed"], choices=[*SOURCES][1:], help="what is written")
     parser.add_argument("--finished", type=Path, help="runs.jsonl of an earlier study, made with the same settings")
     parser.add_argument("--weights", nargs="+", type=float, default=[0.5, 0.25], help="of a text beside a row of 1")
+    parser.add_argument("--plot", type=Path, help="picture to draw, of the first weight")
     options = parser.parse_args()
     show_logs()
     settings = read_settings(options.config) if options.config else {}
@@ -124,6 +164,8 @@ def main() -> None:
             runs += recorded(run, name, partial(cell, bench, number, source, options.pairs, options.weights))
     write_whole(folder / "runs.jsonl", json_lines(runs))
     write_report(runs, folder)
+    if options.plot:
+        plot(runs, options.plot, options.weights[0])
 
 
 if __name__ == "__main__":

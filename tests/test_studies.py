@@ -117,7 +117,9 @@ def test_fewer_pairs_are_the_first_of_the_most(unseen, shipped, tmp_path, monkey
     assert many["mixed 0 × 0.5"]["nll"] == many["equal-steps"]["nll"]
     assert many["copies 64 × 0.5"]["added"] == 64 >= many["mixed 64 × 0.5"]["added"] > many["mixed 32 × 0.5"]["added"]
     monkeypatch.setattr(amounts, "cell", lambda *_: pytest.fail("made again"))
+    asked += ["--plot", str(tmp_path / "amounts.png")]
     assert study(amounts, "more", 1, *asked, "--finished", str(tmp_path / "many/amounts/runs.jsonl")) == many
+    assert (tmp_path / "amounts.png").stat().st_size > 1000
 
 
 def test_a_finished_cell_is_not_made_again(tmp_path):
