@@ -98,17 +98,17 @@ def plot(runs: Sequence[dict[str, Any]], path: Path, weight: float) -> None:
     for record in runs:
         had.setdefault(tuple(record[key] for key in PLACE), set()).add(_source(record))
     whole = [run for run in runs if len(had[tuple(run[key] for key in PLACE)]) == len(sources)]
-    over = summarise(whole)["over_sets"]
+    over, ticks = summarise(whole)["over_sets"], _counts(whole)
     panels = [(shots, protocol) for shots in over for protocol in over[shots]]
     figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
     for axes, (shots, protocol) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         methods = over[shots][protocol]
         for source, marker in zip(sources, cycle("sovD"), strict=False):
-            counts = [n for n in _counts(whole) if f"{source} {n} × {weight:g}" in methods]
+            counts = [n for n in ticks if f"{source} {n} × {weight:g}" in methods]
             found = [methods[f"{source} {n} × {weight:g}"]["measures"]["accuracy"] for n in counts]
             axes.plot(counts, [100 * one["difference"] for one in found], f"{marker}-", label=source)
         axes.set(xscale="log", xlabel="pairs or texts tried", ylabel="points of accuracy gained")
-        axes.set_xticks(_counts(whole), labels=map(str, _counts(whole)))
+        axes.set_xticks(ticks, labels=map(str, ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_title(f"{protocol}, {shots_words(shots)}, weight {weight:g}")
         axes.axhline(0, color="grey", linewidth=0.8)
